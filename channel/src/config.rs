@@ -1,0 +1,271 @@
+//! The file that the operator writes for a channel and the data plane reads: `<channel>.json`.
+//!
+//! It holds only what can change on a running pod without closing a stream, and the stream's identity,
+//! which never changes in a channel's life. What needs a new process (image, resources, NATS address and
+//! credentials) is in the pod's arguments, so changing it rolls the pods by itself.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ChannelName, StreamName, limits};
+
+/// Version of the file's format that this build reads and writes.
+pub const VERSION: u32 = 1;
+
+/// Everything a data plane must know of one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChannelConfig {
+    /// Format version; [`VERSION`].
+    pub version: u32,
+    /// Name in the URL: `/channels/<name>`.
+    pub name: ChannelName,
+    /// Kubernetes namespace of the `SseChannel`.
+    pub namespace: String,
+    /// `metadata.generation` of the `SseChannel` this was made from; reported on the admin listener.
+    pub generation: i64,
+    /// Where the events are.
+    pub stream: Stream,
+    /// How they are served.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Whether and how HTTP clients may publish.
+    #[serde(default)]
+    pub publish: Publish,
+}
+
+/// The JetStream stream behind a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stream {
+    /// Stream name.
+    pub name: StreamName,
+    /// Subjects the stream takes; a publish must match one.
+    pub subjects: Vec<String>,
+    /// What is cut off a subject to make the topic; with its last dot, or empty.
+    pub topic_prefix: String,
+    /// Largest payload, bytes.
+    #[serde(default = "max_message_size")]
+    pub max_message_size: u64,
+    /// Whether only the newest messages of each subject are kept (`maxMessagesPerTopic`): then holes in
+    /// the sequence are compaction, not deletion.
+    #[serde(default)]
+    pub compacted: bool,
+}
+
+/// How events are served. Durations are whole milliseconds in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Delivery {
+    /// Where a first connection without a cursor starts.
+    pub start_at: Start,
+    /// Where a subscriber goes on after a gap.
+    pub on_gap: Start,
+    /// Longest silence on a stream.
+    #[serde(rename = "heartbeatMillis", with = "millis")]
+    pub heartbeat: Duration,
+    /// Least `retry:` handed out.
+    #[serde(rename = "retryMinMillis", with = "millis")]
+    pub retry_min: Duration,
+    /// Greatest `retry:` handed out.
+    #[serde(rename = "retryMaxMillis", with = "millis")]
+    pub retry_max: Duration,
+    /// A stream is closed at 80–100 % of this age; zero = never.
+    #[serde(rename = "maxConnectionAgeMillis", with = "millis")]
+    pub max_connection_age: Duration,
+    /// A socket without progress for this long is closed.
+    #[serde(rename = "writeTimeoutMillis", with = "millis")]
+    pub write_timeout: Duration,
+    /// Streams of this channel on one pod.
+    pub max_connections: u32,
+    /// Bytes of encoded segments kept in memory per pod.
+    pub cache_bytes: u64,
+    /// How payloads become `data:`.
+    pub encoding: Encoding,
+    /// Which other origins may read.
+    pub cors: Cors,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            start_at: Start::Latest,
+            on_gap: Start::Earliest,
+            heartbeat: limits::HEARTBEAT,
+            retry_min: limits::RETRY_MIN,
+            retry_max: limits::RETRY_MAX,
+            max_connection_age: limits::MAX_CONNECTION_AGE,
+            write_timeout: limits::WRITE_TIMEOUT,
+            max_connections: limits::MAX_CONNECTIONS,
+            cache_bytes: limits::CACHE_BYTES,
+            encoding: Encoding::Text,
+            cors: Cors::default(),
+        }
+    }
+}
+
+/// A place to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    /// After the newest event.
+    Latest,
+    /// At the oldest event still kept.
+    Earliest,
+}
+
+/// How a payload becomes `data:`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// As UTF-8 text; other bytes become a `channel.invalid` event.
+    Text,
+    /// As base64 (RFC 4648 section 4), byte for byte.
+    Base64,
+}
+
+/// Cross-origin rules of a channel (Fetch standard).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Cors {
+    /// Exact origins, or `*` for any; empty = same origin only.
+    pub allowed_origins: Vec<String>,
+    /// Whether cookies and other credentials may be used; never with `*`.
+    pub allow_credentials: bool,
+    /// How long a browser may keep a preflight's answer.
+    #[serde(rename = "maxAgeMillis", with = "millis")]
+    pub max_age: Duration,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        Self { allowed_origins: Vec::new(), allow_credentials: false, max_age: limits::CORS_MAX_AGE }
+    }
+}
+
+/// Whether HTTP clients may publish.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Publish {
+    /// `POST /channels/<name>/<topic>` is taken.
+    pub http: bool,
+}
+
+/// Why a configuration file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not the JSON this build knows.
+    #[error("not a channel configuration: {0}")]
+    Parse(#[from] serde_json::Error),
+    /// Written by another version.
+    #[error("format version {0} is not the {VERSION} that this build reads; use an operator and a data plane of the same release")]
+    Version(u32),
+    /// A value out of its range.
+    #[error("{0}")]
+    Value(&'static str),
+}
+
+impl ChannelConfig {
+    /// Reads and checks a file's text.
+    ///
+    /// # Errors
+    /// [`Error`] names what is wrong; nothing is silently corrected.
+    pub fn from_json(text: &[u8]) -> Result<Self, Error> {
+        let config: Self = serde_json::from_slice(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The file's text, for people to read too.
+    ///
+    /// # Errors
+    /// Never for a value of this type; the signature is `serde_json`'s.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string_pretty(self).map(|json| json + "\n")
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let delivery = &self.delivery;
+        let fail = |message| Err(Error::Value(message));
+        if self.version != VERSION {
+            return Err(Error::Version(self.version));
+        }
+        if self.stream.subjects.is_empty() || self.stream.subjects.len() > limits::SUBJECTS_PER_CHANNEL {
+            return fail("stream.subjects must hold 1 to 16 subjects");
+        }
+        if self.stream.max_message_size > limits::MESSAGE_BYTES {
+            return fail("stream.maxMessageSize must be at most 1 MiB");
+        }
+        if delivery.heartbeat < Duration::from_millis(100) {
+            return fail("delivery.heartbeatMillis must be at least 100");
+        }
+        if delivery.retry_min > delivery.retry_max {
+            return fail("delivery.retryMinMillis must not be greater than delivery.retryMaxMillis");
+        }
+        if delivery.write_timeout < Duration::from_millis(100) {
+            return fail("delivery.writeTimeoutMillis must be at least 100");
+        }
+        if delivery.cors.allow_credentials && delivery.cors.allowed_origins.iter().any(|o| o == "*") {
+            return fail("delivery.cors: allowCredentials must not be combined with the origin '*'");
+        }
+        Ok(())
+    }
+}
+
+const fn max_message_size() -> u64 {
+    limits::MAX_MESSAGE_SIZE
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"{
+        "version": 1, "name": "orders", "namespace": "shop", "generation": 3,
+        "stream": {"name": "sse_shop_orders_00000000", "subjects": ["sse.shop.orders.>"], "topicPrefix": "sse.shop.orders."}
+    }"#;
+
+    #[test]
+    fn a_minimal_file_has_the_documented_defaults() {
+        let config = ChannelConfig::from_json(MINIMAL.as_bytes()).unwrap();
+        assert_eq!(config.delivery.heartbeat, Duration::from_secs(15));
+        assert_eq!(config.delivery.start_at, Start::Latest);
+        assert_eq!(config.delivery.on_gap, Start::Earliest);
+        assert_eq!(config.delivery.max_connections, 50_000);
+        assert_eq!(config.delivery.cache_bytes, 67_108_864);
+        assert_eq!(config.stream.max_message_size, 65_536);
+        assert!(!config.publish.http);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let config = ChannelConfig::from_json(MINIMAL.as_bytes()).unwrap();
+        assert_eq!(ChannelConfig::from_json(config.to_json().unwrap().as_bytes()).unwrap(), config);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (from, to, message) in [
+            ("\"version\": 1", "\"version\": 2", "same release"),
+            ("\"orders\"", "\"Orders\"", "DNS label"),
+            ("\"generation\"", "\"generatoin\"", "generatoin"),
+            ("[\"sse.shop.orders.>\"]", "[]", "1 to 16 subjects"),
+        ] {
+            let error = ChannelConfig::from_json(MINIMAL.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Every bound of the product in one place: value, unit, and why it is what it is.
+
+use std::time::Duration;
+
+/// Longest channel name, bytes. Children add suffixes of up to 11 bytes and a label value ends at 63.
+pub const CHANNEL_NAME_BYTES: usize = 48;
+/// Longest stream name a user may choose, bytes.
+pub const STREAM_NAME_BYTES: usize = 64;
+/// Longest stream name that is derived (`sse_<63>_<48>_<8>`), bytes; nats-server allows 255.
+pub const DERIVED_STREAM_NAME_BYTES: usize = 125;
+/// Longest topic or topic filter, bytes. nats-server's protocol line ends at 4,096.
+pub const TOPIC_BYTES: usize = 256;
+/// Topic filters on one subscription. Each is matched against each event the subscriber passes.
+pub const FILTERS_PER_SUBSCRIBER: usize = 32;
+/// Longest cursor, bytes: `Last-Event-ID` over 128 bytes is no longer CORS-safelisted (Fetch standard,
+/// "CORS-safelisted request-header"), so a longer one can be none of ours.
+pub const CURSOR_BYTES: usize = 128;
+/// Longest `Event-Name`, bytes.
+pub const EVENT_NAME_BYTES: usize = 128;
+/// Longest `Idempotency-Key`, bytes; kept by nats-server in memory for the duplicate window.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
+/// Largest `maxMessageSize`, bytes: nats-server's default `max_payload`.
+pub const MESSAGE_BYTES: u64 = 1024 * 1024;
+/// Most events of one JSON page, and the most that `last=` may ask for.
+pub const PAGE_EVENTS: usize = 1_000;
+/// Most payload bytes of one JSON page; a page ends early rather than pass it.
+pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Events that `last=` with a filter looks back over before it settles for fewer.
+pub const LAST_SCAN_EVENTS: u64 = 100_000;
+/// Most JetStream subjects of one channel.
+pub const SUBJECTS_PER_CHANNEL: usize = 16;
+
+/// A history segment covers at most this many sequences and starts at a multiple of it, so that
+/// readers near the same place share one segment and one read of the store.
+pub const SEGMENT_SEQUENCES: u64 = 1_024;
+/// A segment is cut once it holds this many encoded bytes (one event may overshoot it).
+pub const SEGMENT_BYTES: usize = 1024 * 1024;
+/// What one write to a subscriber hands over at most, bytes (one event may overshoot it).
+pub const WRITE_BYTES: usize = 64 * 1024;
+
+/// Default for `delivery.heartbeat`: under the 30–60 s idle limits of common proxies.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Default for `delivery.retry.min`.
+pub const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Default for `delivery.retry.max`.
+pub const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Default for `delivery.maxConnectionAge`.
+pub const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
+/// Default for `delivery.writeTimeout`: no progress on a socket for this long ends the stream.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default for `delivery.maxConnectionsPerPod`.
+pub const MAX_CONNECTIONS: u32 = 50_000;
+/// Default for `delivery.cache`, bytes.
+pub const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// Default for `stream.maxMessageSize`, bytes.
+pub const MAX_MESSAGE_SIZE: u64 = 64 * 1024;
+/// Default for `delivery.cors.maxAge`.
+pub const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// Port of the data plane's public listener in a pod.
+pub const HTTP_PORT: u16 = 8080;
+/// Port of the data plane's admin listener in a pod (probes, metrics, debug); never routed.
+pub const ADMIN_PORT: u16 = 9090;
