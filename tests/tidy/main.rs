@@ -1,0 +1,8 @@
+//! What reviewers would otherwise have to remember, as tests: who may depend on whom, where I/O may happen, how
+//! large a module may grow, that documentation points to what exists, that generated files are current.
+
+mod code;
+mod docs;
+mod generated;
+mod layering;
+mod tree;
