@@ -96,11 +96,13 @@ fn every_make_target_that_is_written_down_exists() {
 #[test]
 fn every_metric_is_documented_and_every_documented_metric_exists() {
     let documented = metric_names(&tree::read("docs/operations.md"));
-    let code: String = tree::product().iter().flat_map(|f| f.product_code().into_iter().map(|(_, l)| format!("{l}\n")).collect::<Vec<_>>()).collect();
+    let code: String =
+        tree::product().iter().flat_map(|f| f.product_code().into_iter().map(|(_, l)| format!("{l}\n")).collect::<Vec<_>>()).collect();
     let in_code = metric_names(&code);
     let base = |name: &String| name.trim_end_matches("_total").to_owned();
     let has = |all: &[String], name: &String| all.iter().any(|other| base(other) == base(name));
-    let mut findings: Vec<_> = in_code.iter().filter(|n| !has(&documented, n)).map(|n| format!("{n} is not in docs/operations.md")).collect();
+    let mut findings: Vec<_> =
+        in_code.iter().filter(|n| !has(&documented, n)).map(|n| format!("{n} is not in docs/operations.md")).collect();
     findings.extend(documented.iter().filter(|n| !has(&in_code, n)).map(|n| format!("{n} is documented, but no code has it")));
     tree::report("docs/operations.md lists the metrics, all of them.", &findings);
 }
