@@ -43,11 +43,10 @@ help: ## list these commands
 .PHONY: run
 run: run-tools run-build ## the first command
 	@exec $(TARGET)/release/sluice-operator local $(EXAMPLES) --listen $(LISTEN) --admin $(ADMIN) --data $(DATA) \
-	  $(if $(NATS),--nats $(NATS),$(if $(wildcard $(SLUICE_TOOLS)/nats-server),--nats-server $(SLUICE_TOOLS)/nats-server)) $(RUN_ARGS)
+	  $(if $(NATS),--nats $(NATS),--nats-server $(SLUICE_TOOLS)/nats-server) $(RUN_ARGS)
 
 .PHONY: run-tools
 run-tools:
-	$(if $(NATS),,$(python))
 	@$(if $(NATS),echo "Using the NATS server at $(NATS).",tests/tools/build.sh nats)
 
 .PHONY: run-build
@@ -86,7 +85,6 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 .PHONY: bench
 bench: ## load benchmark
 	$(rust)
-	$(python)
 	@tests/tools/build.sh nats
 	@$(CARGO) build --release --locked --quiet -p sluice-dataplane --bins
 	@$(CARGO) bench --locked --quiet -p sluice-tests --bench load
