@@ -1,1 +1,46 @@
-//! placeholder
+//! Harness of the tests: real servers as child processes, and clients that keep a ledger of what they got.
+//!
+//! A harness that fails should fail the test at that place, so it panics with a message where a product
+//! would return an error.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod clients;
+pub mod cluster;
+pub mod dataplane;
+pub mod nats;
+pub mod process;
+pub mod sse;
+
+use std::{future::Future, pin::pin, time::Duration};
+
+/// Runs a test's body on a runtime of its own and fails it when it takes longer than `limit`.
+///
+/// The body is dropped while the panic unwinds, so process guards in it print their logs.
+///
+/// # Panics
+/// When the limit passes or the body panics.
+pub fn run<F: Future<Output = ()>>(limit: Duration, body: F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut body = pin!(tokio::time::timeout(limit, body));
+        if body.as_mut().await.is_err() {
+            panic!("the test took longer than its limit of {limit:?}");
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+/// Polls `check` until it gives a value; fails the test with `what` after `limit`.
+///
+/// # Panics
+/// When the limit passes.
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, limit: Duration, mut check: F) -> T {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
