@@ -2,4 +2,5 @@
 
 pub mod controller;
 pub mod crd;
+pub mod nats;
 pub mod stream;

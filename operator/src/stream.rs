@@ -20,7 +20,7 @@ use server::{Observed, Server};
 /// Who a stream belongs to; written into its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// UID of the Kubernetes cluster's `kube-system` namespace, or `local`.
+    /// Identity of the Kubernetes cluster, or `local`.
     pub cluster: String,
     /// Namespace of the channel.
     pub namespace: String,
@@ -190,7 +190,7 @@ impl Streams {
             self.history.forget(name.as_str());
             return Ok(Deletion::NotFound);
         };
-        if config::owner(&observed.config).as_ref() != Some(owner) {
+        if !config::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
             return Ok(Deletion::NotOurs);
         }
         self.server.delete(name.as_str()).await?;
@@ -229,8 +229,7 @@ impl Streams {
     fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
         let name = desired.name.to_string();
         match config::owner(&observed.config) {
-            // A channel deleted (with Retain) and made again finds its events: namespace and name are unique in a cluster.
-            Some(owner) if owner.same_channel(&desired.owner) => Ok(Claim::Ours),
+            Some(owner) if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) => Ok(Claim::Ours),
             Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
             None if config::partly_owned(&observed.config) => {
                 Err(Error::OwnedByOther { stream: name, owner: "somebody whose mark in its metadata is incomplete".to_owned() })
@@ -287,6 +286,13 @@ enum Claim {
 }
 
 impl Owner {
+    /// The same object in the API server: a UID is never given twice.
+    fn same_object(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
+    }
+
+    /// The same name in the same cluster, perhaps in another life: a channel that was deleted (with `Retain`) and
+    /// made again finds its events. No two objects of one name live at once.
     fn same_channel(&self, other: &Self) -> bool {
         (&self.cluster, &self.namespace, &self.name) == (&other.cluster, &other.namespace, &other.name)
     }

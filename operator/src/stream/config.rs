@@ -118,11 +118,11 @@ pub(super) fn diff(want: &Map<String, Value>, observed: &Map<String, Value>) -> 
             for (name, desired) in desired.as_object().into_iter().flatten() {
                 let found = found.get(name).unwrap_or(&Value::Null);
                 if found != desired {
-                    differences.push(Difference::new(format!("metadata.{name}"), text(desired), text(found)));
+                    differences.push(Difference::new(format!("metadata.{name}"), text(name, desired), text(name, found)));
                 }
             }
         } else if normal(key, desired) != normal(key, found) {
-            differences.push(Difference::new(spec_path(key), text(desired), text(found)));
+            differences.push(Difference::new(spec_path(key), text(key, desired), text(key, found)));
         }
     }
     differences
@@ -183,8 +183,8 @@ pub(super) fn immutable(want: &Map<String, Value>, observed: &Map<String, Value>
         None => Ok(()),
         Some(key) => Err(Error::ImmutableField {
             field: spec_path(key),
-            desired: text(want.get(key).unwrap_or(&Value::Null)),
-            observed: text(observed.get(key).unwrap_or(&Value::Null)),
+            desired: text(key, want.get(key).unwrap_or(&Value::Null)),
+            observed: text(key, observed.get(key).unwrap_or(&Value::Null)),
         }),
     }
 }
@@ -206,7 +206,7 @@ pub(super) fn adoptable(desired: &Desired, observed: &Observed) -> Result<(), Er
     let subjects = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let kept = subjects(want.get("subjects"));
     if let Some(lost) = subjects(config.get("subjects")).iter().find(|subject| !kept.contains(subject)) {
-        return incompatible(format!("it takes the subject {}, which spec.stream.subjects does not name", text(lost)));
+        return incompatible(format!("it takes the subject {}, which spec.stream.subjects does not name", text("subjects", lost)));
     }
     if observed.bytes > desired.max_bytes {
         return incompatible(format!("its {} bytes of events are more than spec.stream.maxBytes keeps", observed.bytes));
@@ -251,12 +251,33 @@ fn spec_path(key: &str) -> String {
     format!("spec.stream.{field}")
 }
 
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "unset".to_owned(),
-        other => other.to_string(),
+/// A value as the spec would write it.
+fn text(key: &str, value: &Value) -> String {
+    match (key, value) {
+        ("max_age" | "duplicate_window", Value::Number(nanos)) => duration_text(nanos.as_u64().unwrap_or_default() / 1_000_000),
+        ("max_bytes" | "max_msg_size", Value::Number(bytes)) if bytes.as_u64().is_some() => size_text(bytes.as_u64().unwrap_or_default()),
+        (_, Value::Number(number)) if number.as_i64() == Some(-1) => "unlimited".to_owned(),
+        (_, Value::String(text)) => text.clone(),
+        (_, Value::Null) => "unset".to_owned(),
+        (_, other) => other.to_string(),
     }
+}
+
+fn duration_text(mut millis: u64) -> String {
+    let mut text = String::new();
+    for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if millis >= length {
+            text += &format!("{}{unit}", millis / length);
+            millis %= length;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+fn size_text(bytes: u64) -> String {
+    let fits =
+        [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)].into_iter().find(|(_, bits)| bytes >= 1 << bits && bytes % (1 << bits) == 0);
+    fits.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
 }
 
 #[cfg(test)]
@@ -296,6 +317,14 @@ mod tests {
             observed.insert(key.clone(), other);
             assert!(!diff(&want, &observed).is_empty(), "{key}");
         }
+    }
+
+    #[test]
+    fn differences_are_told_in_the_words_of_the_spec() {
+        let want = whole(&desired(&json!({})), None);
+        let observed = whole(&desired(&json!({"stream": {"maxAge": "1h30m", "maxBytes": "512Mi", "maxMessages": 5}})), None);
+        let told: Vec<_> = diff(&want, &observed).into_iter().map(|d| format!("{}: {} {}", d.field, d.desired, d.observed)).collect();
+        assert_eq!(told, ["spec.stream.maxAge: 24h 1h30m", "spec.stream.maxBytes: 1Gi 512Mi", "spec.stream.maxMessages: unlimited 5"]);
     }
 
     #[test]
