@@ -56,6 +56,7 @@ impl Request {
 
     /// The same with a cursor as `Last-Event-ID`.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value, reason = "so that callers may give a cursor as well as any text")]
     pub fn resume(self, cursor: impl ToString) -> Self {
         self.header("Last-Event-ID", cursor.to_string())
     }

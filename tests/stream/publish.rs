@@ -102,7 +102,9 @@ fn what_cannot_be_delivered_is_refused() {
         let rig = publishing().await;
         let big = vec![b'x'; 10_001];
         let long = "x".repeat(129);
-        let cases: Vec<(&str, &str, Vec<(&str, &str)>, Vec<u8>, &[u16])> = vec![
+        /// What, topic, headers, body, statuses that may answer it.
+        type Case<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, Vec<u8>, &'a [u16]);
+        let cases: Vec<Case<'_>> = vec![
             ("too large", "a", vec![], big, &[413]),
             ("reserved name", "a", vec![("event-name", "channel.gap")], b"x".to_vec(), &[400]),
             ("long name", "a", vec![("event-name", &long)], b"x".to_vec(), &[400]),

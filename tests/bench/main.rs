@@ -1,0 +1,192 @@
+//! `make bench`: what the product costs beside a server that only writes bytes.
+//!
+//! Both are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
+//! Speed never fails this program; an event lost, doubled or out of order, or a broken connection does.
+
+mod decoder;
+mod floor;
+mod generator;
+mod histogram;
+mod machine;
+mod publisher;
+mod report;
+mod side;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+
+use generator::{Generator, Settled};
+use report::Report;
+use side::Side;
+
+/// Deliveries per second in the paced phases.
+const PACED_DELIVERIES: u64 = 100_000;
+/// Connections of the smaller crowd, and of the shallow replay.
+const SMALL_CROWD: usize = 1_000;
+/// Events of the deep replay.
+const HISTORY: u64 = 100_000;
+/// Events of the shallow replay, for each client.
+const RECENT: u64 = 1_000;
+/// Clients that connect at the same time.
+const IN_FLIGHT: usize = 200;
+
+struct Settings {
+    connections: usize,
+    seconds: u64,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args().nth(1).as_deref() == Some("floor") {
+        return floor::serve().map(|()| ExitCode::SUCCESS);
+    }
+    decoder::self_test().map_err(anyhow::Error::msg)?;
+    histogram::self_test().map_err(anyhow::Error::msg)?;
+    let settings =
+        Settings { connections: setting("BENCH_CONNECTIONS", 10_000)?.max(1) as usize, seconds: setting("BENCH_SECONDS", 5)?.max(1) };
+    machine::raise_open_files(settings.connections as u64 + 500)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let cores = machine::cores();
+    let (server_core, own_core) = (cores[0], cores[cores.len() - 1]);
+    // Started while this thread is on the servers' core: what it starts inherits that, and sizes its thread pools by it.
+    machine::pin(server_core)?;
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let mut sides = Vec::new();
+    if only != "floor" {
+        sides.push((0, runtime.block_on(Side::product())?));
+    }
+    if only != "sluice" {
+        sides.push((1, runtime.block_on(Side::floor())?));
+    }
+    machine::pin(own_core)?;
+    println!(
+        "Servers (with nats-server) on core {server_core}, clients and publisher on core {own_core}; payload 256 bytes; plain HTTP/1.1."
+    );
+
+    let mut generator = Generator::new()?;
+    let mut report = Report::default();
+    let small = SMALL_CROWD.min(settings.connections);
+    for count in [small, settings.connections] {
+        for (index, side) in &mut sides {
+            eprintln!("{}: {count} connections ...", side.name);
+            crowd(*index, side, &mut generator, &mut report, count, settings.seconds).with_context(|| side.name)?;
+        }
+        if small == settings.connections {
+            break;
+        }
+    }
+    for (index, side) in &mut sides {
+        eprintln!("{}: replay ...", side.name);
+        machine::pin(server_core)?;
+        fill(side, &mut generator)?;
+        runtime.block_on(side.restart());
+        machine::pin(own_core)?;
+        replays(*index, side, &mut generator, &mut report, small).with_context(|| side.name)?;
+    }
+    report.print();
+    let errors = &generator.errors;
+    if errors.count == 0 {
+        println!("\nEvery connection stood, every event arrived once and in order.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("\n{} errors, the first of them:\n  {}", errors.count, errors.first.join("\n  "));
+    Ok(ExitCode::FAILURE)
+}
+
+/// A whole number from the environment.
+fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
+    match std::env::var(name) {
+        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name}={text} is not a whole number")),
+        _ => Ok(default),
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// `count` clients connect, idle, and are sent events at a fixed rate and then as fast as they take them.
+fn crowd(index: usize, side: &mut Side, generator: &mut Generator, report: &mut Report, count: usize, seconds: u64) -> anyhow::Result<()> {
+    let pid = side.pid();
+    machine::wait_quiet(pid, Duration::from_secs(10));
+    let (cpu, rss, files) = (machine::cpu(pid), machine::rss(pid), machine::open_files(pid));
+    let took = generator.open(&side.target(None), count, side.last, IN_FLIGHT, Settled::Open)?;
+    report.add(&format!("{count} connections: connects/s"), index, count as f64 / took.as_secs_f64(), 0);
+    report.add(&format!("{count} connections: CPU µs/connect"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / count as f64, 1);
+    generator.idle(Duration::from_secs(2))?;
+    let grown = machine::rss(pid).saturating_sub(rss) as f64 / 1024.0;
+    report.add(&format!("{count} connections: RSS KiB per idle connection"), index, grown / count as f64, 2);
+
+    let events = PACED_DELIVERIES * seconds / count as u64;
+    let (cpu, broker) = (machine::cpu(pid), side.broker().map(machine::cpu));
+    generator.reset(side.last + events);
+    let limit = Duration::from_secs(seconds * 4 + 20);
+    generator.paced(&mut side.publisher, PACED_DELIVERIES as f64 / count as f64, events, limit)?;
+    side.last += events;
+    let deliveries = generator.tally.deliveries as f64;
+    let label = format!("{count} connections, 100,000 deliveries/s");
+    report.add(&format!("{label}: CPU µs/delivery"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries, 2);
+    if let (Some(pid), Some(before)) = (side.broker(), broker) {
+        report.add(
+            &format!("{label}: nats-server's CPU µs/delivery"),
+            index,
+            micros(machine::cpu(pid).saturating_sub(before)) / deliveries,
+            2,
+        );
+    }
+    report.add(&format!("{label}: p50 ms"), index, generator.tally.latency.quantile_millis(0.5), 2);
+    report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+
+    generator.reset(u64::MAX);
+    let window = if count > SMALL_CROWD { 4 } else { 16 };
+    let (cpu, start) = (machine::cpu(pid), std::time::Instant::now());
+    side.last += generator.flat_out(&mut side.publisher, Duration::from_secs(seconds), window, side.last)?;
+    let (deliveries, took) = (generator.tally.deliveries as f64, start.elapsed());
+    let label = format!("{count} connections, flat out");
+    report.add(&format!("{label}: deliveries/s"), index, deliveries / took.as_secs_f64(), 0);
+    report.add(&format!("{label}: CPU µs/delivery"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries, 2);
+    report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+    report.add("peak RSS of the server after the crowds, MiB", index, machine::peak_rss(pid) as f64 / 1024.0 / 1024.0, 1);
+    generator.close();
+    if !closed(pid, files + 50) {
+        generator.errors.add(format!("{}: {} files still open 20 s after the clients left", side.name, machine::open_files(pid)));
+    }
+    Ok(())
+}
+
+/// Whether the server has closed what its clients left, within 20 s.
+fn closed(pid: u32, files: usize) -> bool {
+    (0..20).any(|_| {
+        machine::wait_quiet(pid, Duration::from_secs(1));
+        machine::open_files(pid) <= files
+    })
+}
+
+fn fill(side: &mut Side, generator: &mut Generator) -> anyhow::Result<()> {
+    generator.fill(&mut side.publisher, HISTORY).context("publishing the history")?;
+    side.last += HISTORY;
+    Ok(())
+}
+
+/// One client reads a deep history, twice; many clients read a shallow one.
+fn replays(index: usize, side: &mut Side, generator: &mut Generator, report: &mut Report, clients: usize) -> anyhow::Result<()> {
+    let shallow = format!("{clients} clients × last 1,000 events");
+    for (label, clients, depth) in [
+        ("1 client × 100,000 events, from the store", 1, HISTORY),
+        ("1 client × 100,000 events, again", 1, HISTORY),
+        (shallow.as_str(), clients, RECENT),
+    ] {
+        let pid = side.pid();
+        machine::wait_quiet(pid, Duration::from_secs(10));
+        let (cpu, after) = (machine::cpu(pid), side.last - depth);
+        generator.reset(side.last);
+        let took = generator.open(&side.target(Some(after)), clients, after, IN_FLIGHT, Settled::Complete)?;
+        let events = generator.tally.deliveries as f64;
+        report.add(&format!("{label}: events/s"), index, events / took.as_secs_f64(), 0);
+        report.add(&format!("{label}: CPU µs/event"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / events, 3);
+        generator.close();
+    }
+    let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
+    report.add("peak RSS of the server after the replays, MiB", index, peak, 1);
+    Ok(())
+}

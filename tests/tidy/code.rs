@@ -1,0 +1,95 @@
+//! Rules on the source text.
+
+use crate::tree::{self, File};
+
+/// Lines of a module without its tests.
+const MODULE_LINES: usize = 400;
+
+/// Modules that may be longer, each with its reason.
+const LONG_MODULES: &[(&str, &str)] = &[];
+
+#[test]
+fn modules_stay_small() {
+    let counted = |f: &File| ["channel/src/", "operator/src/", "dataplane/src/", "tests/src/"].iter().any(|p| f.path.starts_with(p));
+    let files = tree::files();
+    let mut findings = Vec::new();
+    for file in files.iter().filter(|f| counted(f)) {
+        let lines = file.product_lines().len();
+        let excused = LONG_MODULES.iter().any(|(path, _)| *path == file.path);
+        match (lines > MODULE_LINES, excused) {
+            (true, false) => findings.push(format!("{} has {lines} lines", file.path)),
+            (false, true) => findings.push(format!("{} is short again: take it off LONG_MODULES", file.path)),
+            _ => {}
+        }
+    }
+    tree::report(&format!("A module has at most {MODULE_LINES} lines without its tests: split it by what it does."), &findings);
+}
+
+/// Where a task may be started without a tracker: `(path, reason)`.
+const SPAWNERS: &[(&str, &str)] = &[];
+
+#[test]
+fn every_task_has_an_owner() {
+    let mut findings = Vec::new();
+    for file in tree::product() {
+        if SPAWNERS.iter().any(|(path, _)| *path == file.path) {
+            continue;
+        }
+        for (number, line) in file.product_code() {
+            if line.contains("tokio::spawn(") || line.contains("task::spawn(") || line.contains("thread::spawn(") {
+                findings.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    tree::report(
+        "A bare spawn has no owner that waits for it: use a TaskTracker or a JoinSet (or list the file in SPAWNERS, with a reason).",
+        &findings,
+    );
+}
+
+#[test]
+fn no_queue_without_a_bound() {
+    let mut findings = Vec::new();
+    for file in tree::product() {
+        for (number, line) in file.product_code() {
+            if line.contains("unbounded_channel") || line.contains("mpsc::unbounded") || line.contains("mpsc::channel()") {
+                findings.push(format!("{}:{number}: {}", file.path, line.trim()));
+            }
+        }
+    }
+    tree::report("A queue has a bound, and a reason for it.", &findings);
+}
+
+#[test]
+fn no_test_is_ignored() {
+    // Written in two parts so that this file does not find itself.
+    let mark = concat!("#[", "ignore");
+    let findings: Vec<_> = tree::files().iter().filter(|f| f.is("rs") && f.text.contains(mark)).map(|f| f.path.clone()).collect();
+    tree::report("A test runs or is deleted; one that is ignored tells nobody anything.", &findings);
+}
+
+#[test]
+fn no_path_of_one_machine() {
+    let marks = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
+    let mut findings = Vec::new();
+    for file in tree::files() {
+        for (number, line) in file.text.lines().enumerate() {
+            if let Some(mark) = marks.iter().find(|m| line.contains(**m)) {
+                findings.push(format!("{}:{}: {mark}", file.path, number + 1));
+            }
+        }
+    }
+    tree::report("A path that exists on one machine only must not be in the project.", &findings);
+}
+
+#[test]
+fn every_crate_takes_the_workspace_lints() {
+    let mut findings = Vec::new();
+    for member in tree::files().iter().filter(|f| f.path.ends_with("/Cargo.toml")) {
+        let mut lines = member.text.lines().skip_while(|l| l.trim() != "[lints]").skip(1);
+        if lines.next().map(str::trim) != Some("workspace = true") {
+            findings.push(member.path.clone());
+        }
+    }
+    tree::report("Each crate's Cargo.toml has `[lints]` with `workspace = true`, or its code is not held to the rules.", &findings);
+}
