@@ -23,6 +23,12 @@ impl Epoch {
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
+
+    /// The epoch as a number.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 /// Key in a stream's metadata whose value takes part in the epoch.

@@ -1,1 +1,44 @@
-fn main() {}
+//! `sluice-dataplane`: one pod's worth of channels.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use sluice_dataplane::{
+    args::{Args, LogFormat},
+    pod,
+};
+use tracing_subscriber::EnvFilter;
+
+/// `EX_USAGE`: the arguments or the configuration directory are wrong; trying again is of no use.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are answers, not errors.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format() {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    match runtime.block_on(pod::run(args.into_options())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("sluice-dataplane: {message}");
+    USAGE.into()
+}

@@ -1,1 +1,3 @@
-//! placeholder
+//! Turns an `SseChannel` into a JetStream stream and the pods (or, in local mode, the process) that serve it.
+
+pub mod crd;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod clients;
+pub mod cluster;
 pub mod dataplane;
 pub mod nats;
 pub mod process;

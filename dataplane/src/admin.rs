@@ -1,0 +1,71 @@
+//! The admin listener: probes, metrics, what is connected. Never routed to from outside.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{StatusCode, header};
+use serde_json::json;
+
+use crate::{phase::Phase, pod::Shared};
+
+/// The admin routes.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/debug/subscribers", get(subscribers))
+        .route("/drain", post(drain))
+        .with_state(shared)
+}
+
+/// Ready = every log covered its tail once, and no drain has begun. A store that goes away later does not
+/// take the pod out: its streams and its memory are still of use.
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let phase = shared.phase.get();
+    let channels: Vec<_> = shared
+        .channels()
+        .iter()
+        .filter(|channel| !channel.is_removed())
+        .map(|channel| {
+            let (config, head, status) = (channel.config(), channel.log().head_now(), channel.log().status());
+            json!({
+                "name": config.name.as_str(),
+                "namespace": config.namespace,
+                "generation": config.generation,
+                "reader": status.phase,
+                "epoch": head.epoch.map(|e| e.to_string()),
+                "last": head.next.saturating_sub(1),
+                "error": status.error,
+            })
+        })
+        .collect();
+    let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"phase": phase, "channels": channels}))).into_response()
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    for channel in shared.channels() {
+        let metrics = channel.metrics();
+        metrics.reader_lag.set(i64::try_from(channel.log().status().lag).unwrap_or(i64::MAX));
+        metrics.invalid_payloads.set(i64::try_from(channel.log().invalid_payloads()).unwrap_or(i64::MAX));
+    }
+    match shared.metrics.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn subscribers(State(shared): State<Arc<Shared>>) -> Response {
+    Json(json!({"subscribers": shared.registry.view()})).into_response()
+}
+
+async fn drain(State(shared): State<Arc<Shared>>) -> Response {
+    shared.drain.cancel();
+    (StatusCode::ACCEPTED, "draining\n").into_response()
+}

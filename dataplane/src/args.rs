@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+
+use crate::{drain::Pace, pod::Options, source::jetstream::Settings};
+
+/// Serves the events of JetStream streams as Server-Sent Events.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-dataplane", version)]
+pub struct Args {
+    /// Directory of channel configurations (`*.json`); followed while the process runs.
+    #[arg(long, env = "SLUICE_CONFIG_DIR", default_value = "/etc/sluice/channels", value_name = "DIR")]
+    config_dir: PathBuf,
+    /// Address of the public listener.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// Address of the admin listener: probes, metrics, debug.
+    #[arg(long, default_value = "0.0.0.0:9090", value_name = "ADDR")]
+    admin: SocketAddr,
+    /// NATS servers.
+    #[arg(long, env = "SLUICE_NATS", default_value = "nats://127.0.0.1:4222", value_delimiter = ',', value_name = "URL")]
+    nats: Vec<String>,
+    /// Credentials file (`.creds`); read again at each connect.
+    #[arg(long, value_name = "FILE")]
+    nats_credentials: Option<PathBuf>,
+    /// PEM file of the authorities to trust.
+    #[arg(long, value_name = "FILE")]
+    nats_ca: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    #[arg(long, requires = "nats_client_key", value_name = "FILE")]
+    nats_client_cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
+    nats_client_key: Option<PathBuf>,
+    /// JetStream domain.
+    #[arg(long, value_name = "NAME")]
+    jetstream_domain: Option<String>,
+    /// Name of this process; a pod's name. Default: the host's name.
+    #[arg(long, env = "SLUICE_INSTANCE", value_name = "NAME")]
+    instance: Option<String>,
+    /// How long to accept after SIGTERM, until the last proxy knows.
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
+    drain_delay: Duration,
+    /// Over how long to spread the closes after that.
+    #[arg(long, default_value = "45s", value_parser = duration, value_name = "DURATION")]
+    drain_period: Duration,
+    /// Form of the log on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads `5s`, `1h30m` and the like.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "must be a duration such as 5s or 1m30s".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
+}
+
+impl Args {
+    /// The form of the log.
+    #[must_use]
+    pub const fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
+
+    /// What the pod is started with.
+    #[must_use]
+    pub fn into_options(self) -> Options {
+        let Self {
+            config_dir,
+            listen,
+            admin,
+            nats,
+            nats_credentials,
+            nats_ca,
+            nats_client_cert,
+            nats_client_key,
+            jetstream_domain,
+            instance,
+            drain_delay,
+            drain_period,
+            log_format: _,
+        } = self;
+        let instance = instance.or_else(host_name).unwrap_or_else(|| "unnamed".to_owned());
+        let nats = Settings {
+            servers: nats,
+            credentials: nats_credentials,
+            ca: nats_ca,
+            client_certificate: nats_client_cert.zip(nats_client_key),
+            domain: jetstream_domain,
+            name: format!("sluice-dataplane {instance}"),
+        };
+        Options { config_dir, listen, admin, nats, instance, pace: Pace { delay: drain_delay, period: drain_period } }
+    }
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}

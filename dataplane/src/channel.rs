@@ -1,0 +1,113 @@
+//! One channel on this pod: its configuration, its log, its numbers.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use rand::Rng;
+use sluice_channel::{ChannelConfig, ChannelName};
+use std::time::Duration;
+
+use crate::{
+    log::{Log, Options},
+    metrics::ChannelMetrics,
+    source::Source,
+};
+
+/// A channel that this pod serves.
+#[derive(Debug)]
+pub struct Channel {
+    name: ChannelName,
+    config: ArcSwap<ChannelConfig>,
+    log: Arc<Log>,
+    metrics: ChannelMetrics,
+    connections: AtomicU32,
+    removed: AtomicBool,
+}
+
+fn options(config: &ChannelConfig) -> Options {
+    let delivery = &config.delivery;
+    Options { encoding: delivery.encoding, compacted: config.stream.compacted, cache_bytes: delivery.cache_bytes }
+}
+
+impl Channel {
+    /// A channel over `source`; its log has to be driven with [`Log::run`].
+    #[must_use]
+    pub fn new(config: ChannelConfig, source: Arc<dyn Source>, metrics: ChannelMetrics) -> Self {
+        Self {
+            name: config.name.clone(),
+            log: Arc::new(Log::new(source, options(&config))),
+            config: ArcSwap::from_pointee(config),
+            metrics,
+            connections: AtomicU32::new(0),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// The name in the URL.
+    #[must_use]
+    pub const fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
+    /// The configuration in force at this moment.
+    pub fn config(&self) -> Guard<Arc<ChannelConfig>> {
+        self.config.load()
+    }
+
+    /// Puts a changed configuration in force; open streams go on under it.
+    pub fn set_config(&self, config: ChannelConfig) {
+        self.log.set_options(options(&config));
+        self.config.store(Arc::new(config));
+    }
+
+    /// The log.
+    #[must_use]
+    pub const fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The numbers.
+    #[must_use]
+    pub const fn metrics(&self) -> &ChannelMetrics {
+        &self.metrics
+    }
+
+    /// A reconnection time for one connection, random within the channel's bounds so that subscribers who
+    /// were cut together do not come back together.
+    #[must_use]
+    pub fn retry(&self) -> Duration {
+        let config = self.config();
+        rand::rng().random_range(config.delivery.retry_min..=config.delivery.retry_max)
+    }
+
+    /// Whether the channel was removed while the pod runs.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Relaxed)
+    }
+
+    /// Marks the channel as removed: its URL answers 204 from now on.
+    pub fn set_removed(&self) {
+        self.removed.store(true, Relaxed);
+    }
+
+    /// Takes one of the channel's connections; `false` when all are taken.
+    #[must_use]
+    pub fn take_slot(&self) -> bool {
+        let max = self.config().delivery.max_connections;
+        let taken = self.connections.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).is_ok();
+        if taken {
+            self.metrics.connections.inc();
+        }
+        taken
+    }
+
+    /// Gives it back.
+    pub fn release_slot(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+        self.metrics.connections.dec();
+    }
+}

@@ -1,0 +1,275 @@
+//! Events as SSE bytes: each is encoded once per pod and dialect (WHATWG HTML 9.2.5 and 9.2.6).
+
+use std::{fmt::Write as _, time::Duration};
+
+use base64::Engine;
+use serde::Serialize;
+use sluice_channel::{Cursor, Epoch, Event, config::Encoding};
+
+/// What `data:` holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// The payload.
+    Plain,
+    /// A JSON object `{"topic","time","id","data"}` around it (`envelope=json`).
+    Envelope,
+}
+
+/// Why events are missing, on the wire and as a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GapReason {
+    /// Removed by the stream's limits.
+    Expired,
+    /// Removed one by one, or by a purge of part of the stream.
+    Deleted,
+    /// Superseded by a newer event of the same topic.
+    Compacted,
+    /// The stream was recreated or restored: the cursor is of another life.
+    Epoch,
+    /// The cursor is malformed or names a sequence that does not exist yet.
+    Unknown,
+}
+
+impl GapReason {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Deleted => "deleted",
+            Self::Compacted => "compacted",
+            Self::Epoch => "epoch",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloseReason {
+    /// The pod stops.
+    Drain,
+    /// `maxConnectionAge` was reached.
+    Age,
+    /// The token ran out.
+    Token,
+    /// The pod has as many streams as it may have.
+    Overload,
+    /// The socket took nothing for `writeTimeout`.
+    Slow,
+    /// The channel was removed.
+    Removed,
+    /// The subscriber went away. Never on the wire.
+    Client,
+}
+
+impl CloseReason {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Age => "age",
+            Self::Token => "token",
+            Self::Overload => "overload",
+            Self::Slow => "slow",
+            Self::Removed => "removed",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// The data of `channel.gap`: sequences `from` to `to` are missing. What cannot be known is `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// First missing sequence.
+    pub from: Option<u64>,
+    /// Last missing sequence.
+    pub to: Option<u64>,
+    /// How many are missing.
+    pub missed: Option<u64>,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// A comment that keeps proxies from taking the stream for dead.
+pub const HEARTBEAT: &[u8] = b": hb\n\n";
+
+/// Appends the frame of `event` to `out`. Returns `false` where the payload cannot be text and a
+/// `channel.invalid` event stands for it.
+pub fn encode(out: &mut Vec<u8>, epoch: Epoch, event: &Event, dialect: Dialect, encoding: Encoding) -> bool {
+    let cursor = Cursor::new(epoch, event.sequence);
+    let payload: std::borrow::Cow<'_, str> = match encoding {
+        Encoding::Base64 => base64::engine::general_purpose::STANDARD.encode(&event.payload).into(),
+        Encoding::Text => match std::str::from_utf8(&event.payload) {
+            Ok(text) => text.into(),
+            Err(_) => {
+                let data = serde_json::json!({"sequence": event.sequence, "topic": event.topic, "bytes": event.payload.len(), "reason": "not UTF-8"});
+                control(out, "channel.invalid", Some(cursor), &data.to_string(), None);
+                return false;
+            }
+        },
+    };
+    id(out, cursor);
+    if let Some(name) = &event.name {
+        field(out, "event", name);
+    }
+    match dialect {
+        Dialect::Plain => data(out, &payload),
+        Dialect::Envelope => data(out, &envelope(cursor, event, &payload)),
+    }
+    out.push(b'\n');
+    true
+}
+
+fn envelope(cursor: Cursor, event: &Event, payload: &str) -> String {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        topic: &'a str,
+        time: String,
+        id: String,
+        data: &'a str,
+    }
+    let envelope = Envelope { topic: &event.topic, time: rfc3339(event.time_nanos), id: cursor.to_string(), data: payload };
+    // Strings only: serialising cannot fail.
+    serde_json::to_string(&envelope).unwrap_or_default()
+}
+
+/// Unix nanoseconds as RFC 3339 text in UTC.
+#[must_use]
+pub fn rfc3339(time_nanos: i64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(time_nanos)).map(|t| t.to_string()).unwrap_or_default()
+}
+
+/// Appends an event of ours. `cursor` is `None` only where no place in the stream is known yet.
+pub fn control(out: &mut Vec<u8>, name: &str, cursor: Option<Cursor>, json: &str, retry: Option<Duration>) {
+    if let Some(cursor) = cursor {
+        id(out, cursor);
+    }
+    if let Some(retry) = retry {
+        retry_field(out, retry);
+    }
+    field(out, "event", name);
+    data(out, json);
+    out.push(b'\n');
+}
+
+/// Appends a block that sets the reconnection time and fires nothing.
+pub fn retry(out: &mut Vec<u8>, retry: Duration) {
+    retry_field(out, retry);
+    out.push(b'\n');
+}
+
+fn retry_field(out: &mut Vec<u8>, retry: Duration) {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{}", retry.as_millis());
+    field(out, "retry", &text);
+}
+
+fn id(out: &mut Vec<u8>, cursor: Cursor) {
+    field(out, "id", &cursor.to_string());
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'\n');
+}
+
+/// One `data:` line per line of text, where CR, LF and CRLF each end a line. The space after the colon is
+/// always written: a parser strips just one, so a payload's own leading space survives.
+fn data(out: &mut Vec<u8>, text: &str) {
+    let mut rest = text.as_bytes();
+    loop {
+        out.extend_from_slice(b"data: ");
+        let Some(end) = rest.iter().position(|b| matches!(b, b'\r' | b'\n')) else {
+            out.extend_from_slice(rest);
+            out.push(b'\n');
+            return;
+        };
+        out.extend_from_slice(&rest[..end]);
+        out.push(b'\n');
+        rest = &rest[if rest[end..].starts_with(b"\r\n") { end + 2 } else { end + 1 }..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch::from_bits(0x5f3c_01aa);
+
+    fn encoded(payload: &[u8], name: Option<&str>, dialect: Dialect, encoding: Encoding) -> String {
+        let event = Event {
+            sequence: 7,
+            time_nanos: 1_700_000_000_123_456_789,
+            topic: "eu.1".into(),
+            name: name.map(Into::into),
+            payload: payload.to_vec().into(),
+        };
+        let mut out = Vec::new();
+        encode(&mut out, EPOCH, &event, dialect, encoding);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn golden_frames() {
+        for (payload, expected) in [
+            ("hello", "data: hello\n"),
+            ("", "data: \n"),
+            (" x", "data:  x\n"),
+            (":x", "data: :x\n"),
+            ("a\nb", "data: a\ndata: b\n"),
+            ("a\rb", "data: a\ndata: b\n"),
+            ("a\r\nb", "data: a\ndata: b\n"),
+            ("a\n\rb", "data: a\ndata: \ndata: b\n"),
+            ("a\n\n", "data: a\ndata: \ndata: \n"),
+            ("\r\n", "data: \ndata: \n"),
+            ("id: 5\n\nevent: x", "data: id: 5\ndata: \ndata: event: x\n"),
+            ("\u{feff}x", "data: \u{feff}x\n"),
+        ] {
+            assert_eq!(
+                encoded(payload.as_bytes(), None, Dialect::Plain, Encoding::Text),
+                format!("id: 5f3c01aa-7\n{expected}\n"),
+                "{payload:?}"
+            );
+        }
+        assert_eq!(
+            encoded(b"x", Some("order.created"), Dialect::Plain, Encoding::Text),
+            "id: 5f3c01aa-7\nevent: order.created\ndata: x\n\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_text_is_named_or_encoded() {
+        assert_eq!(
+            encoded(b"\xff\xfe", None, Dialect::Plain, Encoding::Text),
+            "id: 5f3c01aa-7\nevent: channel.invalid\ndata: {\"bytes\":2,\"reason\":\"not UTF-8\",\"sequence\":7,\"topic\":\"eu.1\"}\n\n"
+        );
+        assert_eq!(encoded(b"\xff\xfe", None, Dialect::Plain, Encoding::Base64), "id: 5f3c01aa-7\ndata: //4=\n\n");
+    }
+
+    #[test]
+    fn the_envelope_is_one_line_of_json() {
+        assert_eq!(
+            encoded(b"a\nb", None, Dialect::Envelope, Encoding::Text),
+            "id: 5f3c01aa-7\ndata: {\"topic\":\"eu.1\",\"time\":\"2023-11-14T22:13:20.123456789Z\",\"id\":\"5f3c01aa-7\",\"data\":\"a\\nb\"}\n\n"
+        );
+    }
+
+    #[test]
+    fn our_events() {
+        let mut out = Vec::new();
+        control(&mut out, "channel.cursor", Some(Cursor::new(EPOCH, 9)), "", None);
+        control(&mut out, "channel.close", None, "{}", Some(Duration::from_millis(1500)));
+        retry(&mut out, Duration::from_secs(2));
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "id: 5f3c01aa-9\nevent: channel.cursor\ndata: \n\nretry: 1500\nevent: channel.close\ndata: {}\n\nretry: 2000\n\n"
+        );
+    }
+}

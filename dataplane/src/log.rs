@@ -1,0 +1,289 @@
+//! The log of a channel on this pod: the newest events in memory, older ones from the store through a cache,
+//! one way to read both. Live and replay are the same thing: *read from the position on*.
+//!
+//! ```text
+//! store ─tail─▶ Reader ─▶ Ring (sealed segments + open one) ─┐
+//!   └───history, single flight──▶ History (segments) ────────┴─▶ Log::read ─▶ subscribers
+//! ```
+//! Invariant: no I/O here beyond the `Source` (held by `tests/tidy`).
+
+mod history;
+mod reader;
+mod ring;
+pub mod segment;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
+use tokio::sync::watch;
+
+use self::{
+    history::{History, Scope},
+    ring::Ring,
+    segment::Slice,
+};
+use crate::{
+    frame::{Dialect, GapReason},
+    source::{Error, Source},
+};
+
+pub use reader::{Phase, Status};
+
+/// What subscribers watch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Counts the lives of the log: it rises when the stream was recreated or moved back, and positions of
+    /// a former life mean nothing any more.
+    pub life: u64,
+    /// The stream's epoch; `None` until the store was reached for the first time.
+    pub epoch: Option<Epoch>,
+    /// Lowest sequence the store had when last asked.
+    pub first: u64,
+    /// The sequence that comes next.
+    pub next: u64,
+    /// Since when the store has been unreachable, Unix milliseconds.
+    pub down_since: Option<i64>,
+}
+
+/// Where a slice came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Memory: the ring or a cached segment.
+    Memory,
+    /// The store was asked.
+    Store,
+}
+
+/// Answer to a read.
+#[derive(Debug)]
+pub enum Read {
+    /// What to write.
+    Slice(Slice, Origin),
+    /// The position is the head: wait for it to move.
+    Wait,
+    /// The position is of a former life.
+    FormerLife,
+}
+
+/// What may change while the log is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// How payloads become `data:`.
+    pub encoding: Encoding,
+    /// Whether holes are compaction.
+    pub compacted: bool,
+    /// Bytes of encoded segments kept.
+    pub cache_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Rings {
+    plain: Ring,
+    /// Made when the first subscriber asks for envelopes.
+    envelope: Option<Ring>,
+}
+
+/// The log of one channel.
+#[derive(Debug)]
+pub struct Log {
+    source: Arc<dyn Source>,
+    options: RwLock<Options>,
+    rings: RwLock<Rings>,
+    history: History,
+    head: watch::Sender<Head>,
+    status: Mutex<Status>,
+    invalid: std::sync::atomic::AtomicU64,
+}
+
+impl Log {
+    /// A log over `source`; nothing happens until [`Log::run`] is driven.
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>, options: Options) -> Self {
+        Self {
+            history: History::new(Arc::clone(&source), options.cache_bytes / 2),
+            source,
+            options: RwLock::new(options),
+            rings: RwLock::new(Rings { plain: Ring::new(Dialect::Plain, 1), envelope: None }),
+            head: watch::Sender::new(Head::default()),
+            status: Mutex::new(Status::default()),
+            invalid: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    /// The head, to watch.
+    #[must_use]
+    pub fn head(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// The head at this moment.
+    #[must_use]
+    pub fn head_now(&self) -> Head {
+        *self.head.borrow()
+    }
+
+    /// The store underneath.
+    #[must_use]
+    pub fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    /// What the reader does, for probes and people.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.lock().clone()
+    }
+
+    /// Payloads that were not text on a text channel since the start.
+    #[must_use]
+    pub fn invalid_payloads(&self) -> u64 {
+        self.invalid.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Applies changed options; subscribers keep their positions.
+    pub fn set_options(&self, options: Options) {
+        let before = std::mem::replace(&mut *self.options.write(), options);
+        self.history.set_capacity(options.cache_bytes / 2);
+        if before.encoding != options.encoding || before.compacted != options.compacted {
+            // What is in memory was encoded by the old rule. The store still has it.
+            let mut rings = self.rings.write();
+            let next = rings.plain.next();
+            *rings = Rings { plain: Ring::new(Dialect::Plain, next), envelope: None };
+            self.history.clear();
+        }
+    }
+
+    /// Reads from `position` on, for a subscriber that was told of every hole up to `told`.
+    ///
+    /// # Errors
+    /// The store's; the same read may be tried again, nothing is lost.
+    pub async fn read(&self, life: u64, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Result<Read, Error> {
+        let head = self.head_now();
+        let Some(epoch) = head.epoch.filter(|_| head.life == life) else { return Ok(Read::FormerLife) };
+        if position >= head.next {
+            return Ok(Read::Wait);
+        }
+        if let Some(slice) = self.ring_slice(position, told, filter, dialect) {
+            return Ok(Read::Slice(slice, Origin::Memory));
+        }
+        let (segment, asked) = self.history.segment(self.scope(head, epoch, dialect), position).await?;
+        if self.head_now().life != life {
+            return Ok(Read::FormerLife);
+        }
+        Ok(Read::Slice(segment.slice(position, told, filter), if asked { Origin::Store } else { Origin::Memory }))
+    }
+
+    /// Events as the store has them from `position` up to the head, at least one if there is one. Not cached.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
+        let last = self.head_now().next.saturating_sub(1);
+        if position > last {
+            return Ok(Vec::new());
+        }
+        let to = last.min(position.saturating_add(limits::PAGE_EVENTS as u64 - 1));
+        let mut events = self.history.events(position, to).await?;
+        events.retain(|event| event.sequence <= last);
+        Ok(events)
+    }
+
+    /// Where the newest `count` events that pass `filter` start; the head when there are none. Looks back over
+    /// at most [`limits::LAST_SCAN_EVENTS`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
+        let head = self.head_now();
+        let Some(epoch) = head.epoch else { return Err(Error::Unreachable("not connected yet".into())) };
+        let (mut found, mut before) = {
+            let rings = self.rings.read();
+            (rings.plain.newest(count, filter), rings.plain.start())
+        };
+        let stop = head.next.saturating_sub(limits::LAST_SCAN_EVENTS).max(head.first);
+        let scope = self.scope(head, epoch, Dialect::Plain);
+        while found.len() < count && before > stop {
+            let block = (before - 1) - (before - 1) % limits::SEGMENT_SEQUENCES;
+            let mut position = block.max(1);
+            let mut rising = Vec::new();
+            while position < before {
+                let (segment, _) = self.history.segment(scope, position).await?;
+                rising.push(segment.newest(before, count, filter));
+                position = segment.end();
+            }
+            found.extend(rising.into_iter().rev().flatten());
+            before = block;
+        }
+        found.truncate(count);
+        Ok(found.last().copied().unwrap_or(head.next))
+    }
+
+    fn scope(&self, head: Head, epoch: Epoch, dialect: Dialect) -> Scope {
+        let Options { encoding, compacted, .. } = *self.options.read();
+        Scope { life: head.life, epoch, dialect, encoding, compacted, last: head.next.saturating_sub(1) }
+    }
+
+    fn ring_slice(&self, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Option<Slice> {
+        {
+            let rings = self.rings.read();
+            match (dialect, &rings.envelope) {
+                (Dialect::Plain, _) => return rings.plain.slice(position, told, filter),
+                (Dialect::Envelope, Some(ring)) => return ring.slice(position, told, filter),
+                (Dialect::Envelope, None) => {}
+            }
+        }
+        let mut rings = self.rings.write();
+        let next = rings.plain.next();
+        rings.envelope.get_or_insert_with(|| Ring::new(Dialect::Envelope, next));
+        None
+    }
+
+    /// Appends what the tail delivered and tells the subscribers.
+    fn append(&self, epoch: Epoch, events: &[Event]) {
+        let options = *self.options.read();
+        let first = self.head.borrow().first;
+        let mut invalid = 0;
+        let next = {
+            let mut rings = self.rings.write();
+            for event in events {
+                let next = rings.plain.next();
+                if event.sequence < next {
+                    continue;
+                }
+                let hole = match () {
+                    () if options.compacted => GapReason::Compacted,
+                    () if event.sequence <= first => GapReason::Expired,
+                    () => GapReason::Deleted,
+                };
+                invalid += u64::from(!rings.plain.append(epoch, event, options.encoding, hole));
+                if let Some(ring) = &mut rings.envelope {
+                    ring.append(epoch, event, options.encoding, hole);
+                }
+            }
+            let capacity = usize::try_from(options.cache_bytes / 2).unwrap_or(usize::MAX);
+            let Rings { plain, envelope } = &mut *rings;
+            match envelope {
+                None => plain.trim(capacity, first),
+                Some(ring) => {
+                    plain.trim(capacity / 2, first);
+                    ring.trim(capacity / 2, first);
+                }
+            }
+            plain.next()
+        };
+        self.invalid.fetch_add(invalid, std::sync::atomic::Ordering::Relaxed);
+        self.head.send_modify(|head| head.next = next);
+    }
+
+    /// Starts a new life at `start`.
+    fn begin(&self, epoch: Epoch, first: u64, start: u64) {
+        *self.rings.write() = Rings { plain: Ring::new(Dialect::Plain, start), envelope: None };
+        self.history.clear();
+        self.head
+            .send_modify(|head| *head = Head { life: head.life + 1, epoch: Some(epoch), first, next: start, down_since: head.down_since });
+    }
+}

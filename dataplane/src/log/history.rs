@@ -1,0 +1,176 @@
+//! The older part of the log: segments read from the store on demand, cached by bytes, one read per place
+//! however many subscribers ask for it.
+
+use std::{sync::Arc, time::Duration};
+
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
+use sluice_channel::{Epoch, Event, config::Encoding, limits};
+use tokio::sync::Semaphore;
+
+use super::segment::Segment;
+use crate::{
+    frame::{Dialect, GapReason},
+    source::{Error, ReadLimit, Source},
+};
+
+/// Reads of the store at the same time, per channel and pod: replays share them and leave the connection
+/// room for the tail.
+const CONCURRENT_READS: usize = 4;
+/// How often a replica that lags is asked again before the leader is.
+const LAG_RETRIES: u32 = 3;
+/// Pause before a replica that lags is asked again.
+const LAG_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    life: u64,
+    dialect: Dialect,
+    start: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Cost;
+
+impl Weighter<Key, Arc<Segment>> for Cost {
+    fn weight(&self, _: &Key, segment: &Arc<Segment>) -> u64 {
+        segment.cost() as u64
+    }
+}
+
+/// What a read is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope {
+    /// The log's life, so that segments of a former one are never found.
+    pub(super) life: u64,
+    /// The stream's epoch.
+    pub(super) epoch: Epoch,
+    /// Dialect of the frames.
+    pub(super) dialect: Dialect,
+    /// Encoding of payloads.
+    pub(super) encoding: Encoding,
+    /// Whether holes are compaction.
+    pub(super) compacted: bool,
+    /// Highest sequence known to exist.
+    pub(super) last: u64,
+}
+
+/// Cached segments of the past.
+#[derive(Debug)]
+pub(super) struct History {
+    source: Arc<dyn Source>,
+    cache: Cache<Key, Arc<Segment>, Cost>,
+    reads: Semaphore,
+}
+
+impl std::fmt::Debug for dyn Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+impl History {
+    /// A history over `source` that keeps up to `capacity` bytes.
+    #[must_use]
+    pub(super) fn new(source: Arc<dyn Source>, capacity: u64) -> Self {
+        let items = usize::try_from(capacity / (64 * 1024)).unwrap_or(usize::MAX).max(16);
+        // One shard: a shard takes no entry larger than its own share of the capacity.
+        let cache = match OptionsBuilder::new().shards(1).estimated_items_capacity(items).weight_capacity(capacity).build() {
+            Ok(options) => Cache::with_options(options, Cost, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+            // Only if an option were missing.
+            Err(_) => Cache::with_weighter(items, capacity, Cost),
+        };
+        Self { source, cache, reads: Semaphore::new(CONCURRENT_READS) }
+    }
+
+    /// Changes the bytes kept.
+    pub(super) fn set_capacity(&self, capacity: u64) {
+        self.cache.set_capacity(capacity);
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        self.cache.clear();
+    }
+
+    /// The segment that covers `from` (which must be at most `scope.last`), and whether the store was asked.
+    ///
+    /// # Errors
+    /// The store's, after which the same call may be made again: nothing is lost.
+    pub(super) async fn segment(&self, scope: Scope, from: u64) -> Result<(Arc<Segment>, bool), Error> {
+        let mut start = from - from % limits::SEGMENT_SEQUENCES;
+        let mut asked = false;
+        loop {
+            let key = Key { life: scope.life, dialect: scope.dialect, start };
+            let read = async {
+                asked = true;
+                self.read(scope, start).await
+            };
+            let segment = self.cache.get_or_insert_async(&key, read).await?;
+            if segment.end() > from {
+                return Ok((segment, asked));
+            }
+            if segment.end() <= start {
+                return Err(Error::Refused(format!("nothing can be read at sequence {start}")));
+            }
+            start = segment.end();
+        }
+    }
+
+    /// Reads sequences from `start` to the end of its block, or less when they are large; more where a hole
+    /// reaches over the end.
+    async fn read(&self, scope: Scope, start: u64) -> Result<Arc<Segment>, Error> {
+        let _permit = self.reads.acquire().await.map_err(|e| Error::Unreachable(e.to_string()))?;
+        let block_end = start - start % limits::SEGMENT_SEQUENCES + limits::SEGMENT_SEQUENCES - 1;
+        let to = block_end.min(scope.last);
+        // The store has no sequence 0.
+        let mut segment = Segment::open(start.max(1));
+        let mut first = None;
+        while segment.end() <= to && segment.bytes() < limits::SEGMENT_BYTES {
+            let events = self.events(segment.end(), to).await?;
+            if events.is_empty() {
+                let reason = self.hole_reason(scope, to, &mut first).await?;
+                segment.skip_to(to + 1, reason);
+            }
+            for event in events {
+                if event.sequence > segment.end() {
+                    let reason = self.hole_reason(scope, event.sequence - 1, &mut first).await?;
+                    segment.skip_to(event.sequence, reason);
+                }
+                if event.sequence > to || segment.bytes() >= limits::SEGMENT_BYTES {
+                    break;
+                }
+                segment.append(scope.epoch, &event, scope.dialect, scope.encoding, GapReason::Deleted);
+            }
+        }
+        Ok(segment.seal())
+    }
+
+    /// Events from `next` on, at least one unless the leader says that there is none. A replica may lag, so
+    /// its silence is no proof: it is asked again, then the leader is.
+    pub(super) async fn events(&self, next: u64, to: u64) -> Result<Vec<Event>, Error> {
+        let limit = ReadLimit { events: to + 1 - next, bytes: limits::SEGMENT_BYTES };
+        for attempt in 0..=LAG_RETRIES {
+            if attempt > 0 {
+                tokio::time::sleep(LAG_PAUSE).await;
+            }
+            let mut events = self.source.read(next, limit).await?.events;
+            events.retain(|event| event.sequence >= next);
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+        Ok(self.source.read_leader(next).await?.into_iter().collect())
+    }
+
+    /// Why the sequences up to `to` are missing; asks the store for its first one at most once per read.
+    async fn hole_reason(&self, scope: Scope, to: u64, first: &mut Option<u64>) -> Result<GapReason, Error> {
+        if scope.compacted {
+            return Ok(GapReason::Compacted);
+        }
+        let first = match *first {
+            Some(first) => first,
+            None => *first.insert(self.source.state().await?.first),
+        };
+        Ok(if to < first { GapReason::Expired } else { GapReason::Deleted })
+    }
+}

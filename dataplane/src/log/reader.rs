@@ -1,0 +1,277 @@
+//! The reader: keeps the log at the stream's tail, whatever happens to the store.
+//!
+//! FindingTail → Tailing → Interrupted (back-off) → Reconciling → Tailing. It owns its position: the store is
+//! only ever told where to start.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use rand::Rng;
+use serde::Serialize;
+use sluice_channel::Epoch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::Log;
+use crate::source::{Delivery, Error, State, Tail};
+
+/// Sequences read back into memory at the start, so that subscribers who return after a roll find them there.
+const WARM_SEQUENCES: u64 = 1_024;
+/// Deliveries handled as one, so that a burst wakes the subscribers once.
+const BURST: usize = 256;
+/// How often the store is asked where it stands, in case the tail has gone quiet without a word.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Subscribers hear of an interruption that lasts longer than this; a change of leader is over sooner.
+const DEGRADED_AFTER: Duration = Duration::from_secs(2);
+/// A store that seems to have moved back is believed after this long: a new leader may not have applied all
+/// that it has.
+const MOVED_BACK_AFTER: Duration = Duration::from_secs(6);
+/// A tail that ended sooner than this was no success: the next attempt waits.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// Longest pause between attempts.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+
+/// What the reader is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum Phase {
+    /// The store has not been reached yet, or the newest events are still being read.
+    #[default]
+    FindingTail,
+    /// At the tail.
+    Tailing,
+    /// The tail ended or the store does not answer.
+    Interrupted,
+    /// The store answers; finding out whether the stream is still the one we knew.
+    Reconciling,
+}
+
+/// The reader's state, for probes and people.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// Phase.
+    pub phase: Phase,
+    /// Whether the log has covered the tail at least once: only then are subscribers sent here.
+    pub warm: bool,
+    /// What went wrong last, while it is wrong.
+    pub error: Option<String>,
+    /// How far the store was ahead when last asked, events.
+    pub lag: u64,
+}
+
+struct Reader {
+    log: Arc<Log>,
+    /// The log is warm once it has passed this sequence.
+    warm_target: u64,
+    failing_since: Option<Instant>,
+    attempts: u32,
+}
+
+/// A question to the store under way: the head when it was asked, and the answer.
+type Probe<'a> = BoxFuture<'a, (u64, Result<State, Error>)>;
+
+async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>) {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Log {
+    /// Keeps the log at the tail until `cancel`.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let reader = Reader { log: self, warm_target: 0, failing_since: None, attempts: 0 };
+        // Cancelled as a whole: every await in it may be dropped.
+        let _ = cancel.run_until_cancelled(reader.run()).await;
+    }
+}
+
+impl Reader {
+    async fn run(mut self) {
+        loop {
+            let error = match self.connect().await {
+                Ok((epoch, tail)) => {
+                    self.recovered();
+                    let opened = Instant::now();
+                    let error = self.follow(epoch, tail).await;
+                    tracing::info!(%error, "the tail was interrupted");
+                    self.set(Phase::Interrupted, Some(&error));
+                    if opened.elapsed() > STABLE_AFTER {
+                        // At once: a lost consumer on a healthy store is nobody's business.
+                        self.attempts = 0;
+                        continue;
+                    }
+                    error
+                }
+                Err(error) => error,
+            };
+            self.failed(&error);
+            tokio::time::sleep(self.backoff()).await;
+        }
+    }
+
+    /// Finds out where the store stands and opens a tail at our position.
+    async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
+        let state = self.log.source.state().await?;
+        if self.log.status.lock().phase == Phase::Interrupted {
+            self.set(Phase::Reconciling, None);
+        }
+        self.reconcile(state)?;
+        let tail = self.log.source.tail(self.log.head_now().next).await?;
+        Ok((state.epoch, tail))
+    }
+
+    /// Decides whether the stream is still the one that the log is of.
+    fn reconcile(&mut self, state: State) -> Result<(), Error> {
+        let head = self.log.head_now();
+        let same = head.epoch == Some(state.epoch);
+        if same && state.last + 1 < head.next {
+            let failing = self.failing_since.map_or(Duration::ZERO, |since| since.elapsed());
+            if failing < MOVED_BACK_AFTER {
+                return Err(Error::Unreachable(format!("it is at {} but {} was read from it", state.last, head.next - 1)));
+            }
+            tracing::warn!(last = state.last, read = head.next - 1, "the stream has moved back: a new life begins");
+        }
+        if same && state.last + 1 >= head.next {
+            self.log.head.send_if_modified(|h| std::mem::replace(&mut h.first, state.first) != state.first);
+        } else {
+            if !same && head.epoch.is_some() {
+                tracing::warn!(epoch = %state.epoch, "the stream was recreated: a new life begins");
+            }
+            let start = (state.last + 1).saturating_sub(WARM_SEQUENCES).max(state.first).max(1);
+            self.log.begin(state.epoch, state.first, start);
+        }
+        self.warm_target = state.last;
+        Ok(())
+    }
+
+    /// Feeds the log from `tail` until something is wrong with it.
+    async fn follow(&mut self, epoch: Epoch, mut tail: Box<dyn Tail>) -> Error {
+        let source = Arc::clone(&self.log.source);
+        let mut expected = 1;
+        let mut check = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probe: Option<Probe<'_>> = None;
+        let mut stalled_at = None;
+        self.note_progress();
+        loop {
+            tokio::select! {
+                biased;
+                first = tail.next() => {
+                    if let Err(error) = self.take(epoch, first, &mut *tail, &mut expected) {
+                        return error;
+                    }
+                }
+                (asked_at, answer) = answer_of(&mut probe) => {
+                    probe = None;
+                    if let Err(error) = self.probed(epoch, asked_at, answer, &mut stalled_at) {
+                        return error;
+                    }
+                }
+                _ = check.tick() => {
+                    let asked_at = self.log.head_now().next;
+                    probe = Some(source.state().map(move |state| (asked_at, state)).boxed());
+                }
+            }
+        }
+    }
+
+    /// Appends a delivery and those that wait behind it.
+    fn take(&mut self, epoch: Epoch, first: Result<Delivery, Error>, tail: &mut dyn Tail, expected: &mut u64) -> Result<(), Error> {
+        let mut events = Vec::new();
+        let mut result = Ok(());
+        let mut delivery = Some(first);
+        while let Some(next) = delivery.take() {
+            match next {
+                Ok(Delivery { delivery_sequence, event }) if delivery_sequence == *expected => {
+                    *expected += 1;
+                    events.push(event);
+                }
+                Ok(Delivery { delivery_sequence, .. }) => {
+                    result = Err(Error::TailEnded(format!("delivery {delivery_sequence} came where {expected} was due")));
+                }
+                Err(error) => result = Err(error),
+            }
+            if result.is_ok() && events.len() < BURST {
+                delivery = tail.next().now_or_never();
+            }
+        }
+        if !events.is_empty() {
+            self.log.append(epoch, &events);
+            self.note_progress();
+        }
+        result
+    }
+
+    /// Judges the store's answer to "where do you stand?".
+    fn probed(&self, epoch: Epoch, asked_at: u64, answer: Result<State, Error>, stalled_at: &mut Option<u64>) -> Result<(), Error> {
+        let state = match answer {
+            Ok(state) => state,
+            // The tail says itself when it is broken; a late answer to one probe is no reason to give it up.
+            Err(error @ Error::NoStream(_)) => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "a probe of the store failed");
+                return Ok(());
+            }
+        };
+        let head = self.log.head_now();
+        if state.epoch != epoch {
+            return Err(Error::TailEnded("the stream was recreated".into()));
+        }
+        if state.last + 1 < asked_at {
+            return Err(Error::TailEnded("the stream has moved back".into()));
+        }
+        self.log.head.send_if_modified(|h| std::mem::replace(&mut h.first, state.first) != state.first);
+        let stalled = head.next == asked_at && state.last >= head.next;
+        self.log.status.lock().lag = (state.last + 1).saturating_sub(head.next);
+        if stalled && *stalled_at == Some(head.next) {
+            return Err(Error::TailEnded("the store has moved on and the tail has not".into()));
+        }
+        *stalled_at = stalled.then_some(head.next);
+        Ok(())
+    }
+
+    /// Warm once everything that was there at the start has been read.
+    fn note_progress(&mut self) {
+        let next = self.log.head_now().next;
+        let mut status = self.log.status.lock();
+        status.error = None;
+        if next > self.warm_target {
+            status.warm = true;
+            status.phase = Phase::Tailing;
+            status.lag = 0;
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.failing_since = None;
+        self.log.head.send_if_modified(|head| head.down_since.take().is_some());
+    }
+
+    fn failed(&mut self, error: &Error) {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        self.set(Phase::Interrupted, Some(error));
+        if since.elapsed() < DEGRADED_AFTER {
+            return;
+        }
+        let elapsed = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let down_since = jiff::Timestamp::now().as_millisecond().saturating_sub(elapsed);
+        let changed = self.log.head.send_if_modified(|head| head.down_since.is_none() && head.down_since.replace(down_since).is_none());
+        if changed {
+            tracing::warn!(%error, "the store is unreachable; streams stay open");
+        }
+    }
+
+    fn set(&self, phase: Phase, error: Option<&Error>) {
+        let mut status = self.log.status.lock();
+        if phase != Phase::Interrupted || status.warm {
+            status.phase = phase;
+        }
+        status.error = error.map(ToString::to_string);
+    }
+
+    fn backoff(&mut self) -> Duration {
+        let base = Duration::from_millis(100 << self.attempts.min(5)).min(MAX_BACKOFF);
+        self.attempts = self.attempts.saturating_add(1);
+        base.mul_f64(rand::rng().random_range(0.5..1.0))
+    }
+}

@@ -1,0 +1,74 @@
+use super::*;
+
+const EPOCH: Epoch = Epoch::from_bits(1);
+
+fn event(sequence: u64, topic: &str) -> Event {
+    Event { sequence, time_nanos: 1_000, topic: topic.into(), name: None, payload: format!("p{sequence}").into() }
+}
+
+/// Sequences 10, 11, 14, 15 of 10..18; 12–13 and 16–17 are missing. Odd ones have topic `odd`.
+fn segment(reason: GapReason) -> Segment {
+    let mut segment = Segment::open(10);
+    for sequence in [10, 11, 14, 15] {
+        let topic = if sequence % 2 == 0 { "even" } else { "odd" };
+        assert!(segment.append(EPOCH, &event(sequence, topic), Dialect::Plain, Encoding::Text, reason));
+    }
+    segment.skip_to(18, reason);
+    segment
+}
+
+fn text(slice: &Slice) -> (String, u64) {
+    let Slice::Frames { parts, next, .. } = slice else { panic!("{slice:?}") };
+    (parts.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect(), *next)
+}
+
+fn frames(sequences: &[u64]) -> String {
+    sequences.iter().map(|s| format!("id: 00000001-{s}\ndata: p{s}\n\n")).collect()
+}
+
+#[test]
+fn frames_stop_before_a_hole_and_go_on_once_it_is_told() {
+    let all = Filter::default();
+    for segment in [Arc::new(segment(GapReason::Deleted)), segment(GapReason::Deleted).seal()] {
+        assert_eq!((segment.start(), segment.end()), (10, 18));
+        assert_eq!(text(&segment.slice(10, 0, &all)), (frames(&[10, 11]), 12));
+        let gap = Gap { from: Some(12), to: Some(13), missed: Some(2), reason: GapReason::Deleted };
+        assert_eq!(segment.slice(12, 0, &all), Slice::Gap { gap, next: 14 });
+        assert_eq!(text(&segment.slice(14, 13, &all)), (frames(&[14, 15]), 16));
+        let gap = Gap { from: Some(17), to: Some(17), missed: Some(1), reason: GapReason::Deleted };
+        assert_eq!(segment.slice(17, 13, &all), Slice::Gap { gap, next: 18 });
+    }
+}
+
+#[test]
+fn compaction_is_told_once_per_segment() {
+    let segment = segment(GapReason::Compacted).seal();
+    let all = Filter::default();
+    assert_eq!(text(&segment.slice(10, 0, &all)), (frames(&[10, 11]), 12));
+    let gap = Gap { from: Some(13), to: Some(17), missed: Some(3), reason: GapReason::Compacted };
+    assert_eq!(segment.slice(13, 0, &all), Slice::Gap { gap, next: 14 });
+    assert_eq!(text(&segment.slice(14, 17, &all)), (frames(&[14, 15]), 18));
+}
+
+#[test]
+fn a_filter_takes_what_matches_and_passes_the_rest() {
+    let segment = segment(GapReason::Deleted).seal();
+    let odd = Filter::new(["odd"]).unwrap();
+    assert_eq!(text(&segment.slice(10, 0, &odd)), (frames(&[11]), 12));
+    assert_eq!(text(&segment.slice(12, 17, &odd)), (frames(&[15]), 18));
+    let none = Filter::new(["none"]).unwrap();
+    assert_eq!(text(&segment.slice(10, 17, &none)), (String::new(), 18));
+    assert_eq!(segment.newest(18, 2, &Filter::default()), [15, 14]);
+    assert_eq!(segment.newest(15, 2, &odd), [11]);
+}
+
+#[test]
+fn one_slice_is_bounded_but_never_empty_for_a_large_event() {
+    let mut segment = Segment::open(1);
+    for sequence in 1..=3 {
+        let large = Event { payload: vec![b'x'; 100_000].into(), ..event(sequence, "t") };
+        segment.append(EPOCH, &large, Dialect::Plain, Encoding::Text, GapReason::Deleted);
+    }
+    let Slice::Frames { next, events, .. } = segment.slice(1, 0, &Filter::default()) else { panic!() };
+    assert_eq!((next, events), (2, 1));
+}

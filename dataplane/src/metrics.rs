@@ -1,0 +1,185 @@
+//! What the pod counts, in OpenMetrics text.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::{
+    frame::{CloseReason, GapReason},
+    log::Origin,
+};
+
+/// Label set of a series per channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByChannel {
+    channel: String,
+}
+
+/// Label set of a series per channel and reason.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    channel: String,
+    reason: &'static str,
+}
+
+/// Label set of a series per channel and result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    channel: String,
+    result: &'static str,
+}
+
+/// Label set of a series per channel and source.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    channel: String,
+    source: &'static str,
+}
+
+/// All series of the pod.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    connections: Family<ByChannel, Gauge>,
+    events_delivered: Family<ByChannel, Counter>,
+    bytes_written: Family<ByChannel, Counter>,
+    replay_reads: Family<BySource, Counter>,
+    gaps: Family<ByReason, Counter>,
+    closes: Family<ByReason, Counter>,
+    publishes: Family<ByResult, Counter>,
+    publish_to_write: Family<ByChannel, Histogram, fn() -> Histogram>,
+    reader_lag: Family<ByChannel, Gauge>,
+    invalid_payloads: Family<ByChannel, Gauge>,
+    config_errors: Counter,
+}
+
+/// 1 ms to 32 s.
+fn latency_buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("sluice");
+        let metrics = Self {
+            connections: Family::default(),
+            events_delivered: Family::default(),
+            bytes_written: Family::default(),
+            replay_reads: Family::default(),
+            gaps: Family::default(),
+            closes: Family::default(),
+            publishes: Family::default(),
+            publish_to_write: Family::new_with_constructor(latency_buckets as fn() -> Histogram),
+            reader_lag: Family::default(),
+            invalid_payloads: Family::default(),
+            config_errors: Counter::default(),
+            registry: Registry::default(),
+        };
+        registry.register("connections", "Open streams", metrics.connections.clone());
+        registry.register("events_delivered", "Events handed to subscribers' connections", metrics.events_delivered.clone());
+        registry.register("bytes_written", "Bytes handed to subscribers' connections", metrics.bytes_written.clone());
+        registry.register("replay_reads", "Reads of the log by subscribers that catch up", metrics.replay_reads.clone());
+        registry.register("gaps", "channel.gap events sent", metrics.gaps.clone());
+        registry.register("closes", "Streams ended", metrics.closes.clone());
+        registry.register("publishes", "Publishes over HTTP", metrics.publishes.clone());
+        let help = "Time from the store taking an event to its hand-over to a live subscriber's connection, in seconds";
+        registry.register("publish_to_write_seconds", help, metrics.publish_to_write.clone());
+        registry.register("reader_lag_events", "How far the store was ahead of the reader when last asked", metrics.reader_lag.clone());
+        registry.register("invalid_payloads", "Payloads that were not text on a text channel", metrics.invalid_payloads.clone());
+        registry.register("config_errors", "Channel configuration files that were refused", metrics.config_errors.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// The series of one channel.
+    #[must_use]
+    pub fn channel(&self, name: &str) -> ChannelMetrics {
+        let channel = name.to_owned();
+        let by_channel = ByChannel { channel: channel.clone() };
+        ChannelMetrics {
+            channel,
+            connections: self.connections.get_or_create_owned(&by_channel),
+            events_delivered: self.events_delivered.get_or_create_owned(&by_channel),
+            bytes_written: self.bytes_written.get_or_create_owned(&by_channel),
+            replay_memory: self.replay_reads.get_or_create_owned(&BySource { channel: name.to_owned(), source: "memory" }),
+            replay_store: self.replay_reads.get_or_create_owned(&BySource { channel: name.to_owned(), source: "store" }),
+            publish_to_write: self.publish_to_write.get_or_create_owned(&by_channel),
+            reader_lag: self.reader_lag.get_or_create_owned(&by_channel),
+            invalid_payloads: self.invalid_payloads.get_or_create_owned(&by_channel),
+            gaps: self.gaps.clone(),
+            closes: self.closes.clone(),
+            publishes: self.publishes.clone(),
+        }
+    }
+
+    /// Counts a configuration file that was refused.
+    pub fn config_error(&self) {
+        self.config_errors.inc();
+    }
+
+    /// All series as OpenMetrics text.
+    ///
+    /// # Errors
+    /// Never when writing to memory; the signature is the encoder's.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// The series of one channel.
+#[derive(Debug)]
+pub struct ChannelMetrics {
+    channel: String,
+    /// Open streams.
+    pub connections: Gauge,
+    /// Events handed over.
+    pub events_delivered: Counter,
+    /// Bytes handed over.
+    pub bytes_written: Counter,
+    /// Seconds from store to hand-over.
+    pub publish_to_write: Histogram,
+    /// Events the store is ahead.
+    pub reader_lag: Gauge,
+    /// Payloads that were not text.
+    pub invalid_payloads: Gauge,
+    replay_memory: Counter,
+    replay_store: Counter,
+    gaps: Family<ByReason, Counter>,
+    closes: Family<ByReason, Counter>,
+    publishes: Family<ByResult, Counter>,
+}
+
+impl ChannelMetrics {
+    /// Counts a read by a subscriber that catches up.
+    pub fn replay_read(&self, origin: Origin) {
+        match origin {
+            Origin::Memory => self.replay_memory.inc(),
+            Origin::Store => self.replay_store.inc(),
+        };
+    }
+
+    /// Counts a gap event.
+    pub fn gap(&self, reason: GapReason) {
+        self.gaps.get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() }).inc();
+    }
+
+    /// Counts a stream's end.
+    pub fn close(&self, reason: CloseReason) {
+        self.closes.get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() }).inc();
+    }
+
+    /// Counts a publish by its result.
+    pub fn publish(&self, result: &'static str) {
+        self.publishes.get_or_create(&ByResult { channel: self.channel.clone(), result }).inc();
+    }
+}

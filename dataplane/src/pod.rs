@@ -1,0 +1,261 @@
+//! The pod: builds the parts, owns the tasks.
+
+use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use sluice_channel::ChannelConfig;
+use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin,
+    channel::Channel,
+    config_dir::{Changes, ConfigDir},
+    drain::{self, Pace},
+    frame::CloseReason,
+    metrics::Metrics,
+    phase::{Phase, PhaseCell},
+    registry::Registry,
+    server,
+    source::jetstream::{self, JetStream, Settings},
+};
+
+/// How often the configuration directory is looked at, and sockets that take nothing are let go of.
+const TICK: Duration = Duration::from_secs(1);
+/// How often a starting pod looks whether its logs cover their tails.
+const WARM_TICK: Duration = Duration::from_millis(50);
+
+/// What the listeners and the drain share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
+    /// Open streams.
+    pub registry: Arc<Registry>,
+    /// Numbers.
+    pub metrics: Metrics,
+    /// Phase.
+    pub phase: PhaseCell,
+    /// Cancelled to begin the drain.
+    pub drain: CancellationToken,
+}
+
+impl Shared {
+    /// The channel `name`, also when it was removed.
+    #[must_use]
+    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
+        self.channels.load().get(name).cloned()
+    }
+
+    /// All channels, removed ones too.
+    #[must_use]
+    pub fn channels(&self) -> Vec<Arc<Channel>> {
+        self.channels.load().values().cloned().collect()
+    }
+}
+
+/// What a pod is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory of channel configurations.
+    pub config_dir: PathBuf,
+    /// Public listener.
+    pub listen: SocketAddr,
+    /// Admin listener.
+    pub admin: SocketAddr,
+    /// NATS.
+    pub nats: Settings,
+    /// Name of this pod.
+    pub instance: String,
+    /// How it ends.
+    pub pace: Pace,
+}
+
+/// Why a pod did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener could not be bound.
+    #[error("cannot listen on {0}: {1}; choose another address with {2}")]
+    Bind(SocketAddr, std::io::Error, &'static str),
+    /// The configuration directory cannot be read.
+    #[error("cannot read the configuration directory {0}: {1}; name it with --config-dir")]
+    ConfigDir(PathBuf, std::io::Error),
+    /// The NATS settings can never work.
+    #[error("cannot use the NATS settings: {0}")]
+    Nats(String),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Runs a pod until it was told to stop and has drained.
+///
+/// # Errors
+/// Only before it is up; later troubles are conditions, not ends.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let mut signals = Signals::new().map_err(Error::Signals)?;
+    let public = server::accept::bind(options.listen).map_err(|e| Error::Bind(options.listen, e, "--listen"))?;
+    let admin = server::accept::bind(options.admin).map_err(|e| Error::Bind(options.admin, e, "--admin"))?;
+    let mut config_dir = ConfigDir::new(&options.config_dir);
+    let initial = config_dir.poll().map_err(|e| Error::ConfigDir(options.config_dir.clone(), e))?;
+    let connection = jetstream::connect(&options.nats).await.map_err(|e| Error::Nats(e.to_string()))?;
+    announce(&public, &admin);
+
+    let shared = Arc::new(Shared::default());
+    let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
+    let (streams, background) = (TaskTracker::new(), TaskTracker::new());
+    let mut readers = Readers {
+        shared: Arc::clone(&shared),
+        connection,
+        instance: options.instance,
+        tasks: background.clone(),
+        abort: abort.clone(),
+        running: BTreeMap::new(),
+    };
+    readers.apply(initial);
+
+    // Owned by `abort`: they end when the pod does.
+    let serving =
+        server::accept::serve(public, server::router(Arc::clone(&shared)), streams.clone(), stop_accepting.clone(), abort.clone());
+    background.spawn(serving);
+    let admin_serving = server::accept::serve(admin, admin::router(Arc::clone(&shared)), background.clone(), abort.clone(), abort.clone());
+    background.spawn(admin_serving);
+    background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
+    background.spawn(abort.clone().run_until_cancelled_owned(follow(readers, config_dir)));
+
+    tokio::select! {
+        () = signals.next() => tracing::info!("told to stop: draining; a second signal ends at once"),
+        () = shared.drain.cancelled() => tracing::info!("told to drain"),
+    }
+    let draining = async {
+        drain::drain(&shared, options.pace, &stop_accepting).await;
+        streams.close();
+        // What is left has had its last frame or its deadline.
+        let _ = tokio::time::timeout(Duration::from_secs(1), streams.wait()).await;
+    };
+    tokio::select! {
+        () = draining => {}
+        () = signals.next() => tracing::warn!("told to stop a second time: ending at once"),
+    }
+    shared.phase.advance(Phase::Stopped);
+    abort.cancel();
+    background.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), background.wait()).await;
+    Ok(())
+}
+
+/// The one line on standard output: whoever started the pod learns the ports.
+fn announce(public: &TcpListener, admin: &TcpListener) {
+    if let (Ok(http), Ok(admin)) = (public.local_addr(), admin.local_addr()) {
+        let mut out = std::io::stdout().lock();
+        // Nobody may be reading.
+        let _ = writeln!(out, "listening http={http} admin={admin}").and_then(|()| out.flush());
+    }
+}
+
+async fn become_ready(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(WARM_TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        if shared.channels().iter().all(|channel| channel.is_removed() || channel.log().status().warm) {
+            shared.phase.advance(Phase::Ready);
+            return;
+        }
+    }
+}
+
+async fn follow(mut readers: Readers, mut config_dir: ConfigDir) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        readers.shared.registry.sweep();
+        match config_dir.poll() {
+            Ok(changes) => readers.apply(changes),
+            Err(error) => tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so"),
+        }
+    }
+}
+
+/// The channels and the tasks that keep their logs at the tail.
+struct Readers {
+    shared: Arc<Shared>,
+    connection: jetstream::Connection,
+    instance: String,
+    tasks: TaskTracker,
+    abort: CancellationToken,
+    running: BTreeMap<String, CancellationToken>,
+}
+
+impl Readers {
+    fn apply(&mut self, changes: Changes) {
+        for (path, reason) in changes.refused {
+            tracing::warn!(path = %path.display(), reason, "a channel configuration was refused; what was in force stays so");
+            self.shared.metrics.config_error();
+        }
+        for name in changes.removed {
+            self.remove(&name);
+        }
+        for config in changes.set {
+            self.set(config);
+        }
+    }
+
+    fn set(&mut self, config: ChannelConfig) {
+        let name = config.name.to_string();
+        if let Some(channel) = self.shared.channel(&name).filter(|c| !c.is_removed()) {
+            if channel.config().stream.name == config.stream.name && channel.config().stream.topic_prefix == config.stream.topic_prefix {
+                tracing::info!(channel = name, generation = config.generation, "configuration applied");
+                channel.set_config(config);
+                return;
+            }
+            // Another stream is another channel: its cursors are of another epoch.
+            self.remove(&name);
+        }
+        tracing::info!(channel = name, stream = %config.stream.name, "channel added");
+        let source = JetStream::new(self.connection.clone(), config.stream.name.clone(), &config.stream.topic_prefix, &self.instance);
+        let channel = Arc::new(Channel::new(config, Arc::new(source), self.shared.metrics.channel(&name)));
+        let cancel = self.abort.child_token();
+        self.tasks.spawn(Arc::clone(channel.log()).run(cancel.clone()));
+        self.running.insert(name.clone(), cancel);
+        self.insert(name, channel);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(channel) = self.shared.channel(name) else { return };
+        tracing::info!(channel = name, "channel removed");
+        channel.set_removed();
+        if let Some(cancel) = self.running.remove(name) {
+            cancel.cancel();
+        }
+        for entry in self.shared.registry.entries().iter().filter(|e| Arc::ptr_eq(e.channel(), &channel)) {
+            entry.close(CloseReason::Removed, channel.retry());
+        }
+    }
+
+    fn insert(&self, name: String, channel: Arc<Channel>) {
+        let mut channels = BTreeMap::clone(&self.shared.channels.load());
+        channels.insert(name, channel);
+        self.shared.channels.store(Arc::new(channels));
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

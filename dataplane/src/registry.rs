@@ -1,0 +1,289 @@
+//! Who is connected: every open stream with its place, readable without stopping it, closable from outside.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use sluice_channel::{Cursor, Epoch};
+use tokio::sync::Notify;
+
+use crate::{channel::Channel, frame::CloseReason};
+
+/// Where a subscriber is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[repr(u8)]
+pub enum Stage {
+    /// Its start position is being found.
+    Admitting,
+    /// Behind the head.
+    Replaying,
+    /// At the head.
+    Live,
+    /// Its last frame was handed over.
+    Closing,
+}
+
+impl Stage {
+    const fn from_bits(bits: u8) -> Self {
+        match bits {
+            0 => Self::Admitting,
+            1 => Self::Replaying,
+            2 => Self::Live,
+            _ => Self::Closing,
+        }
+    }
+}
+
+/// A TCP connection, which may carry several streams (HTTP/2).
+#[derive(Debug)]
+pub struct Connection {
+    /// The other end.
+    pub peer: SocketAddr,
+    started: Instant,
+    /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it takes.
+    blocked_since: AtomicU64,
+    killed: Notify,
+}
+
+impl Connection {
+    /// A connection from `peer`.
+    #[must_use]
+    pub fn new(peer: SocketAddr) -> Self {
+        Self { peer, started: Instant::now(), blocked_since: AtomicU64::new(0), killed: Notify::new() }
+    }
+
+    /// Notes that the socket took bytes.
+    pub fn progressed(&self) {
+        self.blocked_since.store(0, Relaxed);
+    }
+
+    /// Notes that the socket would take nothing.
+    pub fn blocked(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        // Only the first refusal counts; progress sets it back.
+        let _ = self.blocked_since.compare_exchange(0, now, Relaxed, Relaxed);
+    }
+
+    /// How long the socket has been taking nothing.
+    #[must_use]
+    pub fn blocked_for(&self) -> Duration {
+        match self.blocked_since.load(Relaxed) {
+            0 => Duration::ZERO,
+            since => self.started.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
+
+    /// Asks the connection's task to let go of it.
+    pub fn kill(&self) {
+        self.killed.notify_one();
+    }
+
+    /// Resolves once [`Self::kill`] was called.
+    pub async fn killed(&self) {
+        self.killed.notified().await;
+    }
+}
+
+/// One open stream.
+#[derive(Debug)]
+pub struct Entry {
+    channel: Arc<Channel>,
+    connection: Arc<Connection>,
+    filter: String,
+    started: Instant,
+    epoch: AtomicU32,
+    known: AtomicBool,
+    position: AtomicU64,
+    stage: AtomicU8,
+    /// 0 = none; else the reason's number in `REASONS` plus one.
+    close_reason: AtomicU8,
+    close_retry_millis: AtomicU32,
+    close_wanted: Notify,
+}
+
+const REASONS: [CloseReason; 7] = [
+    CloseReason::Drain,
+    CloseReason::Age,
+    CloseReason::Token,
+    CloseReason::Overload,
+    CloseReason::Slow,
+    CloseReason::Removed,
+    CloseReason::Client,
+];
+
+impl Entry {
+    /// Asks the stream to end for `reason` with this reconnection time; the first one to ask wins.
+    pub fn close(&self, reason: CloseReason, retry: Duration) {
+        let number = REASONS.iter().position(|r| *r == reason).unwrap_or_default();
+        self.close_retry_millis.store(u32::try_from(retry.as_millis()).unwrap_or(u32::MAX), Relaxed);
+        let number = u8::try_from(number + 1).unwrap_or(1);
+        let _ = self.close_reason.compare_exchange(0, number, Relaxed, Relaxed);
+        self.close_wanted.notify_one();
+    }
+
+    /// Why the stream is to end, and the reconnection time to give.
+    #[must_use]
+    pub fn close_asked(&self) -> Option<(CloseReason, Duration)> {
+        let number = self.close_reason.load(Relaxed);
+        let reason = REASONS.get(usize::from(number.checked_sub(1)?))?;
+        Some((*reason, Duration::from_millis(self.close_retry_millis.load(Relaxed).into())))
+    }
+
+    /// Resolves once the stream is to end.
+    pub async fn close_wanted(&self) {
+        while self.close_asked().is_none() {
+            self.close_wanted.notified().await;
+        }
+    }
+
+    /// Notes the subscriber's place: everything before `position` was handed over.
+    pub fn at(&self, epoch: Epoch, position: u64, stage: Stage) {
+        self.epoch.store(epoch.bits(), Relaxed);
+        self.position.store(position, Relaxed);
+        self.stage.store(stage as u8, Relaxed);
+        self.known.store(true, Relaxed);
+    }
+
+    /// The channel.
+    #[must_use]
+    pub const fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// The connection underneath.
+    #[must_use]
+    pub const fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+/// What `/debug/subscribers` shows of a stream.
+#[derive(Debug, Serialize)]
+pub struct View {
+    channel: String,
+    peer: SocketAddr,
+    cursor: Option<String>,
+    lag: Option<u64>,
+    age_ms: u64,
+    blocked_ms: u64,
+    state: Stage,
+    filter: String,
+}
+
+/// All open streams of the pod.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    next_id: AtomicU64,
+}
+
+impl Registry {
+    /// Registers a stream; it is one of the channel's connections until the result is dropped. `None` when
+    /// the channel has as many as it may have.
+    #[must_use]
+    pub fn register(self: &Arc<Self>, channel: &Arc<Channel>, connection: &Arc<Connection>, filter: String) -> Option<Registration> {
+        if !channel.take_slot() {
+            return None;
+        }
+        let id = self.next_id.fetch_add(1, Relaxed);
+        let entry = Arc::new(Entry {
+            channel: Arc::clone(channel),
+            connection: Arc::clone(connection),
+            filter,
+            started: Instant::now(),
+            epoch: AtomicU32::new(0),
+            known: AtomicBool::new(false),
+            position: AtomicU64::new(0),
+            stage: AtomicU8::new(Stage::Admitting as u8),
+            close_reason: AtomicU8::new(0),
+            close_retry_millis: AtomicU32::new(0),
+            close_wanted: Notify::new(),
+        });
+        self.entries.lock().insert(id, Arc::clone(&entry));
+        Some(Registration { registry: Arc::clone(self), id, entry })
+    }
+
+    /// All entries at this moment.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.entries.lock().values().cloned().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A picture of all streams for people.
+    #[must_use]
+    pub fn view(&self) -> Vec<View> {
+        let view = |entry: Arc<Entry>| {
+            let known = entry.known.load(Relaxed);
+            let position = entry.position.load(Relaxed);
+            let cursor = Cursor::new(Epoch::from_bits(entry.epoch.load(Relaxed)), position.saturating_sub(1));
+            View {
+                channel: entry.channel.name().to_string(),
+                peer: entry.connection.peer,
+                cursor: known.then(|| cursor.to_string()),
+                lag: known.then(|| entry.channel.log().head_now().next.saturating_sub(position)),
+                age_ms: u64::try_from(entry.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                blocked_ms: u64::try_from(entry.connection.blocked_for().as_millis()).unwrap_or(u64::MAX),
+                state: Stage::from_bits(entry.stage.load(Relaxed)),
+                filter: entry.filter.clone(),
+            }
+        };
+        self.entries().into_iter().map(view).collect()
+    }
+
+    /// Lets go of every connection whose socket has taken nothing for its channel's write timeout. Nothing can
+    /// be told to such a subscriber: its socket is full. Its cursor is intact, so it comes back to the place.
+    pub fn sweep(&self) {
+        for entry in self.entries() {
+            let blocked = entry.connection.blocked_for();
+            if blocked > entry.channel.config().delivery.write_timeout {
+                tracing::debug!(peer = %entry.connection.peer, ?blocked, "a socket takes nothing: closing it");
+                entry.close(CloseReason::Slow, Duration::ZERO);
+                entry.connection.kill();
+            }
+        }
+    }
+}
+
+/// Keeps a stream registered.
+#[derive(Debug)]
+pub struct Registration {
+    registry: Arc<Registry>,
+    id: u64,
+    entry: Arc<Entry>,
+}
+
+impl std::ops::Deref for Registration {
+    type Target = Entry;
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.entries.lock().remove(&self.id);
+        self.entry.channel.release_slot();
+        let reason = self.entry.close_asked().map_or(CloseReason::Client, |(reason, _)| reason);
+        self.entry.channel.metrics().close(reason);
+    }
+}

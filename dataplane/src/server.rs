@@ -1,0 +1,12 @@
+//! The public listener: accepts connections and answers `/channels/…`.
+
+pub mod accept;
+mod cors;
+mod page;
+mod problem;
+mod publish;
+mod query;
+mod routes;
+mod stream;
+
+pub use routes::router;

@@ -1,0 +1,129 @@
+//! One channel is one resource: `GET` reads its events, `POST` appends one, `HEAD` tells where it stands.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Path, Query as QueryString, State},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use sluice_channel::Cursor;
+
+use super::{
+    cors, page,
+    problem::Problem,
+    publish,
+    query::{Accepts, Parameters, Query, accepts},
+    stream,
+};
+use crate::{channel::Channel, pod::Shared, registry::Connection};
+
+/// The public routes. Requests must carry an `Arc<Connection>` extension.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/channels/{name}", any(channel))
+        .route("/channels/{name}/{*topic}", any(topic))
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here; channels are at /channels/<name>") })
+        .with_state(shared)
+}
+
+const READ_METHODS: &str = "GET, HEAD, OPTIONS";
+const PUBLISH_METHODS: &str = "POST, OPTIONS";
+
+fn unknown(name: &str) -> Response {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no channel {name:?} here")).into_response()
+}
+
+async fn channel(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    QueryString(parameters): QueryString<Parameters>,
+    Extension(connection): Extension<Arc<Connection>>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    let Some(channel) = shared.channel(&name) else { return unknown(&name) };
+    let mut response = if method == Method::OPTIONS {
+        cors::preflight(&channel.config().delivery.cors, &headers)
+    } else if method == Method::GET {
+        get(&shared, &channel, &connection, &parameters, &headers).await.unwrap_or_else(IntoResponse::into_response)
+    } else if method == Method::HEAD {
+        head(&channel)
+    } else if method == Method::POST {
+        Problem::method_not_allowed(READ_METHODS, format!("publish to a topic: POST /channels/{name}/<topic>")).into_response()
+    } else {
+        Problem::method_not_allowed(READ_METHODS, "a channel can be read with GET and HEAD").into_response()
+    };
+    cors::apply(&channel.config().delivery.cors, &headers, &mut response);
+    response
+}
+
+async fn get(
+    shared: &Shared,
+    channel: &Arc<Channel>,
+    connection: &Arc<Connection>,
+    parameters: &Parameters,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    if channel.is_removed() {
+        // The one status that tells an EventSource to stop (WHATWG HTML 9.2.3).
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let accepts = accepts(headers)
+        .ok_or_else(|| Problem::new(StatusCode::NOT_ACCEPTABLE, "Accept must allow text/event-stream or application/json"))?;
+    let query = Query::read(headers, parameters, channel.config().delivery.start_at)?;
+    match accepts {
+        Accepts::Page => page::page(channel, &query).await,
+        Accepts::Stream => {
+            let topics: Vec<&str> = parameters.iter().filter(|(n, _)| n == "topic").map(|(_, t)| t.as_str()).collect();
+            Ok(stream::open(shared, channel, connection, topics.join(","), query))
+        }
+    }
+}
+
+/// The headers of a stream and where the channel stands; takes no slot.
+fn head(channel: &Channel) -> Response {
+    if channel.is_removed() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let head = channel.log().head_now();
+    let Some(epoch) = head.epoch else {
+        return Problem::unavailable("the store has not been reached yet").into_response();
+    };
+    let latest = head.next.saturating_sub(1);
+    let mut response = Response::new(Body::empty());
+    stream::headers(response.headers_mut());
+    for (name, sequence) in [("event-cursor", latest), ("event-earliest", head.first.min(latest))] {
+        if let Ok(value) = HeaderValue::from_str(&Cursor::new(epoch, sequence).to_string()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+async fn topic(
+    State(shared): State<Arc<Shared>>,
+    Path((name, topic)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else { return unknown(&name) };
+    let mut response = if method == Method::OPTIONS {
+        cors::preflight(&channel.config().delivery.cors, &headers)
+    } else if method != Method::POST {
+        let detail = format!("read a topic with GET /channels/{name}?topic={topic}");
+        Problem::method_not_allowed(PUBLISH_METHODS, detail).into_response()
+    } else if channel.config().publish.http {
+        publish::publish(&channel, &topic, &headers, body).await
+    } else {
+        let detail = "this channel takes no events over HTTP: set spec.publish.mode to Http, or publish over NATS";
+        Problem::method_not_allowed("OPTIONS", detail).into_response()
+    };
+    cors::apply(&channel.config().delivery.cors, &headers, &mut response);
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

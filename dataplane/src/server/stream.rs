@@ -1,0 +1,76 @@
+//! The live stream: headers at once, then whatever the subscriber yields.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderMap, HeaderValue, header};
+use sluice_channel::Cursor;
+
+use super::query::Query;
+use crate::{
+    channel::Channel,
+    frame::{self, CloseReason},
+    phase::Phase,
+    pod::Shared,
+    registry::Connection,
+    subscriber::{self, Start, Subscriber},
+};
+
+/// Headers of every stream, and of `HEAD`.
+pub(super) fn headers(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        // `no-transform` makes compressing proxies step aside (RFC 9111 section 5.2.2.6).
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::VARY, "Accept"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
+fn response(body: Body) -> Response {
+    let mut response = Response::new(body);
+    headers(response.headers_mut());
+    response
+}
+
+/// Opens a stream, or says within one why not now: an EventSource that gets an error status never comes back.
+pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, connection: &Arc<Connection>, filter: String, query: Query) -> Response {
+    let refused = if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
+    let registration = match refused {
+        Some(_) => None,
+        None => shared.registry.register(channel, connection, filter),
+    };
+    let Some(registration) = registration else {
+        return refuse(channel, &query, refused.unwrap_or(CloseReason::Overload));
+    };
+    let subscriber = Subscriber::new(registration, query.request);
+    let frames = stream::unfold(subscriber, |mut subscriber| async {
+        let bytes = subscriber.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), subscriber))
+    });
+    response(Body::from_stream(frames))
+}
+
+fn refuse(channel: &Channel, query: &Query, reason: CloseReason) -> Response {
+    channel.metrics().close(reason);
+    let retry = channel.retry();
+    let mut out = Vec::new();
+    frame::retry(&mut out, retry);
+    subscriber::write_close(&mut out, kept_cursor(channel, &query.request.start), reason, retry);
+    response(Body::from(out))
+}
+
+/// The cursor to hand back with a refusal, so that the next try starts where this one would have.
+fn kept_cursor(channel: &Channel, start: &Start) -> Option<Cursor> {
+    let head = channel.log().head_now();
+    match start {
+        Start::After(cursor) => Some(*cursor),
+        Start::Latest => head.epoch.map(|epoch| Cursor::new(epoch, head.next.saturating_sub(1))),
+        Start::Unreadable | Start::Earliest | Start::Since(_) | Start::Last(_) => None,
+    }
+}

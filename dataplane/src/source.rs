@@ -1,0 +1,127 @@
+//! Where events come from: the one seam between the log and a store.
+//!
+//! Two implementations, [`jetstream`] and [`memory`]; both pass the same conformance suite.
+
+pub mod jetstream;
+pub mod memory;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use sluice_channel::{Epoch, Event};
+
+/// What the store says of a stream, asked of its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The stream's life.
+    pub epoch: Epoch,
+    /// Lowest sequence still kept; `last + 1` when the stream is empty.
+    pub first: u64,
+    /// Highest sequence ever given out; 0 before the first.
+    pub last: u64,
+}
+
+/// One event as the tail delivers it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Rises by one with each delivery of one tail, starting at 1: a jump means a lost delivery. A jump of
+    /// the *stream* sequence alone means that messages are gone from the store.
+    pub delivery_sequence: u64,
+    /// The event.
+    pub event: Event,
+}
+
+/// An answer to a history read.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Events in rising order.
+    pub events: Vec<Event>,
+    /// Whether the replica that answered had more.
+    pub more: bool,
+}
+
+/// How much to read at most.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimit {
+    /// Events, at least 1.
+    pub events: u64,
+    /// Payload and header bytes; one event may overshoot it.
+    pub bytes: usize,
+}
+
+/// An event to append.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// Full subject.
+    pub subject: String,
+    /// SSE event name.
+    pub name: Option<String>,
+    /// `Content-Type` to keep with it.
+    pub content_type: Option<String>,
+    /// Deduplication key within the stream's duplicate window.
+    pub idempotency_key: Option<String>,
+    /// The append is refused unless the last sequence of this subject is this one.
+    pub expected_last: Option<u64>,
+    /// Payload.
+    pub payload: Bytes,
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Sequence of the event, or of the first one with the same key.
+    pub sequence: u64,
+    /// The key was seen before; nothing was stored.
+    pub duplicate: bool,
+}
+
+/// Why a store did not answer as asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No connection, no leader, or no answer in time. Worth trying again.
+    #[error("the store does not answer: {0}")]
+    Unreachable(String),
+    /// The stream does not exist (yet). Worth trying again: the operator creates it.
+    #[error("stream {0} does not exist; the operator creates it from the SseChannel")]
+    NoStream(String),
+    /// A tail ended and has to be set up again.
+    #[error("the tail ended: {0}")]
+    TailEnded(String),
+    /// The store refused the request itself (permissions, limits).
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// The message is larger than the stream or the server takes.
+    #[error("the message is larger than the stream takes")]
+    TooLarge,
+    /// `expected_last` did not hold.
+    #[error("the last sequence of the topic is not the expected one")]
+    WrongLastSequence,
+}
+
+/// A live feed from a given sequence on.
+pub trait Tail: Send {
+    /// The next delivery. Cancel safe. Ends in an error only; then the tail is done with.
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, Error>>;
+}
+
+/// A store of one stream.
+pub trait Source: Send + Sync + 'static {
+    /// The stream's state by its leader.
+    fn state(&self) -> BoxFuture<'_, Result<State, Error>>;
+    /// A feed of everything from `from` on, old and new.
+    fn tail(&self, from: u64) -> BoxFuture<'_, Result<Box<dyn Tail>, Error>>;
+    /// Events from `from` on. Any replica may answer, also one that lags: an early end is no proof of absence.
+    fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>>;
+    /// The first event at or after `from` by the leader's word; `None` = there is none.
+    fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>>;
+    /// Sequence of the first event stored at or after `time_nanos` (Unix time); `None` = none yet.
+    fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>>;
+    /// Appends; resolves once the store has it for good.
+    fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended, Error>>;
+    /// Whether there is a connection at this moment.
+    fn connected(&self) -> bool;
+}
+
+/// Longest wait for one answer of the store.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,199 @@
+//! The store on NATS JetStream: a pull consumer for the tail, direct gets for history.
+//!
+//! Sources: ADR-8 (JetStream API), ADR-31 (direct get, batches), ADR-37 (pull consumers).
+
+mod connect;
+mod direct;
+mod tail;
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_nats::{Client, jetstream};
+use futures::{FutureExt, future::BoxFuture};
+use serde::Deserialize;
+use sluice_channel::{Epoch, Event, StreamName, cursor::EPOCH_METADATA, event};
+
+pub use connect::{Connection, Settings, connect};
+
+use super::{Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, State, Tail};
+
+/// JetStream's `stream not found`.
+const STREAM_NOT_FOUND: u64 = 10_059;
+
+/// One stream on a shared connection.
+#[derive(Debug, Clone)]
+pub struct JetStream {
+    connection: Connection,
+    context: jetstream::Context,
+    stream: StreamName,
+    /// What is cut off a subject to make the topic.
+    topic_prefix: Arc<str>,
+    /// Start of consumer names: says in `nats consumer ls` whose they are.
+    reader_name: Arc<str>,
+}
+
+impl JetStream {
+    /// The stream `stream` over `connection`; makes no request.
+    #[must_use]
+    pub fn new(connection: Connection, stream: StreamName, topic_prefix: &str, instance: &str) -> Self {
+        let context = connection.context();
+        let safe: String = instance.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(80).collect();
+        Self { connection, context, stream, topic_prefix: topic_prefix.into(), reader_name: format!("sluice_{safe}").into() }
+    }
+
+    fn client(&self) -> &Client {
+        self.connection.client()
+    }
+
+    fn topic<'s>(&self, subject: &'s str) -> &'s str {
+        subject.strip_prefix(&*self.topic_prefix).unwrap_or(subject)
+    }
+
+    /// An event from a message's parts. A name that could break the frame is dropped: the caller counts it.
+    fn event(
+        &self,
+        sequence: u64,
+        time_nanos: i64,
+        subject: &str,
+        headers: Option<&async_nats::HeaderMap>,
+        payload: bytes::Bytes,
+    ) -> Event {
+        let name = headers
+            .and_then(|h| h.get(event::NAME_HEADER))
+            .map(|v| v.as_str())
+            .filter(|name| event::check_name(name).is_ok())
+            .map(str::to_owned);
+        Event { sequence, time_nanos, topic: self.topic(subject).to_owned(), name, payload }
+    }
+
+    async fn info(&self) -> Result<Info, Error> {
+        let request = self.context.request(format!("STREAM.INFO.{}", self.stream), &());
+        match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+            Ok(Ok(Response::Ok(info))) => Ok(*info),
+            Ok(Ok(Response::Err { error })) if error.err_code == STREAM_NOT_FOUND => Err(Error::NoStream(self.stream.to_string())),
+            // 503: no leader, or JetStream is not ready on this server.
+            Ok(Ok(Response::Err { error })) if error.code == 503 => Err(Error::Unreachable(error.description)),
+            Ok(Ok(Response::Err { error })) => Err(Error::Refused(error.description)),
+            Ok(Err(error)) => Err(Error::Unreachable(error.to_string())),
+            Err(_) => Err(Error::Unreachable("no answer to STREAM.INFO in time".into())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Response {
+    Err { error: ApiError },
+    Ok(Box<Info>),
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    code: u64,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    created: String,
+    config: InfoConfig,
+    state: InfoState,
+}
+
+#[derive(Deserialize)]
+struct InfoConfig {
+    #[serde(default)]
+    metadata: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct InfoState {
+    messages: u64,
+    first_seq: u64,
+    last_seq: u64,
+}
+
+impl Source for JetStream {
+    fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
+        async {
+            let info = self.info().await?;
+            let created =
+                time_nanos(&info.created).ok_or_else(|| Error::Refused(format!("unreadable creation time {:?}", info.created)))?;
+            let mark = info.config.metadata.get(EPOCH_METADATA).map_or("", String::as_str);
+            let InfoState { messages, first_seq, last_seq } = info.state;
+            let first = if messages == 0 { last_seq + 1 } else { first_seq };
+            Ok(State { epoch: Epoch::of_stream(i128::from(created), mark), first, last: last_seq })
+        }
+        .boxed()
+    }
+
+    fn tail(&self, from: u64) -> BoxFuture<'_, Result<Box<dyn Tail>, Error>> {
+        async move { tail::open(self.clone(), from).await.map(|tail| Box::new(tail) as Box<dyn Tail>) }.boxed()
+    }
+
+    fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>> {
+        direct::read(self, from, limit).boxed()
+    }
+
+    fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>> {
+        direct::read_leader(self, from).boxed()
+    }
+
+    fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>> {
+        direct::first_since(self, time_nanos).boxed()
+    }
+
+    fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended, Error>> {
+        self.append_event(append).boxed()
+    }
+
+    fn connected(&self) -> bool {
+        self.connection.is_up()
+    }
+}
+
+impl JetStream {
+    async fn append_event(&self, append: Append) -> Result<Appended, Error> {
+        use jetstream::context::PublishErrorKind as Kind;
+        if !self.connected() {
+            // Else the client would keep the message and send it after we had answered that it failed.
+            return Err(Error::Unreachable("not connected".into()));
+        }
+        let mut headers = async_nats::HeaderMap::new();
+        let fields = [
+            (event::NAME_HEADER, append.name),
+            (event::CONTENT_TYPE_HEADER, append.content_type),
+            ("Nats-Msg-Id", append.idempotency_key),
+            ("Nats-Expected-Last-Subject-Sequence", append.expected_last.map(|s| s.to_string())),
+            // The stream of this channel and no other may take it, whatever its subjects overlap with.
+            ("Nats-Expected-Stream", Some(self.stream.to_string())),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        let publish = async { self.context.publish_with_headers(append.subject, headers, append.payload).await?.await };
+        match tokio::time::timeout(REQUEST_TIMEOUT * 2, publish).await {
+            Ok(Ok(ack)) => Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate }),
+            Ok(Err(error)) => Err(match error.kind() {
+                Kind::WrongLastSequence => Error::WrongLastSequence,
+                Kind::TimedOut | Kind::BrokenPipe => Error::Unreachable(error.to_string()),
+                Kind::MaxPayloadExceeded => Error::TooLarge,
+                _ if error.to_string().contains("message size exceeds maximum allowed") => Error::TooLarge,
+                Kind::StreamNotFound => Error::NoStream(self.stream.to_string()),
+                _ => Error::Refused(error.to_string()),
+            }),
+            Err(_) => Err(Error::Unreachable("no acknowledgement in time".into())),
+        }
+    }
+}
+
+/// Nanoseconds of Unix time from RFC 3339 text.
+fn time_nanos(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().and_then(|t| i64::try_from(t.as_nanosecond()).ok())
+}

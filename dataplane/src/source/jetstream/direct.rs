@@ -1,0 +1,129 @@
+//! History: direct gets in batches (any replica answers), single reads by the leader.
+
+use base64::Engine;
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+use sluice_channel::Event;
+use tokio::time::timeout;
+
+use super::{ApiError, JetStream, STREAM_NOT_FOUND, time_nanos};
+use crate::source::{Batch, Error, REQUEST_TIMEOUT, ReadLimit};
+
+/// JetStream's `no message found`.
+const MESSAGE_NOT_FOUND: u64 = 10_037;
+
+/// Reads events from `from` on with one request (ADR-31). The answer is a run of messages that ends with a
+/// message of status 204; 404 says that the replica has nothing there.
+pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Result<Batch, Error> {
+    // `next_by_subj`, because a plain `seq` answers 404 when just that one message is deleted.
+    let request = json!({"seq": from.max(1), "next_by_subj": ">", "batch": limit.events, "max_bytes": limit.bytes});
+    batch(source, &request).await
+}
+
+/// The first event stored at or after a time.
+pub(super) async fn first_since(source: &JetStream, time_nanos: i64) -> Result<Option<u64>, Error> {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(time_nanos)).map_err(|e| Error::Refused(e.to_string()))?;
+    let request = json!({"start_time": time.to_string(), "next_by_subj": ">", "batch": 1});
+    Ok(batch(source, &request).await?.events.first().map(|e| e.sequence))
+}
+
+async fn batch(source: &JetStream, request: &serde_json::Value) -> Result<Batch, Error> {
+    let client = source.client();
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| Error::Unreachable(e.to_string()))?;
+    let subject = format!("{}.DIRECT.GET.{}", source.connection.api_prefix(), source.stream);
+    client.publish_with_reply(subject, inbox, request.to_string().into()).await.map_err(|e| Error::Unreachable(e.to_string()))?;
+    let mut batch = Batch::default();
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = timeout(REQUEST_TIMEOUT, answers.next()) => match message {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(Error::Unreachable("the connection was closed".into())),
+                Err(_) => return Err(Error::Unreachable("no answer to a direct get in time".into())),
+            },
+            // Requests in flight die with the connection; the answer would never come.
+            () = source.connection.down() => return Err(Error::Unreachable("disconnected".into())),
+        };
+        match message.status.map(|status| status.as_u16()) {
+            None | Some(200) => {
+                let event = event(source, &message).ok_or_else(|| Error::Refused("a direct get answer without its headers".into()))?;
+                batch.events.push(event);
+            }
+            Some(204) => {
+                batch.more = header(&message, "Nats-Num-Pending").is_some_and(|n| n != "0");
+                return Ok(batch);
+            }
+            Some(404) => return Ok(batch),
+            Some(503) => return Err(Error::NoStream(source.stream.to_string())),
+            Some(_) => return Err(Error::Refused(message.description.unwrap_or_default())),
+        }
+    }
+}
+
+fn header<'m>(message: &'m async_nats::Message, name: &str) -> Option<&'m str> {
+    message.headers.as_ref()?.get(name).map(|value| value.as_str())
+}
+
+fn event(source: &JetStream, message: &async_nats::Message) -> Option<Event> {
+    let sequence = header(message, "Nats-Sequence")?.parse().ok()?;
+    let time = time_nanos(header(message, "Nats-Time-Stamp")?)?;
+    let subject = header(message, "Nats-Subject")?;
+    Some(source.event(sequence, time, subject, message.headers.as_ref(), message.payload.clone()))
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<ApiError>,
+    message: Option<Raw>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    data: String,
+    #[serde(default)]
+    hdrs: Option<String>,
+    time: String,
+}
+
+/// The first event at or after `from` by `STREAM.MSG.GET`, which only the stream's leader answers.
+pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<Event>, Error> {
+    let request = json!({"seq": from.max(1), "next_by_subj": ">"});
+    let answer = source.context.request(format!("STREAM.MSG.GET.{}", source.stream), &request);
+    let answer: Answer = match timeout(REQUEST_TIMEOUT, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(Error::Unreachable(error.to_string())),
+        Err(_) => return Err(Error::Unreachable("no answer to STREAM.MSG.GET in time".into())),
+    };
+    match (answer.message, answer.error) {
+        (Some(raw), _) => raw_event(source, &raw).map(Some),
+        (None, Some(error)) if error.err_code == MESSAGE_NOT_FOUND => Ok(None),
+        (None, Some(error)) if error.err_code == STREAM_NOT_FOUND => Err(Error::NoStream(source.stream.to_string())),
+        (None, Some(error)) if error.code == 503 => Err(Error::Unreachable(error.description)),
+        (None, Some(error)) => Err(Error::Refused(error.description)),
+        (None, None) => Err(Error::Refused("an empty STREAM.MSG.GET answer".into())),
+    }
+}
+
+fn raw_event(source: &JetStream, raw: &Raw) -> Result<Event, Error> {
+    let bad = |what: &str| Error::Refused(format!("unreadable {what} in a STREAM.MSG.GET answer"));
+    let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text);
+    let payload = decode(&raw.data).map_err(|_| bad("payload"))?;
+    let headers = raw.hdrs.as_deref().map(decode).transpose().map_err(|_| bad("headers"))?;
+    let headers = headers.map(|bytes| parse_headers(&String::from_utf8_lossy(&bytes)));
+    let time = time_nanos(&raw.time).ok_or_else(|| bad("time"))?;
+    Ok(source.event(raw.seq, time, &raw.subject, headers.as_ref(), payload.into()))
+}
+
+/// NATS headers from their wire form (ADR-4): a version line, then `Name: value` lines.
+fn parse_headers(text: &str) -> async_nats::HeaderMap {
+    let mut headers = async_nats::HeaderMap::new();
+    for (name, value) in text.split("\r\n").skip(1).filter_map(|line| line.split_once(':')) {
+        headers.append(name.trim(), value.trim());
+    }
+    headers
+}

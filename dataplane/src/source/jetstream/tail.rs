@@ -1,0 +1,89 @@
+//! The tail: one pull consumer whose position we own.
+//!
+//! Not the client library's ordered consumer: reset before its first message it starts again at the head
+//! of the stream. Ours is created by start sequence each time, and the log says which.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use rand::Rng;
+
+use super::JetStream;
+use crate::source::{Delivery, Error, REQUEST_TIMEOUT, Tail};
+
+/// Messages asked for ahead of those handled.
+const BATCH_MESSAGES: usize = 1_000;
+/// Bytes asked for ahead of those handled: bounds the client's buffer, and leaves room for several of the
+/// largest messages.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// The server says this often that it is still there; two missed ones end the tail.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A consumer whose pod is gone is removed by the server after this long.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
+
+pub(super) struct JetStreamTail {
+    source: JetStream,
+    messages: pull::Stream,
+    consumer: String,
+}
+
+pub(super) async fn open(source: JetStream, from: u64) -> Result<JetStreamTail, Error> {
+    // The random end keeps a consumer that outlived its connection from standing in the way of the next one.
+    let consumer = format!("{}_{:08x}", source.reader_name, rand::rng().random::<u32>());
+    let config = pull::Config {
+        name: Some(consumer.clone()),
+        description: Some("tail of a sluice data plane".into()),
+        deliver_policy: if from <= 1 { DeliverPolicy::All } else { DeliverPolicy::ByStartSequence { start_sequence: from } },
+        ack_policy: AckPolicy::None,
+        inactive_threshold: INACTIVE_THRESHOLD,
+        memory_storage: true,
+        num_replicas: 1,
+        ..Default::default()
+    };
+    let opening = async {
+        let ended = |e: &dyn std::fmt::Display| Error::TailEnded(e.to_string());
+        let created = source.context.create_consumer_on_stream(config, source.stream.as_str()).await.map_err(|e| ended(&e))?;
+        let builder = created.stream().max_messages_per_batch(BATCH_MESSAGES).max_bytes_per_batch(BATCH_BYTES);
+        builder.expires(Duration::from_secs(30)).heartbeat(HEARTBEAT).messages().await.map_err(|e| ended(&e))
+    };
+    let too_late = |_| Error::Unreachable("no answer to CONSUMER.CREATE in time".into());
+    let messages = tokio::time::timeout(REQUEST_TIMEOUT * 2, opening).await.map_err(too_late)??;
+    Ok(JetStreamTail { source, messages, consumer })
+}
+
+impl Tail for JetStreamTail {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, Error>> {
+        async {
+            let message = tokio::select! {
+                biased;
+                message = self.messages.next() => message,
+                () = self.source.connection.down() => return Err(Error::TailEnded("disconnected".into())),
+            };
+            let message = match message {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Err(Error::TailEnded(error.to_string())),
+                None => return Err(Error::TailEnded("the server closed it".into())),
+            };
+            let info = message.info().map_err(|e| Error::TailEnded(e.to_string()))?;
+            let (delivery_sequence, sequence) = (info.consumer_sequence, info.stream_sequence);
+            let time_nanos = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+            let event = self.source.event(sequence, time_nanos, &message.subject, message.headers.as_ref(), message.payload.clone());
+            Ok(Delivery { delivery_sequence, event })
+        }
+        .boxed()
+    }
+}
+
+impl Drop for JetStreamTail {
+    fn drop(&mut self) {
+        // Best effort, so that nobody has to wait for the inactivity threshold; ends by its own time limit.
+        let (source, consumer) = (self.source.clone(), std::mem::take(&mut self.consumer));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let delete = source.context.delete_consumer_from_stream(consumer, source.stream.as_str());
+                let _ = tokio::time::timeout(REQUEST_TIMEOUT, delete).await;
+            });
+        }
+    }
+}

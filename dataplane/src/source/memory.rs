@@ -1,0 +1,215 @@
+//! A store in memory, for tests of what is above the seam: it can lag, lose, and be unreachable on command.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use sluice_channel::{Epoch, Event};
+use tokio::sync::watch;
+
+use super::{Append, Appended, Batch, Delivery, Error, ReadLimit, Source, State, Tail};
+
+#[derive(Debug)]
+struct Inner {
+    epoch: u32,
+    last: u64,
+    events: BTreeMap<u64, Event>,
+    keys: BTreeMap<String, u64>,
+    reachable: bool,
+    replica_last: Option<u64>,
+    reads: u64,
+}
+
+/// A stream in memory.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    inner: Arc<Mutex<Inner>>,
+    version: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let inner =
+            Inner { epoch: 1, last: 0, events: BTreeMap::new(), keys: BTreeMap::new(), reachable: true, replica_last: None, reads: 0 };
+        Self { inner: Arc::new(Mutex::new(inner)), version: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl Memory {
+    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.inner.lock());
+        self.version.send_modify(|v| *v += 1);
+        result
+    }
+
+    /// Appends an event and returns its sequence.
+    pub fn put(&self, topic: &str, payload: impl Into<Bytes>) -> u64 {
+        let payload = payload.into();
+        self.change(|inner| {
+            inner.last += 1;
+            let event = Event { sequence: inner.last, time_nanos: now_nanos(), topic: topic.to_owned(), name: None, payload };
+            inner.events.insert(inner.last, event);
+            inner.last
+        })
+    }
+
+    /// Deletes one event.
+    pub fn delete(&self, sequence: u64) {
+        self.change(|inner| inner.events.remove(&sequence));
+    }
+
+    /// Deletes every event before `sequence`.
+    pub fn purge_before(&self, sequence: u64) {
+        self.change(|inner| inner.events = inner.events.split_off(&sequence));
+    }
+
+    /// Starts a new life: empty, another epoch.
+    pub fn recreate(&self) {
+        self.change(|inner| {
+            inner.epoch += 1;
+            inner.last = 0;
+            inner.events.clear();
+        });
+    }
+
+    /// Whether requests are answered and tails live.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.change(|inner| inner.reachable = reachable);
+    }
+
+    /// Makes history reads see nothing after `last`, as a replica that lags does; `None` = up to date.
+    pub fn set_replica_last(&self, last: Option<u64>) {
+        self.change(|inner| inner.replica_last = last);
+    }
+
+    /// How many history reads were answered.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.inner.lock().reads
+    }
+
+    /// The epoch of the current life.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        Epoch::from_bits(self.inner.lock().epoch)
+    }
+
+    fn asked<T>(&self, answer: impl FnOnce(&mut Inner) -> T) -> Result<T, Error> {
+        let mut inner = self.inner.lock();
+        if inner.reachable { Ok(answer(&mut inner)) } else { Err(Error::Unreachable("switched off".into())) }
+    }
+}
+
+fn now_nanos() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+impl Inner {
+    fn first(&self) -> u64 {
+        self.events.first_key_value().map_or(self.last + 1, |(sequence, _)| *sequence)
+    }
+}
+
+impl Source for Memory {
+    fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
+        async { self.asked(|inner| State { epoch: Epoch::from_bits(inner.epoch), first: inner.first(), last: inner.last }) }.boxed()
+    }
+
+    fn tail(&self, from: u64) -> BoxFuture<'_, Result<Box<dyn Tail>, Error>> {
+        async move {
+            let epoch = self.asked(|inner| inner.epoch)?;
+            let tail = MemoryTail { source: self.clone(), version: self.version.subscribe(), epoch, next: from, delivered: 0 };
+            Ok(Box::new(tail) as Box<dyn Tail>)
+        }
+        .boxed()
+    }
+
+    fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>> {
+        async move {
+            self.asked(|inner| {
+                inner.reads += 1;
+                let to = inner.replica_last.unwrap_or(u64::MAX);
+                let mut batch = Batch::default();
+                let mut bytes = 0;
+                for event in inner.events.range(from..).map(|(_, event)| event).take_while(|e| e.sequence <= to) {
+                    if batch.events.len() as u64 >= limit.events || (bytes >= limit.bytes && !batch.events.is_empty()) {
+                        batch.more = true;
+                        break;
+                    }
+                    bytes += event.payload.len();
+                    batch.events.push(event.clone());
+                }
+                batch
+            })
+        }
+        .boxed()
+    }
+
+    fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>> {
+        async move { self.asked(|inner| inner.events.range(from..).next().map(|(_, event)| event.clone())) }.boxed()
+    }
+
+    fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>> {
+        async move { self.asked(|inner| inner.events.values().find(|e| e.time_nanos >= time_nanos).map(|e| e.sequence)) }.boxed()
+    }
+
+    fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended, Error>> {
+        async move {
+            self.asked(|_| ())?;
+            let known = append.idempotency_key.as_ref().and_then(|key| self.inner.lock().keys.get(key).copied());
+            if let Some(sequence) = known {
+                return Ok(Appended { sequence, duplicate: true });
+            }
+            let last_of_topic = self.inner.lock().events.values().rev().find(|e| e.topic == append.subject).map_or(0, |e| e.sequence);
+            if append.expected_last.is_some_and(|expected| expected != last_of_topic) {
+                return Err(Error::WrongLastSequence);
+            }
+            let sequence = self.put(&append.subject, append.payload);
+            if let Some(key) = append.idempotency_key {
+                self.inner.lock().keys.insert(key, sequence);
+            }
+            Ok(Appended { sequence, duplicate: false })
+        }
+        .boxed()
+    }
+
+    fn connected(&self) -> bool {
+        self.inner.lock().reachable
+    }
+}
+
+struct MemoryTail {
+    source: Memory,
+    version: watch::Receiver<u64>,
+    epoch: u32,
+    next: u64,
+    delivered: u64,
+}
+
+impl Tail for MemoryTail {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, Error>> {
+        async {
+            loop {
+                self.version.mark_unchanged();
+                let found = self.source.asked(|inner| {
+                    let event = inner.events.range(self.next..).next().map(|(_, event)| event.clone());
+                    (inner.epoch == self.epoch).then_some(event)
+                })?;
+                match found {
+                    None => return Err(Error::TailEnded("the stream was recreated".into())),
+                    Some(Some(event)) => {
+                        self.next = event.sequence + 1;
+                        self.delivered += 1;
+                        return Ok(Delivery { delivery_sequence: self.delivered, event });
+                    }
+                    Some(None) => {}
+                }
+                if self.version.changed().await.is_err() {
+                    return Err(Error::TailEnded("the store is gone".into()));
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,77 @@
+//! Where a subscriber starts, and what it has missed by then.
+
+use sluice_channel::{Cursor, Epoch, Filter, config, limits};
+
+use crate::{
+    channel::Channel,
+    frame::{Gap, GapReason},
+    log::Head,
+    source::Error,
+};
+
+/// What the request says of the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// After this place.
+    After(Cursor),
+    /// A `Last-Event-ID` that is no cursor. A browser cannot change it, so it is answered with a gap.
+    Unreadable,
+    /// At the oldest event kept.
+    Earliest,
+    /// After the newest event.
+    Latest,
+    /// At the first event stored at or after this time, Unix nanoseconds.
+    Since(i64),
+    /// At the first of the newest so many events that pass the filter.
+    Last(usize),
+}
+
+/// A start position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The sequence to deliver first.
+    pub position: u64,
+    /// What the subscriber has to be told of first.
+    pub gap: Option<Gap>,
+    /// There was no cursor: nothing before the first event is missed.
+    pub fresh: bool,
+}
+
+const fn fresh(position: u64) -> Place {
+    Place { position, gap: None, fresh: true }
+}
+
+/// Finds the position for `start` in the log as of `head`.
+///
+/// # Errors
+/// The store's, where it had to be asked: try again.
+pub async fn resolve(channel: &Channel, start: &Start, filter: &Filter, head: Head, epoch: Epoch) -> Result<Place, Error> {
+    Ok(match start {
+        Start::Unreadable => after_gap(channel, head, GapReason::Unknown),
+        Start::After(cursor) if cursor.epoch != epoch => after_gap(channel, head, GapReason::Epoch),
+        Start::After(cursor) if cursor.sequence < head.next => Place { position: cursor.sequence + 1, gap: None, fresh: false },
+        Start::After(cursor) => {
+            // Another pod may be ahead of this one: only the store can say that there is no such event.
+            let state = channel.log().source().state().await?;
+            if state.epoch == epoch && cursor.sequence <= state.last {
+                Place { position: cursor.sequence + 1, gap: None, fresh: false }
+            } else {
+                after_gap(channel, head, GapReason::Unknown)
+            }
+        }
+        Start::Earliest => fresh(head.first.max(1)),
+        Start::Latest => fresh(head.next),
+        Start::Since(time) => fresh(channel.log().source().first_since(*time).await?.unwrap_or(head.next)),
+        Start::Last(count) => fresh(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?),
+    })
+}
+
+/// The place to go on at when a cursor is of no use, by the channel's policy.
+pub(super) fn after_gap(channel: &Channel, head: Head, reason: GapReason) -> Place {
+    let position = match channel.config().delivery.on_gap {
+        config::Start::Earliest => head.first.max(1),
+        config::Start::Latest => head.next,
+    };
+    let gap = Gap { from: None, to: Some(position - 1).filter(|to| *to > 0), missed: None, reason };
+    Place { position, gap: Some(gap), fresh: true }
+}

@@ -1,0 +1,187 @@
+//! Types of the conditions and every reason that one can have, each with its fix.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+
+/// The stream is in sync, the pods are available, and every ready pod serves this generation.
+pub const READY: &str = "Ready";
+/// The stream exists, is this channel's, and is as the spec says.
+pub const STREAM_READY: &str = "StreamReady";
+/// The pods are there and serve.
+pub const WORKLOAD_AVAILABLE: &str = "WorkloadAvailable";
+/// The channel is reachable from outside as asked.
+pub const EXPOSED: &str = "Exposed";
+/// What exists differs from the spec and was not (yet) repaired.
+pub const DRIFTED: &str = "Drifted";
+/// Work is under way (kstatus).
+pub const RECONCILING: &str = "Reconciling";
+/// Nothing more will happen without a change from outside (kstatus).
+pub const STALLED: &str = "Stalled";
+
+/// Every type, in the order of the status; all are always present.
+pub const TYPES: [&str; 7] = [READY, STREAM_READY, WORKLOAD_AVAILABLE, EXPOSED, DRIFTED, RECONCILING, STALLED];
+
+/// Reasons of all conditions. A reason is part of the API: scripts and alerts match on it.
+pub mod reason {
+    /// Everything that Ready asks for holds.
+    pub const READY: &str = "Ready";
+    /// The stream was made just now.
+    pub const CREATED: &str = "Created";
+    /// The stream existed and was taken over.
+    pub const ADOPTED: &str = "Adopted";
+    /// What exists is what the spec says.
+    pub const IN_SYNC: &str = "InSync";
+    /// Enough pods are ready.
+    pub const MINIMUM_REPLICAS_AVAILABLE: &str = "MinimumReplicasAvailable";
+    /// `workload.replicas` is 0, as asked.
+    pub const SCALED_TO_ZERO: &str = "ScaledToZero";
+    /// Nothing was asked for.
+    pub const NOT_REQUESTED: &str = "NotRequested";
+    /// Not looked at yet, or something before it failed.
+    pub const PENDING: &str = "Pending";
+    /// `managementPolicy: Paused`.
+    pub const PAUSED: &str = "Paused";
+    /// Nothing is under way.
+    pub const IDLE: &str = "Idle";
+    /// A change is under way.
+    pub const PROGRESSING: &str = "Progressing";
+    /// An attempt failed and will be repeated.
+    pub const RETRYING: &str = "Retrying";
+    /// The channel is being deleted.
+    pub const DELETING: &str = "Deleting";
+    /// What exists differs from the spec and `managementPolicy: Observe` forbids the repair.
+    pub const SERVER_DIFFERS: &str = "ServerDiffers";
+
+    /// NATS does not answer. Fix: start it, or correct the operator's `--nats`.
+    pub const NATS_UNREACHABLE: &str = "NatsUnreachable";
+    /// NATS refuses the operator. Fix: credentials or permissions on `$JS.API.>`.
+    pub const AUTH_FAILED: &str = "AuthFailed";
+    /// JetStream is off. Fix: `jetstream: enabled` in nats-server, or for the account.
+    pub const JETSTREAM_DISABLED: &str = "JetStreamDisabled";
+    /// The stream belongs to another channel or nobody. Fix: another name, or `adoption: IfUnowned`.
+    pub const OWNED_BY_OTHER: &str = "OwnedByOther";
+    /// Another stream takes the subjects already. Fix: other `subjects`.
+    pub const SUBJECT_OVERLAP: &str = "SubjectOverlap";
+    /// The stream to adopt has a setting that excludes it. Fix: another stream.
+    pub const INCOMPATIBLE: &str = "Incompatible";
+    /// More copies than servers. Fix: fewer `stream.replicas`, or a larger NATS cluster.
+    pub const NOT_ENOUGH_SERVERS: &str = "NotEnoughServers";
+    /// A field that nats-server cannot change. Fix: set it back.
+    pub const IMMUTABLE_FIELD: &str = "ImmutableField";
+    /// An account or server limit is reached. Fix: smaller `maxBytes`, or a larger limit.
+    pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+    /// nats-server refused the configuration for another reason, quoted in the message.
+    pub const REJECTED: &str = "Rejected";
+    /// What was written was not what was read back. Retried.
+    pub const NOT_APPLIED: &str = "NotApplied";
+
+    /// The spec does not pass the operator's own checks. Fix: as the message says.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// An object of the name that the operator needs exists and is not the channel's. Fix: remove or rename it.
+    pub const NAME_TAKEN: &str = "NameTaken";
+    /// The API server refused an object, quoted in the message.
+    pub const API_REJECTED: &str = "ApiRejected";
+    /// Pods are being replaced.
+    pub const ROLLOUT_IN_PROGRESS: &str = "RolloutInProgress";
+    /// Pods do not become ready; the message says why.
+    pub const PODS_NOT_READY: &str = "PodsNotReady";
+    /// The image cannot be pulled. Fix: `workload.image`, `imagePullSecrets`.
+    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+    /// A pod's container ends again and again. Fix: its log.
+    pub const CRASH_LOOPING: &str = "CrashLooping";
+    /// No node takes a pod. Fix: room in the cluster, `resources`, `nodeSelector`, `topologySpread`.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// Ready pods do not serve this generation yet. Kubernetes brings the file to them within about a minute.
+    pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
+    /// A ready pod's admin port cannot be reached from the operator. Fix: network policies.
+    pub const POD_UNREACHABLE: &str = "PodUnreachable";
+}
+
+/// What a condition says, before it is known since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// One of [`TYPES`].
+    pub type_: &'static str,
+    /// `Some(true)` = True, `Some(false)` = False, `None` = Unknown.
+    pub status: Option<bool>,
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// What is the case and what to do.
+    pub message: String,
+}
+
+impl Verdict {
+    /// A verdict.
+    #[must_use]
+    pub fn new(type_: &'static str, status: Option<bool>, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { type_, status, reason, message: message.into() }
+    }
+
+    /// `True`, `False` or `Unknown`.
+    #[must_use]
+    pub fn status_text(&self) -> &'static str {
+        match self.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
+    }
+}
+
+/// Longest message of a condition, bytes; metav1.Condition allows 32,768, people read one screen.
+const MESSAGE_BYTES: usize = 1_024;
+
+/// Conditions out of `verdicts`: the time of the last transition is kept from `previous` unless the status flips.
+#[must_use]
+pub fn merge(verdicts: &[Verdict], previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    let condition = |verdict: &Verdict| {
+        let status = verdict.status_text();
+        let since = previous.iter().find(|c| c.type_ == verdict.type_ && c.status == status).map(|c| c.last_transition_time.clone());
+        Condition {
+            type_: verdict.type_.to_owned(),
+            status: status.to_owned(),
+            reason: verdict.reason.to_owned(),
+            message: shorten(&verdict.message),
+            observed_generation: generation,
+            last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
+        }
+    };
+    verdicts.iter().map(condition).collect()
+}
+
+/// The API server keeps whole seconds; anything finer would differ from what is read back, for ever.
+fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+fn shorten(message: &str) -> String {
+    if message.len() <= MESSAGE_BYTES {
+        return message.to_owned();
+    }
+    let end = (0..=MESSAGE_BYTES).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", message.get(..end).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_transition_moves_only_when_the_status_flips() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = merge(&[Verdict::new(READY, Some(false), reason::PENDING, "a")], &[], Some(1), at(10));
+        let same = merge(&[Verdict::new(READY, Some(false), reason::ROLLOUT_IN_PROGRESS, "b")], &first, Some(2), at(20));
+        assert_eq!(same[0].last_transition_time, Time(at(10)));
+        assert_eq!((same[0].reason.as_str(), same[0].observed_generation), (reason::ROLLOUT_IN_PROGRESS, Some(2)));
+        let flipped = merge(&[Verdict::new(READY, Some(true), reason::READY, "c")], &same, Some(2), at(30));
+        assert_eq!(flipped[0].last_transition_time, Time(at(30)));
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let cut = shorten(&"ä".repeat(2_000));
+        assert!(cut.len() <= MESSAGE_BYTES + '…'.len_utf8() && cut.ends_with('…'));
+    }
+}

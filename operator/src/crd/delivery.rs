@@ -1,0 +1,264 @@
+//! `spec.delivery`, `spec.auth` and `spec.publish`: how a channel behaves over HTTP.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    of_nothing,
+    text::{DurationText, Origin, SizeText, Text},
+};
+
+/// How events are delivered. Every field takes effect on running pods without closing a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("duration(self.heartbeat) >= duration('1s') && duration(self.heartbeat) <= duration('5m')")
+        .message("must be from 1s to 5m; proxies close idle connections after 30 to 60 s").field_path(".heartbeat"),
+    validation = Rule::new("duration(self.maxConnectionAge) == duration('0s') || (duration(self.maxConnectionAge) >= duration('1m') && duration(self.maxConnectionAge) <= duration('24h'))")
+        .message("must be from 1m to 24h, or 0s for never").field_path(".maxConnectionAge"),
+    validation = Rule::new("duration(self.writeTimeout) >= duration('1s') && duration(self.writeTimeout) <= duration('5m')")
+        .message("must be from 1s to 5m").field_path(".writeTimeout"),
+    validation = Rule::new("quantity(self.cache).compareTo(quantity('1Mi')) >= 0 && quantity(self.cache).compareTo(quantity('64Gi')) <= 0")
+        .message("must be from 1Mi to 64Gi, and well below the pod's memory limit").field_path(".cache"),
+)]
+pub struct DeliverySpec {
+    /// Where a first connection without a cursor starts.
+    #[serde(default = "latest")]
+    pub start_at: Position,
+    /// Where a subscriber goes on after a gap.
+    #[serde(default = "earliest")]
+    pub on_gap: Position,
+    /// Longest silence on a stream.
+    #[serde(default = "heartbeat")]
+    pub heartbeat: DurationText,
+    /// Bounds of the reconnection time that each client is given at random.
+    #[serde(default)]
+    pub retry: Retry,
+    /// A stream is ended, to be resumed elsewhere, at 80 to 100 % of this age; 0s = never.
+    #[serde(default = "max_connection_age")]
+    pub max_connection_age: DurationText,
+    /// A socket that takes nothing for this long is closed.
+    #[serde(default = "write_timeout")]
+    pub write_timeout: DurationText,
+    /// Streams of this channel on one pod; more are sent away to retry.
+    #[serde(default = "max_connections_per_pod")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per_pod: i32,
+    /// Memory per pod for encoded events that were read back from the store.
+    #[serde(default = "cache")]
+    pub cache: SizeText,
+    /// How payloads become data lines.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// Which other origins may read the channel.
+    #[serde(default)]
+    pub cors: Cors,
+}
+
+impl Default for DeliverySpec {
+    fn default() -> Self {
+        of_nothing()
+    }
+}
+
+fn latest() -> Position {
+    Position::Latest
+}
+fn earliest() -> Position {
+    Position::Earliest
+}
+fn heartbeat() -> DurationText {
+    "15s".into()
+}
+fn max_connection_age() -> DurationText {
+    "1h".into()
+}
+fn write_timeout() -> DurationText {
+    "10s".into()
+}
+fn max_connections_per_pod() -> i32 {
+    50_000
+}
+fn cache() -> SizeText {
+    "64Mi".into()
+}
+
+/// A place in a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Position {
+    /// After the newest event.
+    Latest,
+    /// At the oldest event still kept.
+    Earliest,
+}
+
+/// How payloads become data lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Encoding {
+    /// As UTF-8 text; other bytes become a channel.invalid event.
+    #[default]
+    Text,
+    /// As base64, byte for byte.
+    Base64,
+}
+
+/// Bounds of the reconnection time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("duration(self.min) >= duration('100ms') && duration(self.min) <= duration(self.max)")
+        .message("must be from 100ms to retry.max").field_path(".min"),
+    validation = Rule::new("duration(self.max) <= duration('5m')").message("must be at most 5m").field_path(".max"),
+)]
+pub struct Retry {
+    /// Least.
+    #[serde(default = "retry_min")]
+    pub min: DurationText,
+    /// Greatest.
+    #[serde(default = "retry_max")]
+    pub max: DurationText,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        of_nothing()
+    }
+}
+
+fn retry_min() -> DurationText {
+    "1s".into()
+}
+fn retry_max() -> DurationText {
+    "5s".into()
+}
+
+/// Cross-origin rules (Fetch standard).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!self.allowCredentials || !self.allowedOrigins.exists(o, o == '*')")
+        .message("must not be combined with the origin '*': name the origins that may send cookies").field_path(".allowCredentials"),
+    validation = Rule::new("duration(self.maxAge) <= duration('24h')").message("must be at most 24h").field_path(".maxAge"),
+)]
+pub struct Cors {
+    /// Exact origins, or '*' for any. Default: same origin only.
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_origins: Vec<Origin>,
+    /// Whether cookies and other credentials may be sent.
+    #[serde(default)]
+    pub allow_credentials: bool,
+    /// How long a browser may keep a preflight's answer.
+    #[serde(default = "cors_max_age")]
+    pub max_age: DurationText,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        of_nothing()
+    }
+}
+
+fn cors_max_age() -> DurationText {
+    "1h".into()
+}
+
+/// Who may read and publish.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode == 'None'")
+        .message("Jwt is not supported yet; use None and put a proxy that checks tokens in front of the channel")
+        .field_path(".mode").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("!has(self.jwt)")
+        .message("is not supported yet; leave it out").field_path(".jwt").reason(Reason::FieldValueForbidden),
+)]
+pub struct AuthSpec {
+    /// How callers prove who they are.
+    #[serde(default)]
+    pub mode: AuthMode,
+    /// Rules for mode Jwt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Jwt")]
+    pub jwt: Option<Jwt>,
+}
+
+/// How callers prove who they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum AuthMode {
+    /// Anybody who can reach the channel may read it.
+    #[default]
+    None,
+    /// By a JSON Web Token. Not supported yet.
+    Jwt,
+}
+
+/// Rules for JSON Web Tokens. Not supported yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Jwt {
+    /// The only accepted issuer.
+    #[serde(default)]
+    #[schemars(length(max = 512))]
+    pub issuer: String,
+    /// Accepted audiences.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub audiences: Vec<Text>,
+    /// Where the issuer's keys are fetched from.
+    #[serde(default, rename = "jwksURL")]
+    #[schemars(length(max = 1024))]
+    pub jwks_url: String,
+    /// Secret with the issuer's keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "JwksRef")]
+    pub jwks_ref: Option<JwksRef>,
+    /// Claim with the topics that the bearer may read.
+    #[serde(default = "topics_claim")]
+    #[schemars(length(max = 128))]
+    pub topics_claim: String,
+}
+
+fn topics_claim() -> String {
+    "topics".to_owned()
+}
+
+/// A key of a Secret with a JWK set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JwksRef {
+    /// Name of the Secret in the channel's namespace.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Key in the Secret.
+    #[serde(default = "jwks_key")]
+    #[schemars(length(max = 253))]
+    pub key: String,
+}
+
+fn jwks_key() -> String {
+    "jwks.json".to_owned()
+}
+
+/// Whether events may be published over HTTP. Publishing over NATS is always possible.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishSpec {
+    /// Disabled, or Http for POST /channels/<name>/<topic>.
+    #[serde(default)]
+    pub mode: PublishMode,
+    /// Says that anybody who can reach the channel may publish; needed for mode Http without auth.
+    #[serde(default)]
+    pub allow_anonymous: bool,
+}
+
+/// How events may be published besides NATS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum PublishMode {
+    /// Only over NATS.
+    #[default]
+    Disabled,
+    /// Also by HTTP POST.
+    Http,
+}

@@ -1,0 +1,171 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn manifest(spec: &Value) -> Value {
+    json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"name": "orders", "namespace": "shop"}, "spec": spec})
+}
+
+fn problems(spec: &Value) -> String {
+    check::read(&manifest(spec)).err().map(|p| p.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn the_checked_in_definition_is_the_generated_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/ssechannels.yaml");
+    let checked_in = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        checked_in == yaml().unwrap(),
+        "crds/ssechannels.yaml is not what the types say; run `cargo run -p sluice-operator -- crd > crds/ssechannels.yaml`"
+    );
+}
+
+#[test]
+fn the_definition_fits_into_an_annotation_of_kubectl_apply() {
+    let size = yaml().unwrap().len();
+    assert!(size <= 64 * 1024, "{size} bytes");
+}
+
+#[test]
+fn an_empty_spec_takes_every_default() {
+    let channel = check::read(&manifest(&json!({}))).unwrap();
+    assert_eq!(channel.spec, SseChannelSpec::default());
+    assert_eq!(channel.spec.stream.max_age.0, "24h");
+    assert_eq!(channel.spec.workload.replicas, 2);
+    assert_eq!(channel.spec.workload.resources.limits["memory"].0, "512Mi");
+    assert_eq!(channel.spec.delivery.retry.max.0, "5s");
+    assert_eq!(channel.spec.delivery.on_gap, delivery::Position::Earliest);
+}
+
+#[test]
+fn a_full_spec_is_read() {
+    let channel = check::read(&manifest(&json!({
+        "managementPolicy": "Observe",
+        "stream": {"name": "SHOP-orders_1", "subjects": ["shop.orders.>", "shop.*.audit"], "topicPrefix": "shop.", "adoption": "IfUnowned",
+            "deletionPolicy": "Delete", "storage": "Memory", "replicas": 3, "maxAge": "8760h", "maxBytes": "10Ti", "maxMessages": 1_000_000,
+            "maxMessagesPerTopic": 1, "maxMessageSize": "1Mi", "duplicateWindow": "1h", "compression": "S2",
+            "placement": {"cluster": "eu", "tags": ["ssd"]}},
+        "delivery": {"startAt": "Earliest", "onGap": "Latest", "heartbeat": "5m", "retry": {"min": "100ms", "max": "5m"}, "maxConnectionAge": "0s",
+            "writeTimeout": "1s", "maxConnectionsPerPod": 1, "cache": "64Gi", "encoding": "Base64",
+            "cors": {"allowedOrigins": ["https://app.example.com", "http://localhost:3000"], "allowCredentials": true, "maxAge": "0s"}},
+        "auth": {"mode": "None"},
+        "publish": {"mode": "Http", "allowAnonymous": true},
+        "workload": {"replicas": 0, "image": "example.com/sluice:1", "resources": {"requests": {"cpu": 2}, "limits": {}}, "topologySpread": "Required",
+            "disruptionBudget": "Disabled", "terminationGracePeriodSeconds": 900, "serviceAccountName": "reader", "priorityClassName": "high",
+            "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a", "operator": "Exists"}], "imagePullSecrets": [{"name": "pull"}],
+            "podAnnotations": {"a/b": "c"}, "podLabels": {"team": "shop"}},
+        "service": {"type": "LoadBalancer", "sessionAffinity": "ClientIP", "annotations": {"a/b": "c"}},
+        "exposure": {},
+        "networkPolicy": {"mode": "Disabled", "from": []},
+        "monitoring": {"podMonitor": "Disabled"},
+    })))
+    .unwrap();
+    assert_eq!(channel.spec.workload.resources.requests["cpu"].0, "2");
+}
+
+/// Each row: what is written, and what the answer must say. The same table runs against a real API server elsewhere.
+pub(crate) fn refused() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"stream": {"name": "a.b"}}), "letters, digits, '_' and '-'"),
+        (json!({"stream": {"subjects": [">"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["*"]}}), "'*' alone"),
+        (json!({"stream": {"subjects": ["$JS.API.>"]}}), "belong to NATS itself"),
+        (json!({"stream": {"subjects": ["a.>.b"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["a b"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["a", "a"]}}), "twice"),
+        (json!({"stream": {"subjects": ["a.>"], "topicPrefix": "a"}}), "ending with '.'"),
+        (json!({"stream": {"subjects": ["a.>", "b.>"], "topicPrefix": "a."}}), "must begin with topicPrefix"),
+        (json!({"stream": {"replicas": 2}}), "1, 3 or 5"),
+        (json!({"stream": {"replicas": 7}}), "at most 5"),
+        (json!({"stream": {"maxAge": "1d"}}), "15s, 500ms or 1h30m"),
+        (json!({"stream": {"maxAge": "9s", "duplicateWindow": "1s"}}), "10s to 8760h"),
+        (json!({"stream": {"maxAge": "1m"}}), "lower duplicateWindow or raise maxAge"),
+        (json!({"stream": {"maxBytes": "1Ki"}}), "1Mi to 10Ti"),
+        (json!({"stream": {"maxBytes": "1.5Gi"}}), "64Ki, 1Gi"),
+        (json!({"stream": {"maxMessageSize": "2Mi"}}), "1Ki to 1Mi"),
+        (json!({"stream": {"maxMessages": 0}}), "at least 1"),
+        (json!({"stream": {"storage": "Disk"}}), "File, Memory"),
+        (json!({"stream": {"maxage": "1h"}}), "did you mean maxAge?"),
+        (json!({"nats": {"servers": ["nats://a"]}}), "not supported yet"),
+        (json!({"delivery": {"heartbeat": "500ms"}}), "1s to 5m"),
+        (json!({"delivery": {"retry": {"min": "10s"}}}), "100ms to retry.max"),
+        (json!({"delivery": {"retry": {"max": "10m"}}}), "at most 5m"),
+        (json!({"delivery": {"maxConnectionAge": "30s"}}), "or 0s for never"),
+        (json!({"delivery": {"cors": {"allowedOrigins": ["*"], "allowCredentials": true}}}), "must not be combined with the origin '*'"),
+        (json!({"delivery": {"cors": {"allowedOrigins": ["https://a.example/"]}}}), "no '/' at the end"),
+        (json!({"auth": {"mode": "Jwt"}}), "not supported yet"),
+        (json!({"publish": {"mode": "Http"}}), "publish.allowAnonymous: true"),
+        (json!({"workload": {"autoscaling": {"maxReplicas": 3}}}), "not supported yet"),
+        (json!({"workload": {"podOverlay": {"spec": {}}}}), "not supported yet"),
+        (json!({"workload": {"podLabels": {"sluice.dev/channel": "x"}}}), "the operator sets those itself"),
+        (json!({"workload": {"terminationGracePeriodSeconds": 5}}), "at least 10"),
+        (json!({"exposure": {"ingress": {"host": "a.example"}}}), "not supported yet"),
+        (json!({"exposure": {"httpRoute": {"parentRefs": [{"name": "g"}]}}}), "not supported yet"),
+        (json!({"networkPolicy": {"mode": "Restrict"}}), "not supported yet"),
+        (json!({"monitoring": {"podMonitor": "Enabled"}}), "not supported yet"),
+    ]
+}
+
+#[test]
+fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
+    for (spec, message) in refused() {
+        let found = problems(&spec);
+        assert!(found.contains(message), "{spec}: {found:?} does not say {message:?}");
+    }
+}
+
+#[test]
+fn names_that_are_no_dns_label_are_refused() {
+    for name in ["a.b", "1a", "A", &"x".repeat(49)] {
+        let mut manifest = manifest(&json!({}));
+        manifest["metadata"]["name"] = json!(name);
+        assert!(check::read(&manifest).unwrap_err().to_string().contains("DNS label"), "{name}");
+    }
+}
+
+#[test]
+fn what_is_fixed_for_life_cannot_be_changed() {
+    let channel = |spec: Value| check::read(&manifest(&spec)).unwrap();
+    let plain = channel(json!({}));
+    for (old, new) in [
+        (plain.clone(), channel(json!({"stream": {"name": "a"}}))),
+        (channel(json!({"stream": {"name": "a"}})), plain.clone()),
+        (channel(json!({"stream": {"name": "a"}})), channel(json!({"stream": {"name": "b"}}))),
+        (plain.clone(), channel(json!({"stream": {"storage": "Memory"}}))),
+    ] {
+        assert!(check::rules(&new, Some(&old)).unwrap_err().to_string().contains("must not be"));
+    }
+    let longer = channel(json!({"stream": {"maxAge": "48h", "replicas": 3}}));
+    check::rules(&longer, Some(&plain)).unwrap();
+}
+
+#[test]
+fn every_string_and_list_of_the_spec_is_bounded() {
+    fn walk(schema: &Value, path: &str, found: &mut Vec<String>) {
+        match schema.get("type").and_then(Value::as_str) {
+            Some("string") if schema.get("maxLength").is_none() && schema.get("enum").is_none() => found.push(path.to_owned()),
+            Some("array") if schema.get("maxItems").is_none() => found.push(path.to_owned()),
+            _ => {}
+        }
+        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            walk(property, &format!("{path}.{name}"), found);
+        }
+        if let Some(items) = schema.get("items") {
+            walk(items, &format!("{path}[]"), found);
+        }
+    }
+    let definition = serde_json::to_value(SseChannel::crd()).unwrap();
+    let mut found = Vec::new();
+    walk(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec", &mut found);
+    // Kubernetes' own type; the API server checks it when the pod is made.
+    found.retain(|path| !path.starts_with("spec.workload.tolerations[]"));
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn the_spec_has_no_nullable_field() {
+    // A null in a manifest is then dropped before defaults, and `has()` in a rule means what it says.
+    let definition = serde_json::to_value(SseChannel::crd()).unwrap();
+    let spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].to_string();
+    assert!(!spec.contains("nullable"));
+}

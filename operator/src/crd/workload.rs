@@ -1,0 +1,377 @@
+//! `spec.workload`, `spec.service` and what surrounds the pods of a channel.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    of_nothing,
+    text::{Amount, Text},
+};
+
+/// The pods that serve a channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.autoscaling)")
+        .message("is not supported yet; leave it out and set workload.replicas, or scale the channel with kubectl scale")
+        .field_path(".autoscaling").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("!has(self.podOverlay)")
+        .message("is not supported yet; leave it out and use the named fields of workload")
+        .field_path(".podOverlay").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("!self.podLabels.exists(k, k.startsWith('app.kubernetes.io/') || k.startsWith('sluice.dev/'))")
+        .message("must not contain app.kubernetes.io/ or sluice.dev/ keys: the operator sets those itself").field_path(".podLabels"),
+    validation = Rule::new("!self.podAnnotations.exists(k, k.startsWith('sluice.dev/'))")
+        .message("must not contain sluice.dev/ keys: the operator sets those itself").field_path(".podAnnotations"),
+)]
+pub struct WorkloadSpec {
+    /// Number of pods.
+    #[serde(default = "replicas")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: i32,
+    /// Scaling by load. Not supported yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Autoscaling")]
+    pub autoscaling: Option<Autoscaling>,
+    /// Image of the data plane. Default: the operator's setting.
+    #[serde(default)]
+    #[schemars(length(max = 512))]
+    pub image: String,
+    /// Resources of each pod.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Whether pods must be, or should be, on different nodes and in different zones.
+    #[serde(default)]
+    pub topology_spread: TopologySpread,
+    /// Whether node drains take one pod at a time.
+    #[serde(default)]
+    pub disruption_budget: Switch,
+    /// Time a pod has to hand its subscribers over when it stops.
+    #[serde(default = "grace")]
+    #[schemars(range(min = 10, max = 900))]
+    pub termination_grace_period_seconds: i64,
+    /// Service account of the pods. Default: one made for the channel, without any rights.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub service_account_name: String,
+    /// Priority class of the pods.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: String,
+    /// Labels that a node must have.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the pods tolerate.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub tolerations: Vec<Toleration>,
+    /// Secrets for pulling the image.
+    #[serde(default)]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub image_pull_secrets: Vec<ImagePullSecret>,
+    /// Annotations of the pods.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 32))]
+    pub pod_annotations: BTreeMap<String, String>,
+    /// Labels of the pods, beside the operator's own.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 32))]
+    pub pod_labels: BTreeMap<String, String>,
+    /// Fields laid over the pods' template. Not supported yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "free_form")]
+    pub pod_overlay: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Default for WorkloadSpec {
+    fn default() -> Self {
+        of_nothing()
+    }
+}
+
+fn replicas() -> i32 {
+    2
+}
+fn grace() -> i64 {
+    60
+}
+
+fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// Scaling by load. Not supported yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("must be at least minReplicas").field_path(".maxReplicas"))]
+pub struct Autoscaling {
+    /// Fewest pods.
+    #[serde(default = "replicas")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub min_replicas: i32,
+    /// Most pods.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_replicas: i32,
+    /// Streams per pod to aim at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 1, max = 1_000_000))]
+    pub connections_per_pod: Option<i32>,
+    /// Processor use to aim at, percent of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(min = 1, max = 100))]
+    pub cpu_utilization: Option<i32>,
+}
+
+/// Resources of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler sets aside.
+    #[serde(default = "requests")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub requests: BTreeMap<String, Amount>,
+    /// What the pod may not pass.
+    #[serde(default = "limits")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub limits: BTreeMap<String, Amount>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        of_nothing()
+    }
+}
+
+fn requests() -> BTreeMap<String, Amount> {
+    BTreeMap::from([("cpu".to_owned(), "100m".into()), ("memory".to_owned(), "128Mi".into())])
+}
+fn limits() -> BTreeMap<String, Amount> {
+    BTreeMap::from([("memory".to_owned(), "512Mi".into())])
+}
+
+/// How pods are spread over nodes and zones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum TopologySpread {
+    /// Anywhere.
+    None,
+    /// Apart where possible.
+    #[default]
+    Preferred,
+    /// Apart, or not scheduled.
+    Required,
+}
+
+/// On or off; on by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Switch {
+    /// On.
+    #[default]
+    Enabled,
+    /// Off.
+    Disabled,
+}
+
+/// A Secret for pulling images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct ImagePullSecret {
+    /// Name of the Secret in the channel's namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The Service in front of the pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Kind of Service.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+    /// Whether one client is kept on one pod. Only a hint for the cache: any pod can resume any client.
+    #[serde(default)]
+    pub session_affinity: SessionAffinity,
+    /// Annotations of the Service.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.startsWith('sluice.dev/'))")
+        .message("must not contain sluice.dev/ keys: the operator sets those itself"))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Kind of Service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum ServiceType {
+    /// Inside the cluster.
+    #[default]
+    ClusterIP,
+    /// On a port of every node.
+    NodePort,
+    /// Through the cloud's load balancer.
+    LoadBalancer,
+}
+
+/// Whether one client is kept on one pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum SessionAffinity {
+    /// No.
+    #[default]
+    None,
+    /// By client address.
+    ClientIP,
+}
+
+/// How the channel is reached from outside. Not supported yet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.ingress) && has(self.httpRoute))").message("at most one of ingress and httpRoute may be set"),
+    validation = Rule::new("!has(self.ingress)")
+        .message("is not supported yet; leave it out and write an Ingress to the channel's Service yourself")
+        .field_path(".ingress").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("!has(self.httpRoute)")
+        .message("is not supported yet; leave it out and write an HTTPRoute to the channel's Service yourself")
+        .field_path(".httpRoute").reason(Reason::FieldValueForbidden),
+)]
+pub struct ExposureSpec {
+    /// Through an Ingress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "IngressSpec")]
+    pub ingress: Option<IngressSpec>,
+    /// Through a Gateway API HTTPRoute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "HttpRouteSpec")]
+    pub http_route: Option<HttpRouteSpec>,
+}
+
+/// An Ingress for the channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressSpec {
+    /// Ingress class.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub class_name: String,
+    /// Host name.
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// Path. Default: /channels/<name>
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub path: String,
+    /// Secret with the certificate.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub tls_secret_name: String,
+    /// Annotations of the Ingress.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 32))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An HTTPRoute for the channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpRouteSpec {
+    /// Gateways that take the route.
+    #[schemars(length(min = 1, max = 4))]
+    pub parent_refs: Vec<ParentRef>,
+    /// Host names.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub hostnames: Vec<Text>,
+    /// Path. Default: /channels/<name>
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub path: String,
+}
+
+/// A Gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRef {
+    /// Name of the Gateway.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Namespace of the Gateway. Default: the channel's.
+    #[serde(default)]
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Listener of the Gateway.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub section_name: String,
+}
+
+/// Who may reach the pods. Not supported yet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.mode == 'Disabled'")
+        .message("Restrict is not supported yet; use Disabled and write a NetworkPolicy for the label sluice.dev/channel yourself")
+        .field_path(".mode").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("size(self.from) == 0")
+        .message("is not supported yet; leave it out").field_path(".from").reason(Reason::FieldValueForbidden),
+)]
+pub struct NetworkPolicySpec {
+    /// Whether a NetworkPolicy is made.
+    #[serde(default)]
+    pub mode: NetworkPolicyMode,
+    /// Peers that may connect.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub from: Vec<NetworkPeer>,
+}
+
+/// Whether a NetworkPolicy is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum NetworkPolicyMode {
+    /// None is made.
+    #[default]
+    Disabled,
+    /// Only `from` may connect. Not supported yet.
+    Restrict,
+}
+
+/// A peer that may connect.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPeer {
+    /// Labels of namespaces.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 16))]
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Labels of pods.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 16))]
+    pub pod_labels: BTreeMap<String, String>,
+    /// Range of addresses.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub cidr: String,
+}
+
+/// How the pods are monitored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.podMonitor == 'Disabled'")
+        .message("Enabled is not supported yet; use Disabled and scrape /metrics on the pods' port named admin")
+        .field_path(".podMonitor").reason(Reason::FieldValueForbidden),
+)]
+pub struct MonitoringSpec {
+    /// Whether a PodMonitor of the Prometheus operator is made.
+    #[serde(default)]
+    pub pod_monitor: PodMonitor,
+}
+
+/// Whether a PodMonitor is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum PodMonitor {
+    /// None is made.
+    #[default]
+    Disabled,
+    /// One is made. Not supported yet.
+    Enabled,
+}

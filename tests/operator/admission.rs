@@ -1,0 +1,167 @@
+//! What the API server itself makes of manifests: our rules, our messages, our documentation.
+
+use serde_json::{Value, json};
+
+use sluice_tests::eventually;
+
+use crate::{
+    bed::{Bed, LIMIT},
+    channel,
+};
+
+/// Runs a test that needs no operator.
+fn test(hint: &str, body: impl AsyncFnOnce(&Bed)) {
+    sluice_tests::run(LIMIT, async {
+        let bed = Bed::new(hint).await;
+        body(&bed).await;
+    });
+}
+
+/// Each row: a spec, and what the answer must say.
+fn refused() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({"stream": {"name": "a.b"}}), "letters, digits, '_' and '-'"),
+        (json!({"stream": {"name": "x".repeat(65)}}), "64"),
+        (json!({"stream": {"subjects": [">"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["*"]}}), "'*' alone"),
+        (json!({"stream": {"subjects": ["$JS.API.>"]}}), "belong to NATS itself"),
+        (json!({"stream": {"subjects": ["_INBOX.a"]}}), "belong to NATS itself"),
+        (json!({"stream": {"subjects": ["a.>.b"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["a..b"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["a b"]}}), "NATS subject"),
+        (json!({"stream": {"subjects": ["a", "a"]}}), "Duplicate value"),
+        (json!({"stream": {"subjects": (0..17).map(|i| format!("s{i}")).collect::<Vec<_>>()}}), "at most 16 items"),
+        (json!({"stream": {"subjects": ["a.>"], "topicPrefix": "a"}}), "ending with '.'"),
+        (json!({"stream": {"subjects": ["a.>", "b.>"], "topicPrefix": "a."}}), "must begin with topicPrefix"),
+        (json!({"stream": {"replicas": 2}}), "1, 3 or 5"),
+        (json!({"stream": {"replicas": 7}}), "less than or equal to 5"),
+        (json!({"stream": {"maxAge": "1d"}}), "15s, 500ms or 1h30m"),
+        (json!({"stream": {"maxAge": "9s", "duplicateWindow": "1s"}}), "10s to 8760h"),
+        (json!({"stream": {"maxAge": "1m"}}), "lower duplicateWindow or raise maxAge"),
+        (json!({"stream": {"maxBytes": "1Ki"}}), "1Mi to 10Ti"),
+        (json!({"stream": {"maxBytes": "1.5Gi"}}), "64Ki, 1Gi"),
+        (json!({"stream": {"maxMessageSize": "2Mi"}}), "1Ki to 1Mi"),
+        (json!({"stream": {"maxMessages": 0}}), "greater than or equal to 1"),
+        (json!({"stream": {"storage": "Disk"}}), "\"File\", \"Memory\""),
+        (json!({"stream": {"deletionPolicy": "Keep"}}), "\"Retain\", \"Delete\""),
+        (json!({"nats": {"servers": ["nats://a"]}}), "not supported yet"),
+        (json!({"delivery": {"heartbeat": "500ms"}}), "1s to 5m"),
+        (json!({"delivery": {"retry": {"min": "10s"}}}), "100ms to retry.max"),
+        (json!({"delivery": {"retry": {"max": "10m"}}}), "at most 5m"),
+        (json!({"delivery": {"maxConnectionAge": "30s"}}), "or 0s for never"),
+        (json!({"delivery": {"cors": {"allowedOrigins": ["*"], "allowCredentials": true}}}), "must not be combined with the origin '*'"),
+        (json!({"delivery": {"cors": {"allowedOrigins": ["https://a.example/"]}}}), "no '/' at the end"),
+        (json!({"auth": {"mode": "Jwt"}}), "not supported yet"),
+        (json!({"publish": {"mode": "Http"}}), "publish.allowAnonymous: true"),
+        (json!({"workload": {"autoscaling": {"maxReplicas": 3}}}), "not supported yet"),
+        (json!({"workload": {"podOverlay": {"spec": {}}}}), "not supported yet"),
+        (json!({"workload": {"podLabels": {"sluice.dev/channel": "x"}}}), "the operator sets those itself"),
+        (json!({"workload": {"terminationGracePeriodSeconds": 5}}), "greater than or equal to 10"),
+        (json!({"exposure": {"ingress": {"host": "a.example"}}}), "not supported yet"),
+        (json!({"exposure": {"httpRoute": {"parentRefs": [{"name": "g"}]}}}), "not supported yet"),
+        (json!({"networkPolicy": {"mode": "Restrict"}}), "not supported yet"),
+        (json!({"monitoring": {"podMonitor": "Enabled"}}), "not supported yet"),
+        (json!({"managementPolicy": "Ignore"}), "\"Enforce\", \"Observe\", \"Paused\""),
+        (json!({"stream": 5}), "spec.stream"),
+    ]
+}
+
+#[test]
+fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
+    test("refused", async |bed| {
+        for (i, (spec, message)) in refused().into_iter().enumerate() {
+            match bed.try_create(bed.namespace(), &format!("c{i}"), spec.clone()).await {
+                Ok(_) => panic!("taken, but should say {message:?}: {spec}"),
+                Err(error) => assert!(error.to_string().contains(message), "{spec}: {error} does not say {message:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn names_that_are_no_dns_label_are_refused() {
+    test("names", async |bed| {
+        for name in ["a.b", "1a", &"x".repeat(49)] {
+            let error = bed.try_create(bed.namespace(), name, json!({})).await.expect_err(name).to_string();
+            assert!(error.contains("DNS label of at most 48 characters"), "{name}: {error}");
+        }
+        bed.try_create(bed.namespace(), &"x".repeat(48), json!({})).await.expect("48 characters are allowed");
+    });
+}
+
+#[test]
+fn what_is_fixed_for_life_cannot_be_changed() {
+    test("fixed", async |bed| {
+        bed.create("plain", json!({})).await;
+        bed.create("named", json!({"stream": {"name": "mine"}})).await;
+        for (channel, stream, message) in [
+            ("plain", json!({"name": "a"}), "must not be added, changed or removed"),
+            ("named", json!({"name": "other"}), "must not be added, changed or removed"),
+            ("named", json!({"name": null}), "must not be added, changed or removed"),
+            ("plain", json!({"storage": "Memory"}), "nats-server cannot move a stream between file and memory"),
+        ] {
+            let error =
+                bed.try_patch(channel::CHANNEL, channel, json!({"spec": {"stream": stream}})).await.expect_err("it is refused").to_string();
+            assert!(error.contains(message), "{channel} {stream}: {error}");
+        }
+        // What may change, may.
+        bed.change("named", json!({"stream": {"maxAge": "48h", "name": "mine", "storage": "File"}})).await;
+    });
+}
+
+#[test]
+fn kubectl_knows_the_resource() {
+    test("kubectl", async |bed| {
+        // The API server publishes the documentation a moment after it serves the resource.
+        let said = eventually("kubectl explains the resource", LIMIT, async || {
+            Some(bed.kubectl(&["explain", "ssechannel.spec"])).filter(|(ok, _)| *ok)
+        })
+        .await
+        .1;
+        assert!(said.contains("managementPolicy") && said.contains("delivery"), "{said}");
+        let (ok, said) = bed.kubectl(&["explain", "sse.spec.stream.deletionPolicy"]);
+        assert!(ok && said.contains("What becomes of the stream when the channel is deleted") && said.contains("Retain"), "{said}");
+        let (ok, said) = bed.kubectl(&["explain", "ssechannels", "--recursive"]);
+        assert!(ok && !said.contains("<no description>"), "{said}");
+
+        let manifest =
+            json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"name": "tried"}, "spec": {}}).to_string();
+        let (ok, said) = bed.kubectl_with(&["apply", "--dry-run=server", "-o", "json", "-f", "-"], &manifest);
+        assert!(ok, "{said}");
+        let tried: Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(tried["spec"]["stream"]["maxAge"], "24h", "the server fills in defaults: {tried:#}");
+        assert!(bed.api(channel::CHANNEL).get_opt("tried").await.unwrap().is_none(), "a dry run creates nothing");
+
+        let typo = manifest.replace("{}", r#"{"stream": {"maxage": "1h"}}"#);
+        let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &typo);
+        assert!(!ok && said.contains("unknown field \"spec.stream.maxage\""), "{said}");
+
+        let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &manifest);
+        assert!(ok && said.contains("created"), "{said}");
+        let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &manifest);
+        assert!(ok && said.contains("unchanged"), "defaults are no difference: {said}");
+        let (ok, said) = bed.kubectl_with(&["diff", "-f", "-"], &manifest);
+        assert!(ok && said.is_empty(), "{said}");
+        let (ok, said) = bed.kubectl(&["get", "sse"]);
+        let columns: Vec<&str> = said.lines().next().unwrap_or_default().split_whitespace().collect();
+        assert!(ok && columns == ["NAME", "READY", "REASON", "STREAM", "REPLICAS", "URL", "AGE"], "{said}");
+        let (ok, said) = bed.kubectl(&["get", "sse", "--field-selector", "spec.stream.name=nobody"]);
+        assert!(ok && said.contains("No resources found"), "{said}");
+        let (ok, said) = bed.kubectl(&["scale", "sse/tried", "--replicas=3"]);
+        assert!(ok && said.contains("scaled"), "{said}");
+        assert_eq!(bed.api(channel::CHANNEL).get("tried").await.unwrap().data["spec"]["workload"]["replicas"], 3);
+    });
+}
+
+#[test]
+fn the_examples_are_accepted() {
+    test("examples", async |bed| {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let files = std::fs::read_dir(&dir)
+            .expect("the examples")
+            .filter(|f| f.as_ref().is_ok_and(|f| f.path().extension().is_some_and(|e| e == "yaml")));
+        assert!(files.count() >= 3, "at least three examples");
+        let (ok, said) = bed.kubectl(&["apply", "--dry-run=server", "-f", dir.to_str().unwrap()]);
+        assert!(ok, "{said}");
+    });
+}

@@ -1,0 +1,115 @@
+//! The API server's audit log: who asked for what, and what was answered.
+
+use std::path::PathBuf;
+
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+
+/// Everything but the controllers' own reads, one entry a request, when it is answered.
+pub(super) const POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- {level: None, userGroups: ['system:masters']}
+- {level: None, users: ['system:apiserver']}
+- {level: Request, verbs: [create, update, patch, delete, deletecollection]}
+- {level: Metadata}
+";
+
+/// Reads the audit log.
+#[derive(Debug)]
+pub struct Audit {
+    path: PathBuf,
+}
+
+/// One request to the API server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, …
+    pub verb: String,
+    /// Path and query.
+    #[serde(rename = "requestURI")]
+    pub uri: String,
+    /// Who asked.
+    pub user: User,
+    /// What it was about.
+    #[serde(default)]
+    pub object_ref: ObjectRef,
+    /// The answer.
+    #[serde(default)]
+    pub response_status: ResponseStatus,
+    /// When it was received.
+    pub request_received_timestamp: Timestamp,
+    /// The body of a write.
+    #[serde(default)]
+    pub request_object: serde_json::Value,
+}
+
+/// The caller.
+#[derive(Debug, Clone, Deserialize)]
+pub struct User {
+    /// `system:serviceaccount:<namespace>:<name>` for a service account.
+    pub username: String,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectRef {
+    /// Plural name of the kind.
+    pub resource: String,
+    /// API group, empty for core.
+    pub api_group: String,
+    /// Namespace, empty for none or all.
+    pub namespace: String,
+    /// Name, empty for lists.
+    pub name: String,
+    /// `status`, `scale`, …, or empty.
+    pub subresource: String,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ResponseStatus {
+    /// HTTP status.
+    pub code: u16,
+}
+
+impl Entry {
+    /// Whether it asks to change something.
+    pub fn is_write(&self) -> bool {
+        !matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+
+    /// `patch apps/deployments/scale team/orders → 200`.
+    pub fn brief(&self) -> String {
+        let of = &self.object_ref;
+        let parts: Vec<&str> = [of.api_group.as_str(), &of.resource, &of.subresource].into_iter().filter(|p| !p.is_empty()).collect();
+        format!("{} {} {}/{} → {}", self.verb, parts.join("/"), of.namespace, of.name, self.response_status.code)
+    }
+}
+
+impl Audit {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Every answered request of `user` so far, oldest first.
+    ///
+    /// # Panics
+    /// When the log cannot be read or holds what is no audit entry.
+    pub fn of_user(&self, user: &str) -> Vec<Entry> {
+        let text = std::fs::read_to_string(&self.path).expect("the audit log");
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        // Most lines are of other tests' users: look before parsing.
+        whole
+            .lines()
+            .filter(|line| line.contains(user))
+            .map(|line| serde_json::from_str::<Entry>(line).unwrap_or_else(|e| panic!("audit entry: {e}: {line}")))
+            .filter(|entry| entry.user.username == user)
+            .collect()
+    }
+}

@@ -1,0 +1,37 @@
+// Command kube holds the Kubernetes programs that the tests run in one binary, chosen by the name it is called by:
+// one link instead of three, and a third of the disk.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo"
+	_ "k8s.io/component-base/metrics/prometheus/version"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	manager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+)
+
+func main() {
+	var c *cobra.Command
+	switch name := filepath.Base(os.Args[0]); name {
+	case "kube-apiserver":
+		c = apiserver.NewAPIServerCommand()
+	case "kube-controller-manager":
+		c = manager.NewControllerManagerCommand()
+	case "kubectl":
+		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
+			kubectlutil.CheckErr(err)
+		}
+		return
+	default:
+		fmt.Fprintln(os.Stderr, "kube: no program called", name)
+		os.Exit(2)
+	}
+	os.Exit(cli.Run(c))
+}
