@@ -95,9 +95,8 @@ impl Cluster {
         std::fs::write(dir.path().join("audit.yaml"), audit::POLICY).expect("the audit policy");
         let (apiserver, server) = start_apiserver(dir.path(), &store);
         processes.push(apiserver);
-        wait_for_certificate(dir.path(), &mut processes);
-
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        runtime.block_on(wait_for_certificate(dir.path(), &mut processes));
         let kubeconfig = kubeconfig(&server, dir.path(), &admin_token, "default");
         write_kubeconfig(&dir.path().join("admin.conf"), &kubeconfig);
         let client = runtime.block_on(async {
@@ -253,12 +252,12 @@ fn start_controller_manager(dir: &Path) -> Process {
 }
 
 /// The API server writes its certificate before it listens.
-fn wait_for_certificate(dir: &Path, processes: &mut [Process]) {
+async fn wait_for_certificate(dir: &Path, processes: &mut [Process]) {
     let deadline = Instant::now() + START_LIMIT;
     while !dir.join("certs/apiserver.crt").exists() || !dir.join("certs/apiserver.key").exists() {
         assert_alive(processes);
         assert!(Instant::now() < deadline, "kube-apiserver made no certificate within {START_LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
