@@ -1,6 +1,9 @@
 //! What the pods say of themselves: each is asked on its admin port which generation it serves.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -19,8 +22,8 @@ use crate::crd::condition::reason;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Pods of one channel asked at a time.
 const ASKED_AT_ONCE: usize = 16;
-/// Longest answer, bytes: a pod serves one channel, an entry is a few hundred.
-const ANSWER_BYTES: usize = 64 * 1024;
+/// Longest answer, bytes: an entry is a few hundred, and local mode serves many channels in one process.
+const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Asks pods.
 #[derive(Debug, Clone)]
@@ -55,13 +58,18 @@ struct Answer {
     channels: Vec<AnswerChannel>,
 }
 
-#[derive(Deserialize)]
-struct AnswerChannel {
-    name: String,
-    namespace: String,
-    generation: i64,
+/// What a data plane says of one of its channels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct AnswerChannel {
+    /// Name of the channel.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The generation that is served.
+    pub generation: i64,
+    /// What its reader is troubled by.
     #[serde(default)]
-    error: Option<String>,
+    pub error: Option<String>,
 }
 
 impl Prober {
@@ -100,15 +108,20 @@ impl Prober {
     /// The pod's answer; `None` when it gives none, `Some(None)` when it does not know the channel.
     async fn ask(&self, pod: &Pod, namespace: &str, channel: &str) -> Option<Option<AnswerChannel>> {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
-        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
-        let uri = format!("http://{host}:{}/readyz", self.port).parse().ok()?;
+        let channels = self.channels(ip.parse().ok()?).await?;
+        Some(channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
+    }
+
+    /// What the data plane at `ip` serves; `None` when it does not answer.
+    pub async fn channels(&self, ip: IpAddr) -> Option<Vec<AnswerChannel>> {
+        let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
             let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
             serde_json::from_slice::<Answer>(&body).ok()
         };
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
-        Some(answer.channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
+        Some(answer.channels)
     }
 }
 
