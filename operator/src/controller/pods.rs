@@ -1,6 +1,7 @@
 //! What the pods say of themselves: each is asked on its admin port which generation it serves.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -50,6 +51,21 @@ pub struct Pods {
     pub ready: Vec<(String, Serves)>,
     /// The first trouble of a pod that is not ready: a reason and what is the case.
     pub trouble: Option<(&'static str, String)>,
+}
+
+impl Pods {
+    /// Fills in for pods that cannot be asked what they `served` before, and remembers what is served now.
+    pub fn recall(&mut self, served: &mut HashMap<String, i64>) {
+        for (name, serves) in &mut self.ready {
+            if *serves == Serves::Unreachable
+                && let Some(generation) = served.get(name)
+            {
+                *serves = Serves::Generation(*generation);
+            }
+        }
+        *served =
+            self.ready.iter().filter_map(|(name, s)| if let Serves::Generation(g) = s { Some((name.clone(), *g)) } else { None }).collect();
+    }
 }
 
 #[derive(Deserialize)]
@@ -157,5 +173,23 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
             Some((reason::PODS_NOT_READY, format!("a container cannot be made: {message}")))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_does_not_answer_serves_what_it_served() {
+        let mut served = HashMap::new();
+        let mut first =
+            Pods { ready: vec![("a".to_owned(), Serves::Generation(3)), ("gone".to_owned(), Serves::Generation(3))], trouble: None };
+        first.recall(&mut served);
+        let mut second =
+            Pods { ready: vec![("a".to_owned(), Serves::Unreachable), ("new".to_owned(), Serves::Unreachable)], trouble: None };
+        second.recall(&mut served);
+        assert_eq!(second.ready, [("a".to_owned(), Serves::Generation(3)), ("new".to_owned(), Serves::Unreachable)]);
+        assert_eq!(served, HashMap::from([("a".to_owned(), 3)]));
     }
 }
