@@ -156,6 +156,12 @@ impl Connection {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// All values of a header, as one list in lower case.
+    pub fn list(&self, name: &str) -> String {
+        let values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.to_ascii_lowercase());
+        values.collect::<Vec<_>>().join(", ")
+    }
+
     /// All headers, names in lower case.
     pub fn headers(&self) -> &[(String, String)] {
         &self.headers
@@ -418,7 +424,7 @@ impl Ledger {
 /// When the filter is malformed or a payload is not UTF-8.
 pub fn expected(log: &Log, from: u64, to: u64, filter: &[&str]) -> Vec<(u64, u64)> {
     let filter = Filter::new(filter.iter().copied()).expect("a filter");
-    let events = log.range(from + 1..=to).filter(|(_, e)| filter.matches(&e.topic));
+    let events = log.range(from + 1..to.max(from) + 1).filter(|(_, e)| filter.matches(&e.topic));
     events.map(|(sequence, e)| (*sequence, digest(&normalise(std::str::from_utf8(&e.payload).expect("UTF-8"))))).collect()
 }
 

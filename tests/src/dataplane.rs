@@ -120,20 +120,12 @@ impl DataPlane {
     pub async fn start_with(nats: &str, configs: &ConfigDir, options: &Options<'_>) -> Self {
         let mut command = Command::new(workspace_program("sluice-dataplane"));
         command.arg("--config-dir").arg(configs.path());
-        command.args([
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--nats",
-            nats,
-            "--log-format",
-            "text",
-            "--drain-delay",
-            "0s",
-            "--drain-period",
-            "1s",
-        ]);
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", nats, "--log-format", "text"]);
+        for [flag, value] in [["--drain-delay", "0s"], ["--drain-period", "1s"]] {
+            if !options.arguments.contains(&flag) {
+                command.args([flag, value]);
+            }
+        }
         command.args(options.arguments).env("NO_COLOR", "1").env_remove("RUST_LOG");
         let mut process = Process::spawn("dataplane", command);
         let listening = crate::eventually("the data plane listens", START_LIMIT, async || {
@@ -251,6 +243,11 @@ impl DataPlane {
     /// From now on, error lines that hold `text` do not fail the test.
     pub fn expect_errors(&mut self, text: &str) {
         self.expected_errors.push(text.to_owned());
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        self.process.stderr()
     }
 
     /// Lines of its log that should not be there.

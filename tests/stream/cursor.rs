@@ -312,14 +312,15 @@ fn a_cursor_before_what_is_kept_is_told_what_it_missed() {
         let rig = Rig::new().await;
         let log = rig.publish_many("a", 100).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(10)).await;
+        let plane = rig.another().await;
+        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
         reader.until_sequence(100, SOON).await;
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_gap(&reader.ledger, 0, 11, 50, "expired");
         reader.ledger.assert_exactly("evicted", &expected(&log, 50, 100, &[]));
         // Whoever missed nothing is told nothing.
         for request in [Request::get(ORDERS).resume(rig.cursor(50)), Request::get("/channels/orders?from=earliest")] {
-            let mut reader = Reader::open(rig.plane.http(), &request).await;
+            let mut reader = Reader::open(plane.http(), &request).await;
             reader.until_sequence(100, SOON).await;
             assert_eq!(reader.ledger.gaps, []);
             reader.ledger.assert_exactly("kept", &expected(&log, 50, 100, &[]));
@@ -333,7 +334,8 @@ fn limits_that_evict_events_are_told_to_a_cursor_before_them() {
         let limited = Setup { stream: &|s: &mut Config| s.max_messages = 1_000, ..Setup::default() };
         let rig = Rig::with(limited).await;
         let log = rig.publish_many("a", 5_000).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(3_000)).await;
+        let plane = rig.another().await;
+        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(3_000))).await;
         reader.until_sequence(5_000, SOON).await;
         assert_eq!(reader.ledger.gaps.len(), 1);
         assert_gap(&reader.ledger, 0, 3_001, 4_000, "expired");
@@ -347,7 +349,8 @@ fn an_evicted_cursor_goes_on_with_new_events_where_the_channel_says_so() {
         let rig = Rig::channel(|c| c.delivery.on_gap = Start::Latest).await;
         rig.publish_many("a", 100).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(10)).await;
+        let plane = rig.another().await;
+        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
         let next = rig.publish("a", "new").await;
         reader.until_sequence(next.sequence, SOON).await;
@@ -362,7 +365,8 @@ fn a_purge_of_everything_is_told_and_new_events_follow() {
         let rig = Rig::new().await;
         rig.publish_many("a", 100).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 101).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(10)).await;
+        let plane = rig.another().await;
+        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
         assert_gap(&reader.ledger, 0, 11, 100, "expired");
         let next = rig.publish("a", "new").await;
@@ -370,7 +374,7 @@ fn a_purge_of_everything_is_told_and_new_events_follow() {
         reader.until_sequence(101, SOON).await;
         assert_eq!((reader.ledger.sequences(), reader.ledger.gaps.len()), (vec![101], 1));
         // A cursor at the end missed nothing.
-        let mut reader = rig.resume(ORDERS, rig.cursor(100)).await;
+        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(100))).await;
         reader.until_sequence(101, SOON).await;
         assert_eq!(reader.ledger.gaps, []);
     });
@@ -386,7 +390,7 @@ fn single_deleted_events_are_named_and_the_rest_is_exact() {
             log.remove(&sequence);
         }
         // A data plane that has them in memory may still serve them; one that starts now cannot.
-        let plane = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let plane = rig.another().await;
         let mut reader = Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(50, SOON).await;
         assert_eq!(reader.ledger.gaps.len(), 2);
@@ -406,7 +410,7 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
         let published = rig.streams.publish_all(&rig.names.prefix, events(2_000, 50, 100, 3)).await;
         let newest: std::collections::HashMap<_, _> = published.iter().map(|p| (p.topic.clone(), p.clone())).collect();
         let log = log(newest.into_values());
-        let plane = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let plane = rig.another().await;
         let mut reader = Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(2_000, SOON).await;
         reader.ledger.assert_exactly("newest of each", &expected(&log, 0, 2_000, &[]));

@@ -9,7 +9,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sluice_tests::{
     clients::{Connection, Reader, Request},
-    dataplane::DataPlane,
     run,
 };
 
@@ -27,7 +26,7 @@ fn a_drain_tells_each_stream_when_to_come_back_and_ends_in_time() {
         const READERS: usize = 20;
         let mut rig = rig("2s", "4s").await;
         let log = rig.publish_many("a", 10).await;
-        let other = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let other = rig.another().await;
         let mut readers = Vec::new();
         for _ in 0..READERS {
             readers.push(rig.resume(ORDERS, rig.cursor(0)).await);

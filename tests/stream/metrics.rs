@@ -5,7 +5,6 @@ use std::time::Duration;
 use reqwest::Client;
 use sluice_tests::{
     clients::{Reader, Request},
-    dataplane::DataPlane,
     run,
 };
 
@@ -24,7 +23,7 @@ fn all_documented_metrics_are_there_and_count_what_was_delivered() {
         .await;
         rig.publish_many("a", 3_000).await;
         // One that starts now has the tail in memory at most; the rest it must read from the store.
-        let plane = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let plane = rig.another().await;
         let (mut delivered, mut bytes) = (0, 0);
         let mut readers = Vec::new();
         for from in [0, 0, 1_500, 2_990, 9_000] {

@@ -100,7 +100,7 @@ fn one_mebibyte_arrives_live_and_from_the_store() {
         for _ in 0..8 {
             rig.publish("a", payload.clone()).await;
         }
-        let plane = sluice_tests::dataplane::DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let plane = rig.another().await;
         let request = sluice_tests::clients::Request::get("/channels/orders?from=earliest");
         let mut replay = sluice_tests::clients::Reader::open(plane.http(), &request).await;
         for reader in [&mut live, &mut replay] {

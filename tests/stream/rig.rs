@@ -72,6 +72,11 @@ impl Rig {
         channel_config(&self.names)
     }
 
+    /// Another data plane of the same channel, which starts now: it holds nothing in memory of what was before.
+    pub(crate) async fn another(&self) -> DataPlane {
+        DataPlane::start(&self.nats.url(), &self.configs).await
+    }
+
     pub(crate) fn cursor(&self, sequence: u64) -> Cursor {
         Cursor::new(self.epoch, sequence)
     }

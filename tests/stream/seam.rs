@@ -9,7 +9,6 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sluice_tests::{
     clients::{Ledger, Plan, Reader, Request, expected},
-    dataplane::DataPlane,
     nats::{Log, events, log},
     run,
 };
@@ -92,7 +91,7 @@ fn publishing_at_full_speed_while_200_resume_at_random_cursors_on_two_pods() {
     run(LIMIT, async {
         let rig = Rig::new().await;
         let stored = store(&rig).await;
-        let second = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let second = rig.another().await;
         let herd = Herd::start(&rig, vec![rig.plane.http(), second.http()], rand::random());
         let log = publish_live(&rig, stored).await;
         let connections = herd.finish(&log).await;
@@ -105,7 +104,7 @@ fn a_pod_killed_in_the_middle_and_its_subscribers_resumed_on_the_other() {
     run(LIMIT, async {
         let mut rig = Rig::new().await;
         let stored = store(&rig).await;
-        let second = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let second = rig.another().await;
         let herd = Herd::start(&rig, vec![rig.plane.http(), second.http()], rand::random());
         let streams = rig.streams.clone();
         let prefix = rig.names.prefix.clone();
@@ -137,7 +136,7 @@ fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory()
         let mut rig = Rig::channel(|c| c.delivery.cache_bytes = CACHE).await;
         let payloads = (0..100_000).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<1024}"))));
         let mut log = log(rig.streams.publish_all(&rig.names.prefix, payloads).await);
-        let mut plane = DataPlane::start(&rig.nats.url(), &rig.configs).await;
+        let mut plane = rig.another().await;
         let before = plane.process().rss();
         let start = Instant::now();
         let mut reader = Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
