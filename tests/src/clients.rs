@@ -56,6 +56,7 @@ impl Request {
 
     /// The same with a cursor as `Last-Event-ID`.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value, reason = "so that callers may give a cursor as well as any text")]
     pub fn resume(self, cursor: impl ToString) -> Self {
         self.header("Last-Event-ID", cursor.to_string())
     }
@@ -345,6 +346,12 @@ impl Ledger {
     }
 
     fn record_event(&mut self, event: &Event) {
+        let is_ours = event.name.starts_with("channel.") && event.name != "channel.invalid";
+        if is_ours && !event.has_id && self.position.is_none() && event.name != "channel.gap" {
+            // Before the data plane has seen the stream at all, it has no cursor to give.
+            self.controls.push(event.clone());
+            return;
+        }
         assert!(event.has_id, "an event without an id of its own: {event:?}");
         let cursor: Cursor = event.last_event_id.parse().unwrap_or_else(|_| panic!("no cursor as id: {event:?}"));
         if event.name == "channel.gap" {
@@ -354,7 +361,6 @@ impl Ledger {
             self.position = Some(cursor);
             return;
         }
-        let is_ours = event.name.starts_with("channel.") && event.name != "channel.invalid";
         if let Some(position) = self.position {
             assert_eq!(cursor.epoch, position.epoch, "the epoch changed without a gap: {event:?}");
             let rises = cursor.sequence > position.sequence || (is_ours && cursor.sequence == position.sequence);
@@ -450,15 +456,16 @@ impl Reader {
         item
     }
 
-    /// The next event (also one of ours); `None` at the end of the stream.
+    /// The next event, also one of ours but for `channel.cursor`; `None` at the end of the stream.
     ///
     /// # Panics
     /// When none comes within `limit`.
     pub async fn event(&mut self, limit: Duration) -> Option<Event> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Item::Event(event) = self.item(deadline.saturating_duration_since(Instant::now())).await? {
-                return Some(event);
+            match self.item(deadline.saturating_duration_since(Instant::now())).await? {
+                Item::Event(event) if event.name != "channel.cursor" => return Some(event),
+                _ => {}
             }
         }
     }

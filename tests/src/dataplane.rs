@@ -143,7 +143,9 @@ impl DataPlane {
             parse_listening(&process.stdout())
         })
         .await;
-        let plane = Self { process, http: listening.0, admin: listening.1, client: reqwest::Client::new(), expected_errors: Vec::new() };
+        // No idle connections: a data plane may be shared by tests whose runtimes end at different times.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        let plane = Self { process, http: listening.0, admin: listening.1, client, expected_errors: Vec::new() };
         if !options.not_ready {
             plane.ready().await;
         }
@@ -158,6 +160,11 @@ impl DataPlane {
     /// Address of the admin listener.
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Prints the end of its log.
+    pub fn print_log(&self) {
+        self.process.print_tail();
     }
 
     /// The child process.

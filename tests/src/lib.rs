@@ -44,3 +44,13 @@ pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, limit: Dura
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Runs `f` when the test's process ends: for servers in a static, which Rust never drops.
+#[allow(unsafe_code)]
+pub fn at_exit(f: extern "C" fn()) {
+    // SAFETY: `f` is a valid function for the whole life of the process, and does not unwind across the border:
+    // a panic in an `extern "C"` function aborts.
+    unsafe {
+        libc::atexit(f);
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -72,6 +71,11 @@ impl NatsServer {
     /// `nats://…` of it.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Directory of its store.
+    pub fn store(&self) -> &std::path::Path {
+        self.store.path()
     }
 
     /// Its server name, as it stands in a stream's cluster information.
@@ -167,6 +171,21 @@ impl NatsCluster {
             self.servers.iter().position(|s| s.name == leader && s.process.is_some())
         })
         .await
+    }
+}
+
+impl NatsCluster {
+    /// Waits until all replicas of `stream` are there and current, so that another server may be taken away.
+    ///
+    /// # Panics
+    /// When they are not within 60 s.
+    pub async fn in_sync(&self, streams: &Streams, stream: &str) {
+        crate::eventually("the replicas are current", Duration::from_secs(60), async || {
+            let cluster = streams.try_info(stream).await?.cluster?;
+            let current = cluster.replicas.iter().filter(|r| r.current && !r.offline).count();
+            (cluster.leader.is_some() && current + 1 == self.servers.len()).then_some(())
+        })
+        .await;
     }
 }
 
@@ -408,11 +427,6 @@ pub type Log = BTreeMap<u64, Published>;
 /// Collects published events into a log.
 pub fn log(published: impl IntoIterator<Item = Published>) -> Log {
     published.into_iter().map(|p| (p.sequence, p)).collect()
-}
-
-/// Where the servers' programs are, for messages.
-pub fn server_program() -> PathBuf {
-    tool("nats-server")
 }
 
 #[cfg(test)]

@@ -153,6 +153,14 @@ impl Process {
         strip_ansi(&self.read("stderr.log"))
     }
 
+    /// Prints the end of its log.
+    pub fn print_tail(&self) {
+        let log = self.stderr();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+        eprintln!("--- {} (pid {}, {:?})\n{tail}\n---", self.name, self.child.id(), self.exit);
+    }
+
     fn read(&self, file: &str) -> String {
         let Some(dir) = &self.dir else { return String::new() };
         std::fs::read(dir.path().join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
@@ -163,11 +171,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            let log = self.stderr();
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-            let kept = self.dir.take().map(TempDir::keep).unwrap_or_default();
-            eprintln!("--- {} ({:?}), logs kept in {}\n{tail}\n---", self.name, self.exit, kept.display());
+            self.print_tail();
+            if let Some(dir) = self.dir.take() {
+                eprintln!("logs kept in {}", dir.keep().display());
+            }
         }
     }
 }

@@ -1,0 +1,16 @@
+//! The wire contract of the data plane, on real nats-servers: one module for each group of promises.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test at their place")]
+
+mod cluster;
+mod cursor;
+mod drain;
+mod filter;
+mod http;
+mod metrics;
+mod outage;
+mod payload;
+mod publish;
+mod reload;
+mod rig;
+mod seam;
+mod slow;
