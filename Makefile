@@ -100,4 +100,4 @@ tools: ## third-party servers for the tests
 .PHONY: clean
 clean: ## build output and local data
 	@$(CARGO) clean
-	@rm -rf $(DATA)
+	@rm -rf .data

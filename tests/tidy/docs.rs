@@ -122,7 +122,10 @@ fn registered_metrics(file: &File) -> Vec<String> {
     };
     let prefixes = quoted("with_prefix(");
     let prefix = prefixes.first().map(|p| format!("{p}_")).unwrap_or_default();
-    quoted(".register(").into_iter().map(|name| format!("{prefix}{name}")).collect()
+    let mut names: Vec<_> = quoted(".register(").into_iter().map(|name| format!("{prefix}{name}")).collect();
+    // The encoder appends the unit; this project has no other than seconds.
+    names.extend(quoted(".register_with_unit(").into_iter().map(|name| format!("{prefix}{name}_seconds")));
+    names
 }
 
 #[test]
