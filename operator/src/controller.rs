@@ -1,4 +1,288 @@
-//! The Kubernetes side, in named steps.
+//! The Kubernetes side, in named steps: [`dereference`] (client) → [`validate`] (pure) → [`desired`] (pure) →
+//! [`apply`] (client; streams by [`crate::stream`]) → [`status`] (pure, then written where it differs).
 
+pub mod apply;
+mod delete;
+pub mod dereference;
 pub mod desired;
+mod driver;
+pub mod pods;
+pub mod status;
 pub mod validate;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        controller::Action,
+        events::{Event, EventType, Recorder},
+        reflector::ObjectRef,
+    },
+};
+use sluice_channel::ChannelConfig;
+
+use crate::{
+    crd::{ManagementPolicy, SseChannel, condition::reason},
+    metrics::Metrics,
+    stream::{self, Change, Mode, Report, Streams},
+};
+use delete::Left;
+pub use driver::{Options, run};
+use status::{Observation, Workload};
+
+/// First pause after a failed pass; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause after a failed pass.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// Pause while something is on its way that no watch tells of: the file that travels to the pods.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Why a pass was cut short; it is repeated after a pause that grows.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server or the network.
+    #[error("Kubernetes: {0}")]
+    Api(#[from] kube::Error),
+    /// The objects; a defect of this program.
+    #[error(transparent)]
+    Desired(#[from] desired::Error),
+    /// One of the objects.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+}
+
+/// What every pass needs.
+pub struct Context {
+    client: Client,
+    streams: Streams,
+    settings: desired::Settings,
+    cluster: String,
+    resync: Duration,
+    prober: pods::Prober,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    memories: Mutex<HashMap<ObjectRef<SseChannel>, Memory>>,
+}
+
+/// What is remembered of a channel between passes; gone with the channel.
+#[derive(Default)]
+struct Memory {
+    failures: u32,
+    applied: apply::Memory,
+}
+
+impl Context {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    /// Tells the channel's readers (`kubectl describe`) what happened. Best effort: an Event is no state.
+    async fn tell(&self, channel: &SseChannel, what: &str, note: &str, warning: bool) {
+        let type_ = if warning { EventType::Warning } else { EventType::Normal };
+        let event = Event { type_, reason: what.to_owned(), note: Some(note.to_owned()), action: "Reconcile".to_owned(), secondary: None };
+        self.metrics.api_write("Event", "create");
+        if let Err(error) = self.recorder.publish(&event, &channel.object_ref(&())).await {
+            tracing::warn!(channel = %channel.name_any(), %error, "cannot record the event {what}: {note}");
+        }
+    }
+
+    fn memory<T>(&self, channel: &ObjectRef<SseChannel>, with: impl FnOnce(&mut Memory) -> T) -> T {
+        with(self.memories.lock().unwrap_or_else(PoisonError::into_inner).entry(channel.clone()).or_default())
+    }
+
+    fn forget(&self, channel: &ObjectRef<SseChannel>) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
+    }
+
+    /// The pause after one more failure in a row.
+    fn retry(&self, channel: &ObjectRef<SseChannel>) -> Duration {
+        let failures = self.memory(channel, |memory| {
+            memory.failures = memory.failures.saturating_add(1);
+            memory.failures
+        });
+        (FIRST_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LAST_RETRY)
+    }
+
+    fn succeeded(&self, channel: &ObjectRef<SseChannel>) {
+        self.memory(channel, |memory| memory.failures = 0);
+    }
+}
+
+/// One pass over one channel.
+async fn reconcile(object: Arc<DeserializeGuard<SseChannel>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let started = Instant::now();
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let reference = ObjectRef::<SseChannel>::new(&name).within(&namespace);
+    let result = pass(&name, &namespace, &reference, &ctx).await;
+    let outcome = match &result {
+        Ok(_) => "ok",
+        Err(_) => "error",
+    };
+    ctx.metrics.reconciled(outcome, started.elapsed());
+    result
+}
+
+fn on_error(object: Arc<DeserializeGuard<SseChannel>>, error: &Error, ctx: Arc<Context>) -> Action {
+    let reference = ObjectRef::<SseChannel>::new(&object.name_any()).within(&object.namespace().unwrap_or_default());
+    let pause = ctx.retry(&reference);
+    tracing::warn!(channel = %reference, %error, ?pause, "the pass failed");
+    Action::requeue(pause)
+}
+
+async fn pass(name: &str, namespace: &str, reference: &ObjectRef<SseChannel>, ctx: &Context) -> Result<Action, Error> {
+    let guarded: Api<DeserializeGuard<SseChannel>> = Api::namespaced(ctx.client.clone(), namespace);
+    let Some(DeserializeGuard(object)) = guarded.get_opt(name).await? else {
+        ctx.forget(reference);
+        return Ok(Action::await_change());
+    };
+    let channel = match object {
+        Ok(channel) => channel,
+        Err(invalid) => {
+            // Nothing can be done before it is changed; the others go on.
+            tracing::error!(channel = %reference, error = %invalid.error, "cannot be decoded and is left alone; correct its spec");
+            return Ok(Action::await_change());
+        }
+    };
+    let api: Api<SseChannel> = Api::namespaced(ctx.client.clone(), namespace);
+    if channel.metadata.deletion_timestamp.is_some() {
+        return Ok(match delete::delete(&api, &channel, ctx).await? {
+            Left::Nothing => Action::await_change(),
+            Left::Retry => Action::requeue(ctx.retry(reference)),
+        });
+    }
+    let unobserved = match (channel.spec.management_policy, validate::validate(&channel, &ctx.cluster)) {
+        (ManagementPolicy::Paused, _) => {
+            (reason::PAUSED, "spec.managementPolicy is Paused: nothing is looked at or changed".to_owned(), false)
+        }
+        (_, Err(error)) => (reason::INVALID_SPEC, error.to_string(), true),
+        (_, Ok(valid)) => return observe_and_act(&api, &channel, valid, reference, ctx).await,
+    };
+    let (why, message, stalled) = unobserved;
+    let status = status::unobserved(&channel, why, &message, stalled, ctx.now());
+    status::write(&api, &channel, &status, &ctx.metrics).await?;
+    Ok(Action::await_change())
+}
+
+async fn observe_and_act(
+    api: &Api<SseChannel>,
+    channel: &SseChannel,
+    mut valid: validate::Channel,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) -> Result<Action, Error> {
+    let observe = valid.management_policy == ManagementPolicy::Observe;
+    if !observe {
+        // Before there is a stream: a channel deleted in between must not leave one behind.
+        delete::settle_finalizer(api, channel, ctx).await?;
+    }
+    let proven = channel.status.as_ref().and_then(|s| s.stream.as_ref()).filter(|s| s.owned && s.name == valid.stream.name.as_str());
+    if let Some(known) = proven {
+        ctx.streams.remember(&known.name, &known.created_time);
+    }
+    let stream = ctx.streams.ensure(&valid.stream, if observe { Mode::Observe } else { Mode::Enforce }).await;
+    tell_of_stream(channel, &valid, &stream, ctx).await;
+
+    let mut live = dereference::live(&ctx.client, &valid.namespace, valid.name.as_str()).await?;
+    if observe {
+        keep_generation(&mut valid, live.config.as_ref());
+    }
+    let children = desired::desired(&valid, &ctx.settings)?;
+    // Pods never serve a stream that may be somebody else's.
+    let serve = match &stream {
+        Ok(_) => true,
+        Err(error) => proven.is_some() && !error.is_foreign(),
+    };
+    let (drift, applied) = if observe {
+        (apply::differences(&children, &live, &valid.uid)?, Ok(()))
+    } else if serve {
+        let mut memory = ctx.memory(reference, |memory| std::mem::take(&mut memory.applied));
+        let mut pass = apply::Pass { client: &ctx.client, channel: &valid, memory: &mut memory, metrics: &ctx.metrics };
+        let applied = pass.apply(children, &mut live).await;
+        ctx.memory(reference, |kept| kept.applied = memory);
+        (Vec::new(), applied)
+    } else {
+        (Vec::new(), Ok(()))
+    };
+    let pods = ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await;
+    let workload = match &applied {
+        Err(error) => Workload::Failed(error),
+        Ok(()) if !serve && !observe && live.deployment.is_none() => Workload::Waiting,
+        Ok(()) => Workload::Seen { deployment: live.deployment.as_ref(), pods: &pods, generation: valid.config.generation },
+    };
+    let url = desired::service::internal_url(&valid, &ctx.settings);
+    let seen = Observation { name: valid.name.as_str(), stream_name: valid.stream.name.as_str(), stream: &stream, workload, drift, url };
+    let status = status::status(channel, &seen, ctx.now());
+    status::write(api, channel, &status, &ctx.metrics).await?;
+    if let Err(error) = applied
+        && !matches!(error, apply::Error::NameTaken { .. } | apply::Error::Refused { .. })
+    {
+        return Err(error.into());
+    }
+    Ok(next(&stream, &status, reference, ctx))
+}
+
+/// When to look again without being told.
+fn next(
+    stream: &Result<Report, stream::Error>,
+    status: &crate::crd::SseChannelStatus,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) -> Action {
+    if stream.as_ref().is_err_and(stream::Error::is_transient) {
+        return Action::requeue(ctx.retry(reference).min(ctx.resync));
+    }
+    ctx.succeeded(reference);
+    let ready = status::find(&status.conditions, crate::crd::condition::READY).map(|c| c.reason.as_str());
+    let soon = matches!(ready, Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE));
+    Action::requeue(if soon { SOON.min(ctx.resync) } else { ctx.resync })
+}
+
+/// While only observing, the file in the cluster keeps the generation it was written with; that alone is no drift.
+fn keep_generation(valid: &mut validate::Channel, live: Option<&ConfigMap>) {
+    let file = desired::config::file_name(valid.name.as_str());
+    let text = live.and_then(|map| map.data.as_ref()).and_then(|data| data.get(&file));
+    let found = text.and_then(|text| ChannelConfig::from_json(text.as_bytes()).ok());
+    if let Some(found) = found {
+        valid.config.generation = found.generation;
+    }
+}
+
+async fn tell_of_stream(channel: &SseChannel, valid: &validate::Channel, result: &Result<Report, stream::Error>, ctx: &Context) {
+    let name = &valid.stream.name;
+    let had_one = channel.status.as_ref().and_then(|s| s.stream.as_ref()).is_some_and(|s| s.owned);
+    match result {
+        Ok(report) => match &report.change {
+            Change::None => {}
+            Change::Created if !had_one => ctx.tell(channel, "StreamCreated", &format!("stream {name} was created"), false).await,
+            Change::Created | Change::Recreated => {
+                let note =
+                    format!("stream {name} had gone and was created again: its events are lost, subscribers are told by channel.gap");
+                ctx.tell(channel, "StreamRecreated", &note, true).await;
+            }
+            Change::Adopted => ctx.tell(channel, "StreamAdopted", &format!("stream {name} was taken over with its events"), false).await,
+            Change::Updated(fields) => {
+                let fields: Vec<_> = fields.iter().map(|d| format!("{} from {} to {}", d.field, d.observed, d.desired)).collect();
+                let note: String = format!("stream {name} was changed: {}", fields.join(", ")).chars().take(900).collect();
+                ctx.tell(channel, "StreamUpdated", &note, false).await;
+            }
+            Change::Restored => {
+                let note = format!("stream {name} was set back to an older state; it has a new epoch, subscribers are told by channel.gap");
+                ctx.tell(channel, "StreamRestored", &note, true).await;
+            }
+        },
+        Err(error) => {
+            // Once for each new reason, not for each attempt.
+            let before = channel.status.as_ref().and_then(|s| status::find(&s.conditions, crate::crd::condition::STREAM_READY));
+            if before.is_none_or(|c| c.reason != error.reason()) {
+                ctx.tell(channel, error.reason(), &error.to_string(), true).await;
+            }
+        }
+    }
+}

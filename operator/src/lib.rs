@@ -1,6 +1,9 @@
 //! Turns an `SseChannel` into a JetStream stream and the pods (or, in local mode, the process) that serve it.
 
+pub mod admin;
+pub mod args;
 pub mod controller;
 pub mod crd;
+pub mod metrics;
 pub mod nats;
 pub mod stream;

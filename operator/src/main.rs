@@ -1,6 +1,60 @@
 //! `sluice-operator`: `run` in a cluster, `local` on a laptop, `crd` for the definition of the resource.
 
-fn main() -> anyhow::Result<()> {
-    print!("{}", sluice_operator::crd::yaml()?);
-    Ok(())
+use std::process::ExitCode;
+
+use clap::Parser;
+use sluice_operator::{
+    args::{Args, Command, LogFormat},
+    controller, crd,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let fallback = if matches!(args.command, Command::Local(_)) { "warn,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    match start(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line for people: what is wrong and what to do. Never a stack trace.
+            eprintln!("sluice-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Crd => {
+            print!("{}", crd::yaml()?);
+            Ok(())
+        }
+        Command::Run(args) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(until_signalled(async |stop| Ok(controller::run(args.into_options(), stop).await?)))
+        }
+        Command::Local(_) => anyhow::bail!("not built yet"),
+    }
+}
+
+/// Runs `work` with a token that the first SIGTERM or SIGINT cancels; a second one ends it at once.
+async fn until_signalled(work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let signals = async {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        stop.cancel();
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    tokio::select! {
+        result = work(stop.clone()) => result,
+        () = signals => anyhow::bail!("ended at once by a second signal"),
+    }
 }

@@ -57,10 +57,19 @@ pub struct State {
     pub trouble: Option<String>,
 }
 
+impl State {
+    /// Whether it is up, and how often it came up: what changes when NATS comes or goes.
+    #[must_use]
+    pub const fn coming_and_going(&self) -> (bool, u64) {
+        (self.up, self.connects)
+    }
+}
+
 /// A connection that mends itself.
 #[derive(Debug, Clone)]
 pub struct Connection {
     client: Client,
+    servers: String,
     domain: Option<String>,
     state: watch::Receiver<State>,
 }
@@ -98,8 +107,15 @@ impl Connection {
         if let (Some(certificate), Some(key)) = (&args.nats_client_cert, &args.nats_client_key) {
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
-        let client = options.connect(&args.nats).await.map_err(|source| Error { servers: args.nats.join(","), source })?;
-        Ok(Self { client, domain: args.jetstream_domain.clone(), state })
+        let servers = args.nats.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
+        let client = options.connect(&args.nats).await.map_err(|source| Error { servers: servers.clone(), source })?;
+        Ok(Self { client, servers, domain: args.jetstream_domain.clone(), state })
+    }
+
+    /// The servers' addresses, without passwords.
+    #[must_use]
+    pub fn servers(&self) -> &str {
+        &self.servers
     }
 
     /// JetStream over this connection.
@@ -117,6 +133,15 @@ impl Connection {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+}
+
+/// An address that may be shown: a password in it is not.
+fn without_user(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        (_, None) => url.to_owned(),
     }
 }
 

@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Map, Value};
 use sluice_channel::{Epoch, StreamName, cursor::EPOCH_METADATA};
 
-use crate::crd::stream::{Adoption, Compression, Placement, Storage};
+use crate::{
+    crd::stream::{Adoption, Compression, Placement, Storage},
+    nats,
+};
 pub use config::{CLUSTER, Difference, NAME, NAMESPACE, UID};
 pub use error::Error;
 use history::History;
@@ -145,10 +148,23 @@ const REGRESSION_READS: usize = 4;
 const REGRESSION_PAUSE: Duration = Duration::from_millis(500);
 
 impl Streams {
-    /// Streams reached through `context`.
+    /// Streams reached through `context`; `servers` is what messages call them.
     #[must_use]
-    pub fn new(context: async_nats::jetstream::Context) -> Self {
-        Self { server: Server::new(context), history: History::default() }
+    pub fn new(context: async_nats::jetstream::Context, servers: &str) -> Self {
+        Self { server: Server::new(context, servers, None), history: History::default() }
+    }
+
+    /// Streams reached over `connection`, whose own troubles make the errors clearer.
+    #[must_use]
+    pub fn over(connection: &nats::Connection) -> Self {
+        let server = Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
+        Self { server, history: History::default() }
+    }
+
+    /// Tells of a stream that was once seen to be the channel's own, as its status remembers it: after a restart a
+    /// stream without marks of an owner is then known again, and one that has gone is known to have been there.
+    pub fn remember(&self, name: &str, created: &str) {
+        self.history.remember(name, created);
     }
 
     /// Makes the stream `desired`, or tells what differs.
@@ -231,6 +247,8 @@ impl Streams {
         match config::owner(&observed.config) {
             Some(owner) if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) => Ok(Claim::Ours),
             Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
+            // Somebody wiped the marks, but no other stream was created at that very nanosecond.
+            None if self.history.is_same(&name, observed) => Ok(Claim::Ours),
             None if config::partly_owned(&observed.config) => {
                 Err(Error::OwnedByOther { stream: name, owner: "somebody whose mark in its metadata is incomplete".to_owned() })
             }

@@ -48,6 +48,8 @@ pub(crate) struct Bed {
     operator: Option<Process>,
     files: TempDir,
     admin_port: u16,
+    /// Whether the operator looks after all namespaces, not only the test's.
+    pub(crate) everywhere: bool,
 }
 
 /// Runs a test: `body` on a bed whose operator runs, and then the checks that every test shares.
@@ -65,19 +67,24 @@ impl Bed {
     pub(crate) async fn new(hint: &str) -> Self {
         let cluster = Cluster::shared();
         let namespace = cluster.namespace(hint).await;
-        Self::in_namespaces(vec![namespace]).await
+        Self::in_namespaces(cluster, vec![namespace]).await
     }
 
     /// On namespaces that are there already.
-    pub(crate) async fn in_namespaces(namespaces: Vec<String>) -> Self {
-        let cluster = Cluster::shared();
+    pub(crate) async fn in_namespaces(cluster: &'static Cluster, namespaces: Vec<String>) -> Self {
+        static INSTALLED: OnceCell<()> = OnceCell::const_new();
+        INSTALLED.get_or_init(async || install_resource(Cluster::shared()).await).await;
+        Self::bare(cluster, namespaces).await
+    }
+
+    /// The same without the resource's definition.
+    pub(crate) async fn bare(cluster: &'static Cluster, namespaces: Vec<String>) -> Self {
         let client = cluster.client().await;
-        install_resource(cluster).await;
         crate::rbac::grant(&client, &namespaces).await;
         let files = TempDir::with_prefix("sluice-bed-").unwrap();
         cluster.service_account_kubeconfig(&namespaces[0], ACCOUNT, &files.path().join("kubeconfig")).await;
         let nats = NatsServer::start().await;
-        Self { cluster, client, namespaces, nats, operator: None, files, admin_port: free_port() }
+        Self { cluster, client, namespaces, nats, operator: None, files, admin_port: free_port(), everywhere: false }
     }
 
     /// The test's usual namespace.
@@ -102,7 +109,7 @@ impl Bed {
         command.env("KUBECONFIG", self.files.path().join("kubeconfig")).env("RUST_LOG", "info,sluice_operator=debug").arg("run");
         command.args(["--nats", &self.nats.url(), "--dataplane-image", IMAGE]);
         command.arg(format!("--admin=127.0.0.1:{}", self.admin_port)).arg(format!("--resync={}s", RESYNC.as_secs()));
-        for namespace in &self.namespaces {
+        for namespace in self.namespaces.iter().filter(|_| !self.everywhere) {
             command.args(["--namespace", namespace]);
         }
         self.operator = Some(Process::spawn("sluice-operator", command));
@@ -315,19 +322,13 @@ impl Drop for Bed {
     }
 }
 
-/// Applies the resource's definition, as the file that users apply, once in a process.
-async fn install_resource(cluster: &'static Cluster) {
-    static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    INSTALLED
-        .get_or_init(async || {
-            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/ssechannels.yaml");
-            // Plain `apply` keeps a copy of the object in an annotation, so this also shows that it is small enough.
-            for arguments in
-                [&["apply", "-f", file.to_str().unwrap()][..], &["wait", "--for=condition=Established", "crd/ssechannels.sluice.dev"]]
-            {
-                let output = cluster.kubectl().args(arguments).output().expect("kubectl runs");
-                assert!(output.status.success(), "kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-            }
-        })
-        .await;
+/// Applies the resource's definition, as the file that users apply.
+pub(crate) async fn install_resource(cluster: &Cluster) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/ssechannels.yaml");
+    // Plain `apply` keeps a copy of the object in an annotation, so this also shows that it is small enough.
+    for arguments in [&["apply", "-f", file.to_str().unwrap()][..], &["wait", "--for=condition=Established", "crd/ssechannels.sluice.dev"]]
+    {
+        let output = cluster.kubectl().args(arguments).output().expect("kubectl runs");
+        assert!(output.status.success(), "kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    }
 }

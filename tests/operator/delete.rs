@@ -44,6 +44,26 @@ fn retain_leaves_the_stream_and_its_events_and_needs_no_finalizer() {
 }
 
 #[test]
+fn a_retained_stream_is_found_again_by_a_channel_of_the_same_name() {
+    test("again", async |bed| {
+        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let first = bed.ready("orders").await;
+        bed.streams().await.publish(&format!("sse.{}.orders.", bed.namespace()), "a", "kept").await;
+        delete(bed, "orders").await;
+        bed.until_gone("orders").await;
+        bed.create("orders", json!({"stream": {"deletionPolicy": "Delete"}, "workload": {"replicas": 1}})).await;
+        let second = bed.ready("orders").await;
+        assert_eq!(first["status"]["stream"]["epoch"], second["status"]["stream"]["epoch"], "cursors of before stay good");
+        let stream = channel::stream(&second);
+        assert_eq!(bed.streams().await.info(&stream).await.state.messages, 1);
+        // It is the second's now, so that its delete works.
+        delete(bed, "orders").await;
+        bed.until_gone("orders").await;
+        assert!(!exists(bed, &stream).await);
+    });
+}
+
+#[test]
 fn delete_takes_the_stream_along() {
     test("delete", async |bed| {
         bed.create("orders", json!({"stream": {"deletionPolicy": "Delete"}, "workload": {"replicas": 1}})).await;
@@ -77,6 +97,8 @@ fn delete_spares_a_stream_that_names_another_owner() {
         let object = bed.ready("orders").await;
         let (name, uid) = (channel::stream(&object), created.uid().unwrap());
         let streams = bed.streams().await;
+        // Until the delete is there, the operator would put its name back.
+        bed.stop_operator().await;
         let mut config = streams.info(&name).await.config;
         let other = "00000000-0000-4000-8000-000000000000";
         for value in config.metadata.values_mut().filter(|v| **v == uid) {
@@ -84,6 +106,7 @@ fn delete_spares_a_stream_that_names_another_owner() {
         }
         streams.context().update_stream(config).await.unwrap();
         delete(bed, "orders").await;
+        bed.start_operator().await;
         bed.until_gone("orders").await;
         assert!(streams.info(&name).await.config.metadata.values().any(|v| v == other), "it stays, and is not written to");
     });

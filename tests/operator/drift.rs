@@ -112,7 +112,6 @@ fn an_altered_stream_is_put_back_with_its_events() {
         config.max_messages = 5;
         config.allow_direct = false;
         config.subjects = vec!["somewhere.else".to_owned()];
-        config.metadata.retain(|key, _| key.starts_with('_'));
         streams.context().update_stream(config).await.expect("somebody alters the stream");
         eventually("the stream is put back", LIMIT, async || {
             let config = streams.info(&name).await.config;

@@ -19,7 +19,7 @@ fn names_that_could_collide_do_not() {
         for namespace in &namespaces {
             cluster.create_namespace(namespace).await;
         }
-        let mut bed = Bed::in_namespaces(namespaces.clone()).await;
+        let mut bed = Bed::in_namespaces(cluster, namespaces.clone()).await;
         bed.start_operator().await;
         let mut streams = Vec::new();
         for (namespace, name) in namespaces.iter().zip(["b-c", "c"]) {
@@ -146,7 +146,7 @@ fn a_childs_name_that_is_taken_is_not_taken_over() {
             serde_json::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"theirs": "yes"}}))
                 .unwrap();
         bed.api(channel::CONFIG_MAP).create(&kube::api::PostParams::default(), &theirs).await.unwrap();
-        bed.create("orders", json!({"stream": {"name": "ANOTHER", "subjects": ["another.>"]}, "workload": {"replicas": 1}})).await;
+        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         let object = bed
             .until("orders", "names the object in its way", |o| {
                 channel::current_condition(o, "WorkloadAvailable").is_some_and(|c| c["status"] == "False" && c["reason"] == "NameTaken")

@@ -32,6 +32,8 @@ use crate::process::{Process, free_port, tool};
 
 /// Longest wait for the API server to be ready. It takes about 4 s on an idle machine with two cores.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for the node's tasks when a cluster ends.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// Life of the tokens given out; longer than any run of the tests.
 const TOKEN_SECONDS: i64 = 3 * 60 * 60;
 /// The controllers that the operator's children need. Not among them: `endpointslice-controller`, since
@@ -48,10 +50,12 @@ pub struct Cluster {
     audit: Audit,
     processes: Mutex<Vec<Process>>,
     /// The node's tasks live on it, since a test's own runtime ends with the test.
-    _runtime: tokio::runtime::Runtime,
+    runtime: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
-static SHARED: OnceLock<Cluster> = OnceLock::new();
+static SHARED: OnceLock<&'static Cluster> = OnceLock::new();
+/// Every cluster of this process, for its end.
+static ALL: Mutex<Vec<&'static Cluster>> = Mutex::new(Vec::new());
 
 impl Cluster {
     /// The cluster of this process, started at the first call.
@@ -59,12 +63,24 @@ impl Cluster {
     /// # Panics
     /// When it cannot be started; the message says which log to read.
     pub fn shared() -> &'static Self {
-        SHARED.get_or_init(|| {
-            // Starting blocks on a runtime, which is not allowed on a test's own runtime's threads.
-            let cluster = std::thread::spawn(Self::start).join().unwrap_or_else(|_| panic!("the cluster did not start"));
+        SHARED.get_or_init(Self::another)
+    }
+
+    /// A cluster beside the shared one, for a test that changes what all namespaces share. It lives until
+    /// [`Cluster::end`] or the end of the process.
+    ///
+    /// # Panics
+    /// When it cannot be started; the message says which log to read.
+    pub fn another() -> &'static Self {
+        // Starting blocks on a runtime, which is not allowed on a test's own runtime's threads.
+        let cluster = std::thread::spawn(Self::start).join().unwrap_or_else(|_| panic!("the cluster did not start"));
+        let cluster: &'static Self = Box::leak(Box::new(cluster));
+        let mut all = ALL.lock().expect("no panic while held");
+        if all.is_empty() {
             end_at_exit();
-            cluster
-        })
+        }
+        all.push(cluster);
+        cluster
     }
 
     fn start() -> Self {
@@ -79,9 +95,8 @@ impl Cluster {
         std::fs::write(dir.path().join("audit.yaml"), audit::POLICY).expect("the audit policy");
         let (apiserver, server) = start_apiserver(dir.path(), &store);
         processes.push(apiserver);
-        wait_for_certificate(dir.path(), &mut processes);
-
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        runtime.block_on(wait_for_certificate(dir.path(), &mut processes));
         let kubeconfig = kubeconfig(&server, dir.path(), &admin_token, "default");
         write_kubeconfig(&dir.path().join("admin.conf"), &kubeconfig);
         let client = runtime.block_on(async {
@@ -97,7 +112,7 @@ impl Cluster {
         });
         println!("cluster ready in {:.1} s: {}", started.elapsed().as_secs_f64(), dir.path().display());
         let audit = Audit::new(dir.path().join("audit.log"));
-        Self { server, admin_token, node, store, audit, processes: Mutex::new(processes), _runtime: runtime, dir }
+        Self { server, admin_token, node, store, audit, processes: Mutex::new(processes), runtime: Mutex::new(Some(runtime)), dir }
     }
 
     /// A client with all rights, for the calling test's runtime.
@@ -164,8 +179,14 @@ impl Cluster {
         command
     }
 
-    fn end(&self) {
+    /// Ends all its processes and removes its files.
+    pub fn end(&self) {
         self.node.shutdown();
+        // The pods' tasks go with their runtime, and with them their processes and files. Waiting for it is not
+        // allowed on a test's own runtime's threads.
+        if let Some(runtime) = self.runtime.lock().ok().and_then(|mut runtime| runtime.take()) {
+            let _ = std::thread::spawn(move || runtime.shutdown_timeout(END_LIMIT)).join();
+        }
         if let Ok(mut processes) = self.processes.lock() {
             processes.clear();
         }
@@ -231,12 +252,12 @@ fn start_controller_manager(dir: &Path) -> Process {
 }
 
 /// The API server writes its certificate before it listens.
-fn wait_for_certificate(dir: &Path, processes: &mut [Process]) {
+async fn wait_for_certificate(dir: &Path, processes: &mut [Process]) {
     let deadline = Instant::now() + START_LIMIT;
     while !dir.join("certs/apiserver.crt").exists() || !dir.join("certs/apiserver.key").exists() {
         assert_alive(processes);
         assert!(Instant::now() < deadline, "kube-apiserver made no certificate within {START_LIMIT:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -306,12 +327,12 @@ fn random_token() -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A static is never dropped, so the shared cluster's processes and files go when the process exits.
+/// A static is never dropped, so the clusters' processes and files go when the process exits.
 #[allow(unsafe_code)]
 fn end_at_exit() {
     extern "C" fn end() {
-        if let Some(cluster) = SHARED.get() {
-            cluster.end();
+        if let Ok(all) = ALL.lock() {
+            all.iter().for_each(|cluster| cluster.end());
         }
     }
     // SAFETY: `end` is an `extern "C"` function without arguments; a panic in it would abort, not unwind.

@@ -38,7 +38,7 @@ impl Bed {
     async fn start() -> Self {
         let nats = NatsServer::start().await;
         let seen = Streams::connect(&nats.url()).await;
-        let ensured = Ensured::new(seen.context().clone());
+        let ensured = Ensured::new(seen.context().clone(), &nats.url());
         Self { nats, seen, ensured }
     }
 
@@ -126,6 +126,23 @@ fn what_others_alter_is_seen_and_put_back_with_the_events_kept() {
         let info = bed.seen.info(want.name.as_str()).await;
         assert!(info.config.allow_direct && !info.config.allow_rollup);
         assert_eq!((info.config.metadata["team"].as_str(), info.state.messages), ("shop", 1), "what others added stays");
+    });
+}
+
+#[test]
+fn a_stream_whose_marks_were_wiped_is_known_by_its_creation_time() {
+    test(async |bed| {
+        let want = desired(&json!({}));
+        let created = bed.ensure(&want).await.unwrap().stream.unwrap().created;
+        bed.alter(&want, |c| c.metadata.clear()).await;
+        assert!(matches!(bed.ensure(&want).await.unwrap().change, Change::Updated(_)));
+        assert_eq!(bed.config(&want).await.metadata[UID], "u1");
+        // Another process does not know it, unless it is told.
+        bed.alter(&want, |c| c.metadata.clear()).await;
+        let other = Ensured::new(bed.seen.context().clone(), "");
+        assert!(matches!(other.ensure(&want, Mode::Enforce).await, Err(Error::Unowned { .. })));
+        other.remember(want.name.as_str(), &created);
+        assert!(matches!(other.ensure(&want, Mode::Enforce).await.unwrap().change, Change::Updated(_)));
     });
 }
 
@@ -288,11 +305,11 @@ fn without_nats_the_answer_comes_at_once() {
         bed.ensure(&want).await.unwrap();
         bed.nats.stop().await;
         sluice_tests::eventually("the client has noticed", LIMIT, async || {
-            matches!(bed.ensure(&want).await, Err(Error::Unreachable(_))).then_some(())
+            matches!(bed.ensure(&want).await, Err(Error::Unreachable { .. })).then_some(())
         })
         .await;
         let started = std::time::Instant::now();
-        assert!(matches!(bed.ensure(&want).await, Err(Error::Unreachable(_))));
+        assert!(matches!(bed.ensure(&want).await, Err(Error::Unreachable { .. })));
         assert!(started.elapsed() < Duration::from_millis(500));
     });
 }
@@ -302,7 +319,7 @@ fn replicas_follow_the_size_of_the_cluster() {
     sluice_tests::run(LIMIT, async {
         let cluster = NatsCluster::start(3).await;
         let seen = Streams::connect(&cluster.urls()).await;
-        let ensured = Ensured::new(jetstream::new(seen.context().client()));
+        let ensured = Ensured::new(jetstream::new(seen.context().client()), "the cluster");
         let ensure =
             async |replicas: i32, age: &str| ensured.ensure(&desired(&json!({"replicas": replicas, "maxAge": age})), Mode::Enforce).await;
         ensure(1, "1h").await.unwrap();

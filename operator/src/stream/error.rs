@@ -1,6 +1,6 @@
 //! What can be wrong with a stream, each with the reason of its condition and with what to do about it.
 
-use async_nats::jetstream::{ErrorCode, context};
+use async_nats::jetstream::ErrorCode;
 use serde_json::{Map, Value};
 
 use crate::crd::condition::reason;
@@ -9,8 +9,19 @@ use crate::crd::condition::reason;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// NATS does not answer.
-    #[error("NATS cannot be reached: {0}. Pods go on with what they have; start nats-server or correct the operator's --nats")]
-    Unreachable(String),
+    #[error("NATS at {servers} cannot be reached. Pods go on with what they have; start nats-server, or correct the operator's --nats")]
+    Unreachable {
+        /// Where it was looked for.
+        servers: String,
+    },
+    /// NATS refuses the operator.
+    #[error("NATS at {servers} refuses the operator: {trouble}. Correct --nats-credentials, or allow the user to publish to $JS.API.>")]
+    AuthFailed {
+        /// Where.
+        servers: String,
+        /// The server's words.
+        trouble: String,
+    },
     /// JetStream is off.
     #[error("JetStream is not enabled: {0}. Enable `jetstream` in nats-server's configuration and for the account")]
     JetStreamDisabled(String),
@@ -99,7 +110,8 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => reason::NATS_UNREACHABLE,
+            Self::Unreachable { .. } => reason::NATS_UNREACHABLE,
+            Self::AuthFailed { .. } => reason::AUTH_FAILED,
             Self::JetStreamDisabled(_) => reason::JETSTREAM_DISABLED,
             Self::OwnedByOther { .. } | Self::Unowned { .. } => reason::OWNED_BY_OTHER,
             Self::Incompatible { .. } => reason::INCOMPATIBLE,
@@ -112,11 +124,17 @@ impl Error {
         }
     }
 
+    /// Whether the stream is, or may be, somebody else's: then its events must not be served.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::OwnedByOther { .. } | Self::Unowned { .. } | Self::Incompatible { .. })
+    }
+
     /// Whether the same attempt may succeed soon without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::NotApplied { .. } | Self::Protocol(_) => true,
+            Self::Unreachable { .. } | Self::AuthFailed { .. } | Self::NotApplied { .. } | Self::Protocol(_) => true,
             // 10124: a move of the stream is under way.
             Self::Api { code, .. } => [ErrorCode::CLUSTER_NOT_LEADER, ErrorCode::STREAM_MOVE_IN_PROGRESS].iter().any(|c| c.0 == *code),
             Self::JetStreamDisabled(_)
@@ -155,21 +173,10 @@ impl Error {
             | ErrorCode::STREAM_LIMITS
             | ErrorCode::NO_LIMITS => Self::QuotaExceeded(text),
             ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => Self::JetStreamDisabled(text),
-            ErrorCode::CLUSTER_NOT_AVAILABLE => Self::Unreachable(text),
             _ if text.contains("stream configuration update can not") => {
                 Self::ImmutableField { field: "a setting of the stream".to_owned(), desired: text, observed: "fixed".to_owned() }
             }
             _ => Self::Api { code, text },
-        }
-    }
-}
-
-impl From<context::RequestError> for Error {
-    fn from(error: context::RequestError) -> Self {
-        match error.kind() {
-            context::RequestErrorKind::NoResponders => Self::JetStreamDisabled("nobody answers its API".to_owned()),
-            context::RequestErrorKind::TimedOut => Self::Unreachable("no answer in time".to_owned()),
-            context::RequestErrorKind::InvalidSubject | context::RequestErrorKind::Other => Self::Protocol(error.to_string()),
         }
     }
 }

@@ -23,6 +23,16 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), seen);
     }
 
+    pub(super) fn remember(&self, name: &str, created: &str) {
+        let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        history.entry(name.to_owned()).or_insert_with(|| Seen { created: created.to_owned(), last_sequence: 0 });
+    }
+
+    pub(super) fn is_same(&self, name: &str, observed: &Observed) -> bool {
+        let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        history.get(name).is_some_and(|seen| seen.created == observed.created)
+    }
+
     pub(super) fn knows(&self, name: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
     }

@@ -2,12 +2,14 @@
 
 use async_nats::{
     connection::State,
-    jetstream::{self, ErrorCode, response::Response},
+    jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::Error;
+use crate::nats;
 
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
 const OLDEST_SERVER: (u32, u32) = (2, 11);
@@ -49,18 +51,32 @@ struct InfoState {
 
 pub(super) struct Server {
     context: jetstream::Context,
+    servers: String,
+    state: Option<watch::Receiver<nats::State>>,
 }
 
 impl Server {
-    pub(super) fn new(context: jetstream::Context) -> Self {
-        Self { context }
+    pub(super) fn new(context: jetstream::Context, servers: &str, state: Option<watch::Receiver<nats::State>>) -> Self {
+        Self { context, servers: servers.to_owned(), state }
+    }
+
+    /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's status would
+    /// be written again and again.
+    fn unreachable(&self) -> Error {
+        let trouble = self.state.as_ref().and_then(|state| state.borrow().trouble.clone()).unwrap_or_default();
+        let refused = ["authorization violation", "authentication", "permissions violation"];
+        let lower = trouble.to_lowercase();
+        if refused.iter().any(|text| lower.contains(text)) {
+            return Error::AuthFailed { servers: self.servers.clone(), trouble };
+        }
+        Error::Unreachable { servers: self.servers.clone() }
     }
 
     /// Refuses servers that would take our requests and then not serve history.
     pub(super) fn check_version(&self) -> Result<(), Error> {
         let client = self.context.client();
         if client.connection_state() != State::Connected {
-            return Err(Error::Unreachable("not connected".to_owned()));
+            return Err(self.unreachable());
         }
         let version = client.server_info().version;
         let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
@@ -118,10 +134,17 @@ impl Server {
     async fn request<T: Serialize + ?Sized, V: serde::de::DeserializeOwned>(&self, subject: &str, payload: &T) -> Result<V, Error> {
         // A request while disconnected would wait for its whole time limit.
         if self.context.client().connection_state() != State::Connected {
-            return Err(Error::Unreachable("not connected".to_owned()));
+            return Err(self.unreachable());
         }
-        match self.context.request(subject.to_owned(), payload).await.map_err(Error::from)? {
+        let answer = self.context.request(subject.to_owned(), payload).await.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Error::JetStreamDisabled("nobody answers its API".to_owned()),
+            RequestErrorKind::TimedOut => self.unreachable(),
+            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => Error::Protocol(error.to_string()),
+        })?;
+        match answer {
             Response::Ok(value) => Ok(value),
+            // There is no leader just now.
+            Response::Err { error } if error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE => Err(self.unreachable()),
             Response::Err { error } => Err(Error::Api { code: error.error_code().0, text: error.to_string() }),
         }
     }

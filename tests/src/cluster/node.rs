@@ -180,6 +180,7 @@ async fn run(shared: Arc<Shared>) {
             // A new list, after a watch broke: what is not on it has gone.
             Ok(watcher::Event::Init) => listed.clear(),
             Ok(watcher::Event::InitDone) => tasks.retain(|uid, _| listed.contains(uid)),
+            Err(_) if shared.state().over => return,
             Err(error) => eprintln!("node stand-in: pods: {error}"),
         }
     }

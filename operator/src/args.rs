@@ -1,0 +1,157 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use sluice_channel::limits::ADMIN_PORT;
+
+use crate::{
+    controller::{Options, desired::Settings},
+    crd::text::DurationText,
+    nats::NatsArgs,
+};
+
+/// Turns SseChannel resources into JetStream streams and the pods that serve them.
+#[derive(Debug, Parser)]
+#[command(name = "sluice-operator", version)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Form of the log on standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look after the channels of a Kubernetes cluster.
+    Run(Box<RunArgs>),
+    /// Serve the channels of a directory of manifests on this machine, without Kubernetes.
+    Local(Box<LocalArgs>),
+    /// Print the definition of the SseChannel resource.
+    Crd,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct RunArgs {
+    /// The operator's connection to NATS.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+    /// A namespace to look after; may be repeated. Default: all.
+    #[arg(long = "namespace", value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    /// Image of the data plane for channels that name none.
+    #[arg(long, default_value = concat!("sluice-dataplane:", env!("CARGO_PKG_VERSION")), value_name = "IMAGE")]
+    pub dataplane_image: String,
+    /// NATS servers as pods reach them. Default: those of --nats.
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub dataplane_nats: Vec<String>,
+    /// Secret in each channel's namespace with NATS credentials for the pods, key nats.creds.
+    #[arg(long, value_name = "SECRET")]
+    pub dataplane_credentials_secret: Option<String>,
+    /// Secret in each channel's namespace with the authority of the NATS servers, key ca.crt.
+    #[arg(long, value_name = "SECRET")]
+    pub dataplane_ca_secret: Option<String>,
+    /// Secret of type kubernetes.io/tls in each channel's namespace with a client certificate for the pods.
+    #[arg(long, value_name = "SECRET")]
+    pub dataplane_client_cert_secret: Option<String>,
+    /// Address of the admin listener: probes, metrics.
+    #[arg(long, default_value = "0.0.0.0:9091", value_name = "ADDR")]
+    pub admin: SocketAddr,
+    /// How often each channel is compared with cluster and NATS without being told of a change.
+    #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]
+    pub resync: Duration,
+    /// Name of this cluster in streams' metadata. Default: derived from the API server's certificate authority.
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// DNS domain of the cluster.
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub cluster_domain: String,
+    /// Port at which pods are asked what they serve.
+    #[arg(long, default_value_t = ADMIN_PORT, hide = true)]
+    pub pod_admin_port: u16,
+}
+
+impl RunArgs {
+    /// What the operator is started with.
+    #[must_use]
+    pub fn into_options(self) -> Options {
+        let Self {
+            nats,
+            namespaces,
+            dataplane_image,
+            dataplane_nats,
+            dataplane_credentials_secret,
+            dataplane_ca_secret,
+            dataplane_client_cert_secret,
+            admin,
+            resync,
+            cluster,
+            cluster_domain,
+            pod_admin_port,
+        } = self;
+        let settings = Settings {
+            image: dataplane_image,
+            nats: if dataplane_nats.is_empty() { nats.nats.clone() } else { dataplane_nats },
+            credentials_secret: dataplane_credentials_secret,
+            ca_secret: dataplane_ca_secret,
+            client_certificate_secret: dataplane_client_cert_secret,
+            jetstream_domain: nats.jetstream_domain.clone(),
+            cluster_domain,
+        };
+        Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port }
+    }
+}
+
+/// Arguments of `local`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct LocalArgs {
+    /// Directory of manifests (*.yaml, *.yml); followed while this runs.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Address of the channels.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Address of the data plane's admin listener.
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
+    pub admin: SocketAddr,
+    /// Directory for events and everything else that is kept.
+    #[arg(long, default_value = "./.data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// A NATS server that runs already; without it one is started.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["nats_server", "nats_port"])]
+    pub nats: Option<String>,
+    /// The nats-server to start. Default: the one on PATH if it is 2.11 or newer, else .tools/bin/nats-server.
+    #[arg(long, value_name = "PATH")]
+    pub nats_server: Option<PathBuf>,
+    /// Port for the nats-server that is started.
+    #[arg(long, default_value_t = 4222, value_name = "PORT")]
+    pub nats_port: u16,
+    /// The data plane to start. Default: sluice-dataplane beside this program, else on PATH.
+    #[arg(long, value_name = "PATH")]
+    pub dataplane: Option<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    DurationText::from(text).parse().map_err(|e| e.to_string())
+}
+
+/// Longest time without a look: a stream deleted behind the operator's back is made again within a minute.
+const LONGEST_RESYNC: Duration = Duration::from_secs(60);
+
+fn resync(text: &str) -> Result<Duration, String> {
+    let resync = duration(text)?;
+    if (Duration::from_secs(1)..=LONGEST_RESYNC).contains(&resync) { Ok(resync) } else { Err("must be from 1s to 60s".to_owned()) }
+}

@@ -1,0 +1,220 @@
+//! Starts and stops the watches and passes.
+//!
+//! There is no leader election: [`run`] must not run twice at once. It is the one place from which anything is
+//! written, and it ends when its token is cancelled, so a lease can be put around it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client, Config, Resource,
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::{
+        Controller,
+        controller::{self, Error as ControllerError},
+        events::{Recorder, Reporter},
+        watcher,
+    },
+};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, desired, on_error, pods::Prober, reconcile};
+use crate::{
+    admin::{self, Admin},
+    crd::SseChannel,
+    metrics::Metrics,
+    nats::{self, Connection, NatsArgs},
+    stream::Streams,
+};
+
+/// Channels worked on at a time in one namespace scope: enough to hide the waiting for answers, few enough not to
+/// press the API server.
+const CONCURRENCY: u16 = 16;
+/// Changes that come together are taken together.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How long passes under way may take to end after a signal.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the operator is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The operator's connection to NATS.
+    pub nats: NatsArgs,
+    /// Namespaces to look after; empty = all.
+    pub namespaces: Vec<String>,
+    /// What goes into the pods.
+    pub settings: desired::Settings,
+    /// Identity of the cluster in streams' metadata; `None` = derived from the API server's certificate authority.
+    pub cluster: Option<String>,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
+    /// How often each channel is looked at without being told.
+    pub resync: Duration,
+    /// Port at which pods are asked what they serve.
+    pub pod_admin_port: u16,
+}
+
+/// Why the operator ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No cluster is configured.
+    #[error("no Kubernetes cluster is configured: {0}. Set KUBECONFIG, or run in a pod; without a cluster use `sluice-operator local`")]
+    Kubeconfig(#[from] kube::config::InferConfigError),
+    /// No client could be made of the configuration.
+    #[error("cannot use the configured cluster: {0}")]
+    Client(#[from] kube::Error),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// The NATS connection's settings.
+    #[error(transparent)]
+    Nats(#[from] nats::Error),
+}
+
+/// Looks after channels until `stop`.
+///
+/// # Errors
+/// [`Error`] when it could not start. Once started, trouble is met by trying again.
+pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    let Options { nats, namespaces, settings, cluster, admin: address, resync, pod_admin_port } = options;
+    let config = Config::infer().await?;
+    let listener = admin::bind(address).await?;
+    let connection = Connection::open(&nats, "sluice-operator").await?;
+    let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
+    let client = Client::try_from(config)?;
+    let metrics = Arc::new(Metrics::default());
+    let reporter = Reporter { controller: "sluice-operator".to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let ctx = Arc::new(Context {
+        client: client.clone(),
+        streams: Streams::over(&connection),
+        settings,
+        cluster,
+        resync,
+        prober: Prober::new(pod_admin_port),
+        recorder: Recorder::new(client.clone(), reporter),
+        metrics: Arc::clone(&metrics),
+        memories: std::sync::Mutex::default(),
+    });
+    let ready = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    tasks.spawn({
+        let (admin, stop) = (Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready) }, stop.clone());
+        async move {
+            if let Err(error) = admin::serve(listener, admin, stop).await {
+                tracing::error!(%error, "the admin listener ended");
+            }
+        }
+    });
+    tasks.spawn(count_nats(connection.state(), metrics, stop.clone()));
+    let scopes: Vec<Option<String>> = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    tracing::info!(namespaces = ?scopes, cluster = %ctx.cluster, "looking after channels");
+    for namespace in scopes {
+        tasks.spawn(control(Arc::clone(&ctx), namespace, connection.state(), Arc::clone(&ready), stop.clone()));
+    }
+    stop.cancelled().await;
+    tracing::info!("stopping: passes under way are finished");
+    if tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start");
+    }
+    Ok(())
+}
+
+async fn control(
+    ctx: Arc<Context>,
+    namespace: Option<String>,
+    nats: watch::Receiver<nats::State>,
+    ready: Arc<AtomicBool>,
+    stop: CancellationToken,
+) {
+    let client = &ctx.client;
+    let channels = scoped::<DeserializeGuard<SseChannel>>(client, namespace.as_deref());
+    let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", desired::MANAGED_BY));
+    let controller = Controller::new(channels, watcher::Config::default())
+        .owns(scoped::<ServiceAccount>(client, namespace.as_deref()), ours())
+        .owns(scoped::<ConfigMap>(client, namespace.as_deref()), ours())
+        .owns(scoped::<Deployment>(client, namespace.as_deref()), ours())
+        .owns(scoped::<Service>(client, namespace.as_deref()), ours())
+        .owns(scoped::<PodDisruptionBudget>(client, namespace.as_deref()), ours())
+        .reconcile_all_on(ups_and_downs(nats))
+        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .graceful_shutdown_on(stop.cancelled_owned());
+    let store = controller.store();
+    let known = async {
+        if store.wait_until_ready().await.is_ok() {
+            ready.store(true, Ordering::Relaxed);
+        }
+    };
+    let passes = controller.run(reconcile, on_error, Arc::clone(&ctx)).for_each(|result| {
+        match result {
+            // Told where it happened.
+            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            // The object has gone between being queued and being looked at.
+            Err(ControllerError::ObjectNotFound(object)) => tracing::debug!(%object, "gone"),
+            Err(error) => tracing::warn!(%error, "a watch failed and is tried again"),
+        }
+        std::future::ready(())
+    });
+    tokio::join!(known, passes);
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// One item each time NATS goes or comes: every stream is looked at then.
+fn ups_and_downs(state: watch::Receiver<nats::State>) -> impl Stream<Item = ()> + Send {
+    let last = state.borrow().coming_and_going();
+    stream::unfold((state, last), |(mut state, mut last)| async move {
+        loop {
+            state.changed().await.ok()?;
+            let now = state.borrow_and_update().coming_and_going();
+            if now != last {
+                last = now;
+                return Some(((), (state, last)));
+            }
+        }
+    })
+}
+
+async fn count_nats(mut state: watch::Receiver<nats::State>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        let (up, connects) = state.borrow_and_update().coming_and_going();
+        metrics.nats(up, connects);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = state.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// A cluster is known by its certificate authority: no right is needed to read it, unlike the UID of a namespace.
+/// It only has to tell clusters that share a NATS apart; objects of one cluster are told apart by their UID.
+fn cluster_identity(config: &Config) -> String {
+    let authority = config.root_cert.iter().flatten().fold(Vec::new(), |mut all, certificate| {
+        all.extend_from_slice(certificate);
+        all
+    });
+    if authority.is_empty() {
+        return format!("url-{:016x}", super::apply::fnv1a64(config.cluster_url.to_string().as_bytes()));
+    }
+    format!("ca-{:016x}", super::apply::fnv1a64(&authority))
+}

@@ -1,0 +1,148 @@
+//! What the pods say of themselves: each is asked on its admin port which generation it serves.
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+
+use super::desired::deployment::CONTAINER;
+use crate::crd::condition::reason;
+
+/// How long one pod may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// Pods of one channel asked at a time.
+const ASKED_AT_ONCE: usize = 16;
+/// Longest answer, bytes: a pod serves one channel, an entry is a few hundred.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// Asks pods.
+#[derive(Debug, Clone)]
+pub struct Prober {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    port: u16,
+}
+
+/// What a ready pod serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serves {
+    /// This generation of the channel.
+    Generation(i64),
+    /// The channel is not among what it serves.
+    Nothing,
+    /// It could not be asked.
+    Unreachable,
+}
+
+/// All pods of a channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// Each ready pod, by name.
+    pub ready: Vec<(String, Serves)>,
+    /// The first trouble of a pod that is not ready: a reason and what is the case.
+    pub trouble: Option<(&'static str, String)>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    channels: Vec<AnswerChannel>,
+}
+
+#[derive(Deserialize)]
+struct AnswerChannel {
+    name: String,
+    namespace: String,
+    generation: i64,
+    #[serde(default)]
+    error: Option<String>,
+}
+
+impl Prober {
+    /// Asks at `port` of each pod.
+    #[must_use]
+    pub fn new(port: u16) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(ANSWER_LIMIT));
+        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector), port }
+    }
+
+    /// Looks at all `pods` of the channel and asks those that can answer.
+    pub async fn look(&self, pods: &[Pod], namespace: &str, channel: &str) -> Pods {
+        let mut present: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+        present.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        // Futures are made first and driven after: each borrows its own pod only.
+        let asked: Vec<_> = present.iter().map(|pod| self.ask(pod, namespace, channel)).collect();
+        let answers: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
+        let mut found = Pods::default();
+        for (pod, answer) in present.into_iter().zip(answers) {
+            if is_ready(pod) {
+                let serves = match &answer {
+                    Some(Some(channel)) => Serves::Generation(channel.generation),
+                    Some(None) => Serves::Nothing,
+                    None => Serves::Unreachable,
+                };
+                found.ready.push((pod.metadata.name.clone().unwrap_or_default(), serves));
+            } else if found.trouble.is_none() {
+                let said = answer.flatten().and_then(|channel| channel.error);
+                found.trouble = trouble(pod).or_else(|| said.map(|error| (reason::PODS_NOT_READY, format!("a pod says: {error}"))));
+            }
+        }
+        found
+    }
+
+    /// The pod's answer; `None` when it gives none, `Some(None)` when it does not know the channel.
+    async fn ask(&self, pod: &Pod, namespace: &str, channel: &str) -> Option<Option<AnswerChannel>> {
+        let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
+        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
+        let uri = format!("http://{host}:{}/readyz", self.port).parse().ok()?;
+        let answer = async {
+            let response = self.client.get(uri).await.ok()?;
+            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
+            serde_json::from_slice::<Answer>(&body).ok()
+        };
+        let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
+        Some(answer.channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// What keeps a pod from being ready, as far as Kubernetes knows. The texts hold nothing that changes from one look
+/// to the next, or the channel's status would be written each time.
+fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
+    let status = pod.status.as_ref()?;
+    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(condition) = scheduled.filter(|c| c.reason.as_deref() == Some("Unschedulable")) {
+        let message = condition.message.clone().unwrap_or_default();
+        return Some((reason::UNSCHEDULABLE, format!("no node takes a pod: {message}")));
+    }
+    let container = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER)?;
+    let waiting = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
+    match waiting {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            let image = pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == CONTAINER).and_then(|c| c.image.clone());
+            let image = image.unwrap_or_default();
+            Some((reason::IMAGE_PULL_FAILED, format!("image {image} cannot be pulled; correct spec.workload.image or imagePullSecrets")))
+        }
+        "CrashLoopBackOff" => {
+            let last = container.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+            let code = last.map_or_else(String::new, |t| format!(" (exit code {})", t.exit_code));
+            Some((reason::CRASH_LOOPING, format!("the container ends again and again{code}; see `kubectl logs --previous`")))
+        }
+        "CreateContainerConfigError" | "CreateContainerError" => {
+            let message = container.state.as_ref()?.waiting.as_ref()?.message.clone().unwrap_or_default();
+            Some((reason::PODS_NOT_READY, format!("a container cannot be made: {message}")))
+        }
+        _ => None,
+    }
+}

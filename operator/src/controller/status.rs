@@ -1,0 +1,290 @@
+//! Step 5: what was observed becomes the status. Pure but for [`write`], which writes only what differs.
+
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    apply,
+    dereference::MANAGER,
+    desired::selector_text,
+    pods::{Pods, Serves},
+};
+use crate::{
+    crd::{
+        SseChannel, SseChannelStatus,
+        condition::{self, DRIFTED, EXPOSED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
+    },
+    metrics::Metrics,
+    stream::{self, Difference, Report},
+};
+
+/// Most rows of `status.drift`.
+const DRIFT_ROWS: usize = 20;
+
+/// What one pass saw.
+pub struct Observation<'a> {
+    /// Name of the channel.
+    pub name: &'a str,
+    /// Name of its stream.
+    pub stream_name: &'a str,
+    /// What became of the stream.
+    pub stream: &'a Result<Report, stream::Error>,
+    /// What became of the objects.
+    pub workload: Workload<'a>,
+    /// Objects that differ and were left so.
+    pub drift: Vec<Difference>,
+    /// Address inside the cluster.
+    pub url: String,
+}
+
+/// What became of the objects of a channel.
+pub enum Workload<'a> {
+    /// None was made: it is not known yet whether the stream is the channel's.
+    Waiting,
+    /// One could not be made.
+    Failed(&'a apply::Error),
+    /// They are there.
+    Seen {
+        /// The Deployment.
+        deployment: Option<&'a Deployment>,
+        /// The pods.
+        pods: &'a Pods,
+        /// The generation that ready pods must serve.
+        generation: i64,
+    },
+}
+
+/// The status of a channel after a pass.
+#[must_use]
+pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> SseChannelStatus {
+    let stream_ready = stream_ready(seen);
+    let workload = workload(seen);
+    let mut drift: Vec<Difference> = seen.stream.as_ref().map(|report| report.drift.clone()).unwrap_or_default();
+    drift.extend(seen.drift.iter().cloned());
+    let verdicts = [
+        ready(&stream_ready, &workload),
+        stream_ready,
+        workload.verdict.clone(),
+        Verdict::new(EXPOSED, Some(true), reason::NOT_REQUESTED, "spec.exposure asks for nothing"),
+        drifted(seen, &drift),
+        reconciling(seen, &workload),
+        stalled(seen),
+    ];
+    let previous = channel.status.clone().unwrap_or_default();
+    SseChannelStatus {
+        observed_generation: channel.metadata.generation,
+        conditions: condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now),
+        stream: Some(stream_status(seen, previous.stream)),
+        workload: workload.counts,
+        endpoints: vec![Endpoint { type_: EndpointType::Internal, url: seen.url.clone() }],
+        drift: drift.into_iter().take(DRIFT_ROWS).map(row).collect(),
+    }
+}
+
+/// The status of a channel that is not looked at: every condition says why.
+#[must_use]
+pub fn unobserved(channel: &SseChannel, why: &'static str, message: &str, stalled: bool, now: Timestamp) -> SseChannelStatus {
+    let previous = channel.status.clone().unwrap_or_default();
+    let of = |type_, status| Verdict::new(type_, status, why, message);
+    let verdicts = [
+        of(READY, if why == reason::PAUSED { None } else { Some(false) }),
+        of(STREAM_READY, None),
+        of(WORKLOAD_AVAILABLE, None),
+        Verdict::new(EXPOSED, Some(true), reason::NOT_REQUESTED, "spec.exposure asks for nothing"),
+        of(DRIFTED, None),
+        of(RECONCILING, Some(why == reason::DELETING && !stalled)),
+        of(STALLED, Some(stalled)),
+    ];
+    let conditions = condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now);
+    SseChannelStatus { observed_generation: channel.metadata.generation, conditions, ..previous }
+}
+
+/// Writes `status` if it differs from what `channel` has.
+///
+/// # Errors
+/// What the API server or the network said.
+pub async fn write(api: &Api<SseChannel>, channel: &SseChannel, status: &SseChannelStatus, metrics: &Metrics) -> Result<(), kube::Error> {
+    if channel.status.as_ref() == Some(status) {
+        return Ok(());
+    }
+    let patch = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"uid": channel.uid()}, "status": status});
+    metrics.api_write("SseChannel/status", "apply");
+    api.patch_status(&channel.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await.map(|_| ())
+}
+
+fn stream_ready(seen: &Observation<'_>) -> Verdict {
+    let of = |status, why, message: String| Verdict::new(STREAM_READY, Some(status), why, message);
+    match seen.stream {
+        Err(error) => of(false, error.reason(), error.to_string()),
+        Ok(report) if report.stream.is_none() => of(false, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name)),
+        Ok(report) if !report.drift.is_empty() => {
+            of(false, reason::SERVER_DIFFERS, format!("stream {} differs from the spec; see status.drift", seen.stream_name))
+        }
+        Ok(_) => of(true, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name)),
+    }
+}
+
+struct WorkloadView {
+    verdict: Verdict,
+    /// What stands against `Ready` although enough pods are there: a roll-out, or the file that is on its way.
+    unsettled: Option<(&'static str, String)>,
+    counts: Option<WorkloadStatus>,
+}
+
+fn workload(seen: &Observation<'_>) -> WorkloadView {
+    let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+    match &seen.workload {
+        Workload::Waiting => {
+            let message = "pods are made once the stream is known to be this channel's".to_owned();
+            WorkloadView { verdict: of(false, reason::PENDING, message), unsettled: None, counts: None }
+        }
+        Workload::Failed(error) => {
+            let why = match error {
+                apply::Error::NameTaken { .. } => reason::NAME_TAKEN,
+                apply::Error::Refused { .. } => reason::API_REJECTED,
+                apply::Error::Api(_) | apply::Error::Json(_) => reason::RETRYING,
+            };
+            WorkloadView { verdict: of(false, why, error.to_string()), unsettled: None, counts: None }
+        }
+        Workload::Seen { deployment: None, .. } => {
+            let message = "there is no Deployment".to_owned();
+            WorkloadView { verdict: of(false, reason::SERVER_DIFFERS, message), unsettled: None, counts: None }
+        }
+        Workload::Seen { deployment: Some(deployment), pods, generation } => pods_view(seen.name, deployment, pods, *generation),
+    }
+}
+
+fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) -> WorkloadView {
+    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let status = deployment.status.clone().unwrap_or_default();
+    let current = status.observed_generation >= deployment.metadata.generation;
+    let (replicas, updated) = (status.replicas.unwrap_or_default(), status.updated_replicas.unwrap_or_default());
+    let ready = status.ready_replicas.unwrap_or_default();
+    let rolling = !current || updated < wanted || replicas > updated;
+    let trouble = pods.trouble.clone();
+    let rollout = || (reason::ROLLOUT_IN_PROGRESS, format!("{updated} of {wanted} pods are of the newest template"));
+    let of = |status, (why, message): (&'static str, String)| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+
+    let verdict = if wanted == 0 {
+        of(true, (reason::SCALED_TO_ZERO, "spec.workload.replicas is 0: nobody is served, as asked".to_owned()))
+    } else if current && ready >= wanted {
+        of(true, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{wanted} pods are ready")))
+    } else {
+        let not_ready = || if rolling { rollout() } else { (reason::PODS_NOT_READY, format!("{ready} of {wanted} pods are ready")) };
+        of(false, trouble.clone().unwrap_or_else(not_ready))
+    };
+    let unsettled = if wanted == 0 {
+        Some((reason::SCALED_TO_ZERO, "no pod serves: spec.workload.replicas is 0".to_owned()))
+    } else if rolling {
+        Some(trouble.unwrap_or_else(rollout))
+    } else {
+        behind(pods, generation)
+    };
+    let counts = WorkloadStatus { replicas, ready_replicas: ready, updated_replicas: updated, selector: selector_text(name) };
+    WorkloadView { verdict, unsettled, counts: Some(counts) }
+}
+
+/// Ready pods that do not serve `generation`.
+fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
+    let unreachable: Vec<_> = pods.ready.iter().filter(|(_, s)| *s == Serves::Unreachable).map(|(name, _)| name.as_str()).collect();
+    let late = pods.ready.iter().filter(|(_, s)| !matches!(s, Serves::Generation(g) if *g == generation)).count();
+    if let Some(pod) = unreachable.first() {
+        let message = format!(
+            "the admin port of pod {pod} cannot be reached from the operator, so it is not known what it serves; allow it in network policies"
+        );
+        return Some((reason::POD_UNREACHABLE, message));
+    }
+    (late > 0).then(|| {
+        let message = format!("ready pods still serve an older generation than {generation}; the file reaches them within about a minute");
+        (reason::CONFIG_PROPAGATING, message)
+    })
+}
+
+fn ready(stream: &Verdict, workload: &WorkloadView) -> Verdict {
+    if stream.status != Some(true) {
+        return Verdict { type_: READY, status: Some(false), ..stream.clone() };
+    }
+    if workload.verdict.status != Some(true) {
+        return Verdict { type_: READY, status: Some(false), ..workload.verdict.clone() };
+    }
+    match &workload.unsettled {
+        Some((why, message)) => Verdict::new(READY, Some(false), why, message.clone()),
+        None => Verdict::new(READY, Some(true), reason::READY, "the stream is in sync and every pod serves this generation"),
+    }
+}
+
+fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
+    match (seen.stream, drift) {
+        (_, [first, ..]) => {
+            let message =
+                format!("{} difference(s), the first: {} is {} instead of {}", drift.len(), first.field, first.observed, first.desired);
+            Verdict::new(DRIFTED, Some(true), reason::SERVER_DIFFERS, message)
+        }
+        (Err(_), []) => Verdict::new(DRIFTED, None, reason::PENDING, "the stream could not be compared"),
+        (Ok(_), []) => Verdict::new(DRIFTED, Some(false), reason::IN_SYNC, "everything is as the spec says"),
+    }
+}
+
+fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
+    let under_way = |message: String| Verdict::new(RECONCILING, Some(true), reason::PROGRESSING, message);
+    let idle = || Verdict::new(RECONCILING, Some(false), reason::IDLE, "nothing is under way");
+    match (seen.stream, &workload.unsettled) {
+        (Err(error), _) if error.is_transient() => Verdict::new(RECONCILING, Some(true), reason::RETRYING, error.to_string()),
+        (Err(_), _) => idle(),
+        (Ok(_), Some((why, _))) if *why == reason::SCALED_TO_ZERO => idle(),
+        (Ok(_), Some((_, message))) => under_way(message.clone()),
+        (Ok(_), None) => match &seen.workload {
+            Workload::Failed(apply::Error::Api(_) | apply::Error::Json(_)) => {
+                Verdict::new(RECONCILING, Some(true), reason::RETRYING, workload.verdict.message.clone())
+            }
+            Workload::Seen { .. } if workload.verdict.status == Some(false) && seen.drift.is_empty() => {
+                under_way(workload.verdict.message.clone())
+            }
+            Workload::Waiting | Workload::Failed(_) | Workload::Seen { .. } => idle(),
+        },
+    }
+}
+
+fn stalled(seen: &Observation<'_>) -> Verdict {
+    let of = |why, message: String| Verdict::new(STALLED, Some(true), why, message);
+    match (seen.stream, &seen.workload) {
+        (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
+        (_, Workload::Failed(error @ apply::Error::NameTaken { .. })) => of(reason::NAME_TAKEN, error.to_string()),
+        (_, Workload::Failed(error @ apply::Error::Refused { .. })) => of(reason::API_REJECTED, error.to_string()),
+        _ => Verdict::new(STALLED, Some(false), reason::IDLE, "nothing stands in the way"),
+    }
+}
+
+fn stream_status(seen: &Observation<'_>, previous: Option<StreamStatus>) -> StreamStatus {
+    let unknown = || StreamStatus { name: seen.stream_name.to_owned(), ..StreamStatus::default() };
+    match seen.stream {
+        Ok(Report { stream: Some(facts), .. }) => StreamStatus {
+            name: facts.name.clone(),
+            epoch: facts.epoch.to_string(),
+            created_time: facts.created.clone(),
+            owned: facts.owned,
+        },
+        // What was known of our stream is not forgotten because NATS is away, or because a change was refused.
+        Err(error) if !error.is_foreign() => previous.filter(|p| p.name == seen.stream_name).unwrap_or_else(unknown),
+        Ok(Report { stream: None, .. }) | Err(_) => unknown(),
+    }
+}
+
+fn row(difference: Difference) -> Drift {
+    let short = |text: String, max: usize| text.chars().take(max).collect();
+    Drift { field: short(difference.field, 128), desired: short(difference.desired, 256), observed: short(difference.observed, 256) }
+}
+
+/// The condition `type_` of a list.
+#[must_use]
+pub fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! What the operator counts.
+
+use std::{sync::atomic::AtomicI64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Write {
+    kind: String,
+    verb: &'static str,
+}
+
+/// Counters of the operator; shared by reference.
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<Outcome, Counter>,
+    seconds: Histogram,
+    writes: Family<Write, Counter>,
+    nats_up: Gauge<i64, AtomicI64>,
+    nats_connects: Gauge<i64, AtomicI64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("sluice_operator");
+        let (reconciles, writes) = (Family::default(), Family::default());
+        let (nats_up, nats_connects) = (Gauge::default(), Gauge::default());
+        // From one answer of the API server to the time limits of NATS added up.
+        let seconds = Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        registry.register("reconciles", "Passes over a channel by outcome", reconciles.clone());
+        registry.register_with_unit("reconcile", "Time of a pass", Unit::Seconds, seconds.clone());
+        registry.register("api_writes", "Write requests to the API server", writes.clone());
+        registry.register("nats_up", "1 while NATS is connected", nats_up.clone());
+        registry.register("nats_connects", "How often NATS was connected", nats_connects.clone());
+        Self { registry, reconciles, seconds, writes, nats_up, nats_connects }
+    }
+}
+
+impl Metrics {
+    /// A pass is over.
+    pub fn reconciled(&self, outcome: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&Outcome { outcome }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A write request is sent.
+    pub fn api_write(&self, kind: &str, verb: &'static str) {
+        self.writes.get_or_create(&Write { kind: kind.to_owned(), verb }).inc();
+    }
+
+    /// What is known of NATS.
+    pub fn nats(&self, up: bool, connects: u64) {
+        self.nats_up.set(i64::from(up));
+        self.nats_connects.set(i64::try_from(connects).unwrap_or(i64::MAX));
+    }
+
+    /// Everything as OpenMetrics text.
+    ///
+    /// # Errors
+    /// Never for a `String`; the signature is the encoder's.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
