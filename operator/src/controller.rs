@@ -76,6 +76,8 @@ pub struct Context {
 struct Memory {
     failures: u32,
     applied: apply::Memory,
+    /// The generation that each ready pod served when it was asked last.
+    served: HashMap<String, i64>,
 }
 
 impl Context {
@@ -210,7 +212,10 @@ async fn observe_and_act(
     } else {
         (Vec::new(), Ok(()))
     };
-    let pods = ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await;
+    let mut pods = ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await;
+    // A pod never goes back to an older file: one that gives no answer just now serves what it served. Whether it
+    // serves at all is for its readiness probe to say.
+    ctx.memory(reference, |memory| pods.recall(&mut memory.served));
     let workload = match &applied {
         Err(error) => Workload::Failed(error),
         Ok(()) if !serve && !observe && live.deployment.is_none() => Workload::Waiting,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sluice_operator::{
     args::{Args, Command, LogFormat},
-    controller, crd,
+    controller, crd, local,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let fallback = if matches!(args.command, Command::Local(_)) { "warn,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
+    let fallback = if matches!(args.command, Command::Local(_)) { "error,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
@@ -40,7 +40,11 @@ fn start(command: Command) -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(until_signalled(async |stop| Ok(controller::run(args.into_options(), stop).await?)))
         }
-        Command::Local(_) => anyhow::bail!("not built yet"),
+        Command::Local(args) => {
+            // One thread: the kernel ends the children when the thread that started them ends.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signalled(async |stop| Ok(local::run(*args, stop).await?)))
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What the pods say of themselves: each is asked on its admin port which generation it serves.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -19,8 +23,8 @@ use crate::crd::condition::reason;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Pods of one channel asked at a time.
 const ASKED_AT_ONCE: usize = 16;
-/// Longest answer, bytes: a pod serves one channel, an entry is a few hundred.
-const ANSWER_BYTES: usize = 64 * 1024;
+/// Longest answer, bytes: an entry is a few hundred, and local mode serves many channels in one process.
+const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Asks pods.
 #[derive(Debug, Clone)]
@@ -49,19 +53,39 @@ pub struct Pods {
     pub trouble: Option<(&'static str, String)>,
 }
 
+impl Pods {
+    /// Fills in for pods that cannot be asked what they `served` before, and remembers what is served now.
+    pub fn recall(&mut self, served: &mut HashMap<String, i64>) {
+        for (name, serves) in &mut self.ready {
+            if *serves == Serves::Unreachable
+                && let Some(generation) = served.get(name)
+            {
+                *serves = Serves::Generation(*generation);
+            }
+        }
+        *served =
+            self.ready.iter().filter_map(|(name, s)| if let Serves::Generation(g) = s { Some((name.clone(), *g)) } else { None }).collect();
+    }
+}
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
     channels: Vec<AnswerChannel>,
 }
 
-#[derive(Deserialize)]
-struct AnswerChannel {
-    name: String,
-    namespace: String,
-    generation: i64,
+/// What a data plane says of one of its channels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct AnswerChannel {
+    /// Name of the channel.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The generation that is served.
+    pub generation: i64,
+    /// What its reader is troubled by.
     #[serde(default)]
-    error: Option<String>,
+    pub error: Option<String>,
 }
 
 impl Prober {
@@ -100,15 +124,20 @@ impl Prober {
     /// The pod's answer; `None` when it gives none, `Some(None)` when it does not know the channel.
     async fn ask(&self, pod: &Pod, namespace: &str, channel: &str) -> Option<Option<AnswerChannel>> {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
-        let host = if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
-        let uri = format!("http://{host}:{}/readyz", self.port).parse().ok()?;
+        let channels = self.channels(ip.parse().ok()?).await?;
+        Some(channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
+    }
+
+    /// What the data plane at `ip` serves; `None` when it does not answer.
+    pub async fn channels(&self, ip: IpAddr) -> Option<Vec<AnswerChannel>> {
+        let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
             let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
             serde_json::from_slice::<Answer>(&body).ok()
         };
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
-        Some(answer.channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
+        Some(answer.channels)
     }
 }
 
@@ -144,5 +173,23 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
             Some((reason::PODS_NOT_READY, format!("a container cannot be made: {message}")))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_does_not_answer_serves_what_it_served() {
+        let mut served = HashMap::new();
+        let mut first =
+            Pods { ready: vec![("a".to_owned(), Serves::Generation(3)), ("gone".to_owned(), Serves::Generation(3))], trouble: None };
+        first.recall(&mut served);
+        let mut second =
+            Pods { ready: vec![("a".to_owned(), Serves::Unreachable), ("new".to_owned(), Serves::Unreachable)], trouble: None };
+        second.recall(&mut served);
+        assert_eq!(second.ready, [("a".to_owned(), Serves::Generation(3)), ("new".to_owned(), Serves::Unreachable)]);
+        assert_eq!(served, HashMap::from([("a".to_owned(), 3)]));
     }
 }

@@ -1,0 +1,252 @@
+//! The channels of local mode: what their manifests say, what became of their streams, and what was last said of them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use super::{manifests, say};
+use crate::{
+    controller::{
+        desired::config::file_name,
+        pods::AnswerChannel,
+        validate::{self, Channel},
+    },
+    crd::{
+        ManagementPolicy, SseChannel, check,
+        condition::{READY, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        stream::DeletionPolicy,
+    },
+    stream::{self, Change, Mode, Report, Streams},
+};
+
+/// Identity of a directory of manifests in streams' metadata.
+const CLUSTER: &str = "local";
+
+pub(super) struct Channels {
+    streams: Streams,
+    /// Where the data plane looks.
+    dir: PathBuf,
+    known: BTreeMap<String, Known>,
+    fingerprint: manifests::Fingerprint,
+    /// Said last of the directory of manifests, while it cannot be read.
+    trouble: Option<String>,
+}
+
+struct Known {
+    file: PathBuf,
+    object: SseChannel,
+    channel: Channel,
+    stream: Option<Result<Report, stream::Error>>,
+    /// The channel's file as it was written, once its stream was known to be its own.
+    written: Option<String>,
+    said: BTreeMap<&'static str, Verdict>,
+}
+
+impl Channels {
+    pub(super) fn new(streams: Streams, dir: PathBuf, found: manifests::Found) -> Self {
+        let mut channels = Self { streams, dir, known: BTreeMap::new(), fingerprint: found.fingerprint, trouble: None };
+        for (name, (file, object)) in found.channels {
+            channels.take(name, file, object);
+        }
+        channels
+    }
+
+    pub(super) fn fingerprint(&self) -> &manifests::Fingerprint {
+        &self.fingerprint
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The channel that examples are given for.
+    pub(super) fn first(&self) -> Option<&Channel> {
+        self.known.get("orders").or_else(|| self.known.values().next()).map(|known| &known.channel)
+    }
+
+    /// Whether a stream could not be brought in sync for a reason that may pass soon.
+    pub(super) fn wants_retry(&self) -> bool {
+        self.known.values().any(|known| matches!(&known.stream, Some(Err(error)) if error.is_transient()))
+    }
+
+    pub(super) fn manifests_unreadable(&mut self, error: &manifests::Error) {
+        let text = error.to_string();
+        if self.trouble.as_ref() != Some(&text) {
+            say(&format!("error: {text} (what was in force before stays)"));
+            self.trouble = Some(text);
+        }
+    }
+
+    /// Takes over what the manifests say now. Channels of broken files stay as they were.
+    pub(super) async fn change(&mut self, found: manifests::Found) {
+        (self.fingerprint, self.trouble) = (found.fingerprint, None);
+        let gone: Vec<_> = self
+            .known
+            .iter()
+            .filter(|(name, known)| !found.channels.contains_key(*name) && !found.broken.contains(&known.file))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.remove(&name).await;
+        }
+        for (name, (file, object)) in found.channels {
+            if self.take(name.clone(), file, object) {
+                self.sync(&name).await;
+            }
+        }
+    }
+
+    /// Whether the channel is new or changed.
+    fn take(&mut self, name: String, file: PathBuf, mut object: SseChannel) -> bool {
+        if let Some(known) = self.known.get_mut(&name) {
+            known.file.clone_from(&file);
+            let generation = known.object.metadata.generation.unwrap_or_default();
+            if known.object.spec == object.spec && known.object.metadata.namespace == object.metadata.namespace {
+                return false;
+            }
+            if known.object.metadata.namespace != object.metadata.namespace {
+                say(&format!(
+                    "error: channel {name}: metadata.namespace must not be changed; delete the channel first (what was in force before stays)"
+                ));
+                return false;
+            }
+            if let Err(problems) = check::rules(&object, Some(&known.object)) {
+                say(&format!("error: channel {name}: {problems} (what was in force before stays)"));
+                return false;
+            }
+            object.metadata.generation = Some(generation + 1);
+        }
+        let channel = match validate::validate(&object, CLUSTER) {
+            Ok(channel) => channel,
+            Err(error) => {
+                say(&format!("error: channel {name}: {error}"));
+                return false;
+            }
+        };
+        match self.known.get_mut(&name) {
+            Some(known) => {
+                (known.object, known.channel) = (object, channel);
+            }
+            None => {
+                let known = Known { file, object, channel, stream: None, written: None, said: BTreeMap::new() };
+                self.known.insert(name, known);
+            }
+        }
+        true
+    }
+
+    async fn remove(&mut self, name: &str) {
+        let Some(known) = self.known.remove(name) else { return };
+        let _ = std::fs::remove_file(self.dir.join(file_name(name)));
+        let stream = &known.channel.stream;
+        self.streams.forget(&stream.name);
+        let delete =
+            known.channel.deletion_policy == DeletionPolicy::Delete && known.channel.management_policy == ManagementPolicy::Enforce;
+        if !delete {
+            return say(&format!("{name}: removed; its stream {} and its events stay", stream.name));
+        }
+        match self.streams.delete(&stream.name, &stream.owner).await {
+            Ok(_) => say(&format!("{name}: removed, with its stream {}", stream.name)),
+            Err(error) => say(&format!("{name}: removed, but its stream {} is still there: {error}", stream.name)),
+        }
+    }
+
+    pub(super) async fn sync_all(&mut self) {
+        let names: Vec<_> = self.known.keys().cloned().collect();
+        for name in names {
+            self.sync(&name).await;
+        }
+    }
+
+    async fn sync(&mut self, name: &str) {
+        let Some(known) = self.known.get_mut(name) else { return };
+        let mode = match known.channel.management_policy {
+            ManagementPolicy::Enforce => Mode::Enforce,
+            ManagementPolicy::Observe => Mode::Observe,
+            ManagementPolicy::Paused => return,
+        };
+        let result = self.streams.ensure(&known.channel.stream, mode).await;
+        if let Ok(report) = &result {
+            let stream = &known.channel.stream.name;
+            match &report.change {
+                Change::Recreated => say(&format!("{name}: stream {stream} had gone and was created again; its events are lost")),
+                Change::Restored => say(&format!("{name}: stream {stream} was set back to an older state; it has a new epoch")),
+                Change::Adopted => say(&format!("{name}: stream {stream} was taken over with its events")),
+                Change::Created | Change::Updated(_) | Change::None => {}
+            }
+        }
+        // A stream that may be somebody else's is not served.
+        let foreign = result.as_ref().is_err_and(stream::Error::is_foreign);
+        if (result.is_ok() || known.written.is_some()) && !foreign {
+            match known.channel.config.to_json() {
+                Ok(text) if known.written.as_ref() == Some(&text) => {}
+                Ok(text) => match replace(&self.dir.join(file_name(name)), &text) {
+                    Ok(()) => known.written = Some(text),
+                    Err(error) => say(&format!("error: {name}: cannot write its file: {error}")),
+                },
+                Err(error) => say(&format!("error: {name}: {error}")),
+            }
+        }
+        known.stream = Some(result);
+    }
+
+    /// Says what is new of each channel. `served` is what the data plane says it serves, if it answers.
+    pub(super) fn report(&mut self, served: Option<&[AnswerChannel]>) {
+        for (name, known) in &mut self.known {
+            for verdict in known.verdicts(name, served) {
+                let before = known.said.get(verdict.type_);
+                if before != Some(&verdict) {
+                    say(&format!("{name}: {}={} ({}) {}", verdict.type_, verdict.status_text(), verdict.reason, verdict.message));
+                    known.said.insert(verdict.type_, verdict);
+                }
+            }
+        }
+    }
+}
+
+impl Known {
+    fn verdicts(&self, name: &str, served: Option<&[AnswerChannel]>) -> [Verdict; 3] {
+        let stream_name = &self.channel.stream.name;
+        let stream = match &self.stream {
+            None if self.channel.management_policy == ManagementPolicy::Paused => {
+                Verdict::new(STREAM_READY, None, reason::PAUSED, "spec.managementPolicy is Paused")
+            }
+            None => Verdict::new(STREAM_READY, None, reason::PENDING, "not looked at yet"),
+            Some(Err(error)) => Verdict::new(STREAM_READY, Some(false), error.reason(), error.to_string()),
+            Some(Ok(report)) => match report.drift.first() {
+                Some(first) => {
+                    let message = format!("stream {stream_name}: {} is {} instead of {}", first.field, first.observed, first.desired);
+                    Verdict::new(STREAM_READY, Some(false), reason::SERVER_DIFFERS, message)
+                }
+                None => Verdict::new(STREAM_READY, Some(true), reason::IN_SYNC, format!("stream {stream_name} is as the spec says")),
+            },
+        };
+        let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+        let namespace = &self.channel.namespace;
+        let mine = served.map(|served| served.iter().find(|c| c.name == name && c.namespace == *namespace));
+        let generation = self.channel.config.generation;
+        let workload = match mine {
+            None => of(false, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned()),
+            Some(None) => of(false, reason::CONFIG_PROPAGATING, "sluice-dataplane has not taken the channel yet".to_owned()),
+            Some(Some(c)) => match &c.error {
+                Some(error) => of(false, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}")),
+                None if c.generation == generation => of(true, reason::MINIMUM_REPLICAS_AVAILABLE, "sluice-dataplane serves it".to_owned()),
+                None => of(false, reason::CONFIG_PROPAGATING, format!("sluice-dataplane still serves generation {}", c.generation)),
+            },
+        };
+        let ready = match (&stream, &workload) {
+            (s, _) if s.status != Some(true) => Verdict { type_: READY, status: Some(false), ..s.clone() },
+            (_, w) if w.status != Some(true) => Verdict { type_: READY, status: Some(false), ..w.clone() },
+            _ => Verdict::new(READY, Some(true), reason::READY, format!("generation {generation} is served")),
+        };
+        [stream, workload, ready]
+    }
+}
+
+/// Replaces a file in one step: the data plane never reads half of one.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(&temporary, path)
+}

@@ -1,0 +1,297 @@
+//! Local mode as a newcomer meets it: one program, a directory of manifests, curl.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use sluice_tests::{
+    eventually,
+    process::{Process, free_port, tool, workspace_program},
+};
+use tempfile::TempDir;
+
+const TEST_LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// A directory of manifests, a data directory, and ports of its own.
+struct Bed {
+    manifests: TempDir,
+    data: TempDir,
+    http: u16,
+    admin: u16,
+    nats: u16,
+}
+
+const ORDERS: &str =
+    "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {publish: {mode: Http, allowAnonymous: true}}\n";
+
+impl Bed {
+    fn new(manifest: &str) -> Self {
+        let bed = Self {
+            manifests: TempDir::with_prefix("sluice-manifests-").unwrap(),
+            data: TempDir::with_prefix("sluice-data-").unwrap(),
+            http: free_port(),
+            admin: free_port(),
+            nats: free_port(),
+        };
+        bed.write("orders.yaml", manifest);
+        bed
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.manifests.path().join(name), text).unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(workspace_program("sluice-operator"));
+        command.env("RUST_BACKTRACE", "1").arg("local").arg(self.manifests.path()).arg("--data").arg(self.data.path());
+        command.args(["--listen", &format!("127.0.0.1:{}", self.http), "--admin", &format!("127.0.0.1:{}", self.admin)]);
+        command.args(["--nats-port", &self.nats.to_string()]).arg("--nats-server").arg(tool("nats-server"));
+        command
+    }
+
+    async fn start(&self) -> Process {
+        let mut process = Process::spawn("sluice-local", self.command());
+        self.says(&mut process, "orders: Ready=True").await;
+        process
+    }
+
+    /// Waits until the program has said `text`.
+    async fn says(&self, process: &mut Process, text: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !process.stdout().contains(text) {
+            let ended = process.ended();
+            assert!(ended.is_none(), "it ended with {ended:?}:\n{}\n{}", process.stdout(), process.stderr());
+            assert!(Instant::now() < deadline, "it does not say {text:?}:\n{}\n{}", process.stdout(), process.stderr());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Runs a start that must fail, and returns what it said on standard error.
+    async fn fails(&self, mut command: Command, arguments: &[&str]) -> String {
+        let mut process = Process::spawn("sluice-local", std::mem::replace(command.args(arguments), Command::new("true")));
+        let status = process.wait(LIMIT).await.expect("it ends by itself");
+        let said = format!("{}{}", process.stdout(), process.stderr());
+        assert_eq!(status.code(), Some(1), "{said}");
+        for mess in ["panicked", "stack backtrace", "Stack backtrace"] {
+            assert!(!said.contains(mess), "{said}");
+        }
+        self.assert_no_orphans();
+        said
+    }
+
+    async fn publish(&self, topic: &str, payload: &str) {
+        let url = format!("http://127.0.0.1:{}/channels/orders/{topic}", self.http);
+        let answer = reqwest::Client::new().post(url).body(payload.to_owned()).send().await.unwrap();
+        assert_eq!(answer.status(), 201);
+    }
+
+    /// What a subscriber that starts at the earliest event is sent first, up to `text`.
+    async fn receives(&self, text: &str) -> String {
+        let url = format!("http://127.0.0.1:{}/channels/orders?from=earliest", self.http);
+        let mut response = reqwest::get(url).await.unwrap();
+        let mut received = String::new();
+        let read = async {
+            while !received.contains(text) {
+                let chunk = response.chunk().await.unwrap().expect("the stream stays open");
+                received += &String::from_utf8_lossy(&chunk);
+            }
+        };
+        tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("{text} does not come"));
+        received
+    }
+
+    /// Processes that work on this bed's directories.
+    fn children(&self) -> Vec<(u32, String)> {
+        let mine = self.data.path().display().to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(&mine) && !line.contains("sluice-operator") {
+                found.push((pid, line));
+            }
+        }
+        found
+    }
+
+    fn child(&self, name: &str) -> u32 {
+        let found: Vec<_> = self.children().into_iter().filter(|(_, line)| program(line).ends_with(name)).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].0
+    }
+
+    fn assert_no_orphans(&self) {
+        let left = self.children();
+        assert!(left.is_empty(), "still running: {left:?}");
+    }
+}
+
+fn program(line: &str) -> &Path {
+    Path::new(line.split(' ').next().unwrap_or_default())
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+async fn interrupted(process: &mut Process) {
+    process.signal(rustix::process::Signal::INT);
+    let status = process.wait(Duration::from_secs(20)).await.expect("it ends on Ctrl-C");
+    assert!(status.success(), "{status}: {}\n{}", process.stdout(), process.stderr());
+}
+
+#[test]
+fn publish_receive_stop_start_and_the_events_are_still_there() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        let mut process = bed.start().await;
+        bed.publish("created", "first").await;
+        let received = bed.receives("data: first\n").await;
+        let id = received.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        let said = process.stdout();
+        for line in [
+            format!("curl -N http://127.0.0.1:{}/channels/orders", bed.http),
+            format!("curl -d '{{\"id\":1}}' http://127.0.0.1:{}/channels/orders/created", bed.http),
+            format!("curl -N 'http://127.0.0.1:{}/channels/orders?from=earliest'", bed.http),
+        ] {
+            assert!(said.contains(&line), "it prints what to type next, {line:?}: {said}");
+        }
+        interrupted(&mut process).await;
+        bed.assert_no_orphans();
+
+        let mut process = bed.start().await;
+        bed.publish("created", "second").await;
+        let again = bed.receives("data: second\n").await;
+        assert!(again.contains("data: first\n") && again.contains(&id), "the same event under the same id: {again}");
+        interrupted(&mut process).await;
+        bed.assert_no_orphans();
+    });
+}
+
+#[test]
+fn edits_of_the_manifests_are_followed() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        let mut process = bed.start().await;
+        bed.write("more.yaml", "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: more}\nspec: {}\n");
+        bed.says(&mut process, "more: Ready=True").await;
+        bed.write("orders.yaml", &ORDERS.replace("publish: {mode: Http, allowAnonymous: true}", "stream: {maxAge: 2h}"));
+        bed.says(&mut process, "generation 2 is served").await;
+        let url = format!("http://127.0.0.1:{}/channels/orders/created", bed.http);
+        assert_eq!(reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(), 405, "publishing was taken back");
+        // A mistake changes nothing.
+        bed.write("orders.yaml", &ORDERS.replace("mode: Http", "mode: Htttp"));
+        bed.says(&mut process, "must be one of Disabled, Http").await;
+        bed.write("orders.yaml", &ORDERS.replace("spec: {", "spec: {stream: {storage: Memory}, "));
+        bed.says(&mut process, "cannot move a stream between file and memory").await;
+        assert_eq!(reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(), 405, "what was in force stays");
+        std::fs::remove_file(bed.manifests.path().join("more.yaml")).unwrap();
+        bed.says(&mut process, "more: removed; its stream").await;
+        let more = format!("http://127.0.0.1:{}/channels/more", bed.http);
+        eventually("the channel has gone", LIMIT, async || {
+            let status = reqwest::get(&more).await.ok()?.status();
+            matches!(status.as_u16(), 204 | 404).then_some(())
+        })
+        .await;
+        interrupted(&mut process).await;
+        bed.assert_no_orphans();
+    });
+}
+
+#[test]
+fn a_start_that_cannot_be_ends_with_one_clear_message() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        for (port, flag) in [(bed.http, "--listen"), (bed.admin, "--admin"), (bed.nats, "--nats-port")] {
+            let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+            let said = bed.fails(bed.command(), &[]).await;
+            assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains(flag), "{said}");
+            drop(taken);
+        }
+        let said = bed.fails(bed.command(), &["--dataplane", "/nowhere/sluice-dataplane"]).await;
+        assert!(said.contains("/nowhere/sluice-dataplane") && said.contains("cargo build"), "{said}");
+
+        let mut command = Command::new(workspace_program("sluice-operator"));
+        command.args(["local", "/nowhere/manifests"]);
+        let said = bed.fails(command, &[]).await;
+        assert!(said.contains("/nowhere/manifests"), "{said}");
+
+        let bed = Bed::new("apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {stream: {maxAge: 1d}}\n");
+        let said = bed.fails(bed.command(), &[]).await;
+        assert!(said.contains("orders.yaml") && said.contains("spec.stream.maxAge") && said.contains("15s, 500ms or 1h30m"), "{said}");
+    });
+}
+
+#[test]
+fn a_second_instance_on_the_same_data_is_refused() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        let mut process = bed.start().await;
+        let mut second = Process::spawn("sluice-local", bed.command());
+        let status = second.wait(LIMIT).await.expect("it ends by itself");
+        assert_eq!(status.code(), Some(1));
+        assert!(second.stderr().contains("another sluice-operator uses"), "{}", second.stderr());
+        bed.publish("created", "undisturbed").await;
+        interrupted(&mut process).await;
+        bed.assert_no_orphans();
+    });
+}
+
+#[test]
+fn children_that_die_are_started_again() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        let mut process = bed.start().await;
+        bed.publish("created", "before").await;
+        for name in ["nats-server", "sluice-dataplane"] {
+            kill(bed.child(name));
+            bed.says(&mut process, &format!("{name} ended (killed by signal 9)")).await;
+            bed.says(&mut process, &format!("{name} was started again")).await;
+            eventually("it serves again", LIMIT, async || {
+                let url = format!("http://127.0.0.1:{}/channels/orders/created", bed.http);
+                let answer = reqwest::Client::new().post(url).body("after").timeout(Duration::from_secs(2)).send().await.ok()?;
+                (answer.status() == 201).then_some(())
+            })
+            .await;
+        }
+        assert!(bed.receives("data: after\n").await.contains("data: before\n"), "nothing is lost by it");
+        interrupted(&mut process).await;
+        bed.assert_no_orphans();
+    });
+}
+
+#[test]
+fn a_nats_server_that_does_not_stay_up_is_given_up_with_its_words() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        // It says a good version and then ends.
+        let fake: PathBuf = bed.data.path().join("nats-server");
+        std::fs::write(
+            &fake,
+            "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'nats-server: v2.15.0'; exit 0; }\necho 'the disk is full' >&2\nexit 3\n",
+        )
+        .unwrap();
+        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = Command::new(workspace_program("sluice-operator"));
+        command.arg("local").arg(bed.manifests.path()).arg("--data").arg(bed.data.path()).arg("--nats-server").arg(&fake);
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats-port", &bed.nats.to_string()]);
+        let said = bed.fails(command, &[]).await;
+        assert!(said.contains("nats-server ended 5 times in a row") && said.contains("the disk is full"), "{said}");
+    });
+}
+
+#[test]
+fn kill_nine_leaves_no_orphan() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let bed = Bed::new(ORDERS);
+        let process = bed.start().await;
+        assert_eq!(bed.children().len(), 2);
+        kill(process.pid());
+        eventually("the children have gone too", Duration::from_secs(15), async || bed.children().is_empty().then_some(())).await;
+    });
+}
