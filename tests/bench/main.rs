@@ -76,6 +76,10 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     for (index, side) in &mut sides {
+        let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
+        report.add("peak RSS of the server after the crowds, MiB", *index, peak, 1);
+    }
+    for (index, side) in &mut sides {
         eprintln!("{}: replay ...", side.name);
         machine::pin(server_core)?;
         fill(side, &mut generator)?;
@@ -146,7 +150,6 @@ fn crowd(index: usize, side: &mut Side, generator: &mut Generator, report: &mut 
     report.add(&format!("{label}: deliveries/s"), index, deliveries / took.as_secs_f64(), 0);
     report.add(&format!("{label}: CPU µs/delivery"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries, 2);
     report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
-    report.add("peak RSS of the server after the crowds, MiB", index, machine::peak_rss(pid) as f64 / 1024.0 / 1024.0, 1);
     generator.close();
     if !closed(pid, files + 50) {
         generator.errors.add(format!("{}: {} files still open 20 s after the clients left", side.name, machine::open_files(pid)));

@@ -71,7 +71,7 @@ const ABSENCES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "operator/src/controller/desired",
-        &["Client", "async_nats", "tokio::", "SystemTime", "Api::"],
+        &["kube::Client", "Client::", "&Client", "async_nats", "tokio::", "SystemTime", "Timestamp::now", "Api::"],
         "`desired` is a function of the spec: no client, no clock, so a snapshot test shows all it does",
     ),
     ("operator/src/controller/validate", &["kube::Client", "async_nats", "tokio::", "Api::"], "validation is a function of the spec"),
