@@ -82,6 +82,8 @@ pub struct Options {
 
 #[derive(Debug)]
 struct Rings {
+    /// The life that they are of; the head follows a moment later.
+    life: u64,
     plain: Ring,
     /// Made when the first subscriber asks for envelopes.
     envelope: Option<Ring>,
@@ -107,7 +109,7 @@ impl Log {
             history: History::new(Arc::clone(&source), options.cache_bytes / 2),
             source,
             options: RwLock::new(options),
-            rings: RwLock::new(Rings { plain: Ring::new(Dialect::Plain, 1), envelope: None }),
+            rings: RwLock::new(Rings { life: 0, plain: Ring::new(Dialect::Plain, 1), envelope: None }),
             head: watch::Sender::new(Head::default()),
             status: Mutex::new(Status::default()),
             invalid: std::sync::atomic::AtomicU64::new(0),
@@ -152,7 +154,7 @@ impl Log {
             // What is in memory was encoded by the old rule. The store still has it.
             let mut rings = self.rings.write();
             let next = rings.plain.next();
-            *rings = Rings { plain: Ring::new(Dialect::Plain, next), envelope: None };
+            *rings = Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
             self.history.clear();
         }
     }
@@ -167,8 +169,10 @@ impl Log {
         if position >= head.next {
             return Ok(Read::Wait);
         }
-        if let Some(slice) = self.ring_slice(position, told, filter, dialect) {
-            return Ok(Read::Slice(slice, Origin::Memory));
+        match self.ring_slice(life, position, told, filter, dialect) {
+            Some(Some(slice)) => return Ok(Read::Slice(slice, Origin::Memory)),
+            Some(None) => {}
+            None => return Ok(Read::FormerLife),
         }
         let (segment, asked) = self.history.segment(self.scope(head, epoch, dialect), position).await?;
         if self.head_now().life != life {
@@ -182,12 +186,12 @@ impl Log {
     /// # Errors
     /// The store's.
     pub async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
-        let last = self.head_now().next.saturating_sub(1);
-        if position > last {
-            return Ok(Vec::new());
-        }
+        let head = self.head_now();
+        let last = head.next.saturating_sub(1);
+        let Some(epoch) = head.epoch.filter(|_| position <= last) else { return Ok(Vec::new()) };
         let to = last.min(position.saturating_add(limits::PAGE_EVENTS as u64 - 1));
         let mut events = self.history.events(position, to).await?;
+        self.history.check_epoch(epoch).await?;
         events.retain(|event| event.sequence <= last);
         Ok(events)
     }
@@ -227,19 +231,23 @@ impl Log {
         Scope { life: head.life, epoch, dialect, encoding, compacted, last: head.next.saturating_sub(1) }
     }
 
-    fn ring_slice(&self, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Option<Slice> {
+    /// What memory has at `position`, if it does; `None` when memory is of another life.
+    fn ring_slice(&self, life: u64, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Option<Option<Slice>> {
         {
             let rings = self.rings.read();
+            if rings.life != life {
+                return None;
+            }
             match (dialect, &rings.envelope) {
-                (Dialect::Plain, _) => return rings.plain.slice(position, told, filter),
-                (Dialect::Envelope, Some(ring)) => return ring.slice(position, told, filter),
+                (Dialect::Plain, _) => return Some(rings.plain.slice(position, told, filter)),
+                (Dialect::Envelope, Some(ring)) => return Some(ring.slice(position, told, filter)),
                 (Dialect::Envelope, None) => {}
             }
         }
         let mut rings = self.rings.write();
         let next = rings.plain.next();
         rings.envelope.get_or_insert_with(|| Ring::new(Dialect::Envelope, next));
-        None
+        Some(None)
     }
 
     /// Appends what the tail delivered and tells the subscribers.
@@ -265,7 +273,7 @@ impl Log {
                 }
             }
             let capacity = usize::try_from(options.cache_bytes / 2).unwrap_or(usize::MAX);
-            let Rings { plain, envelope } = &mut *rings;
+            let Rings { plain, envelope, .. } = &mut *rings;
             match envelope {
                 None => plain.trim(capacity, first),
                 Some(ring) => {
@@ -281,9 +289,9 @@ impl Log {
 
     /// Starts a new life at `start`.
     fn begin(&self, epoch: Epoch, first: u64, start: u64) {
-        *self.rings.write() = Rings { plain: Ring::new(Dialect::Plain, start), envelope: None };
+        let life = self.head.borrow().life + 1;
+        *self.rings.write() = Rings { life, plain: Ring::new(Dialect::Plain, start), envelope: None };
         self.history.clear();
-        self.head
-            .send_modify(|head| *head = Head { life: head.life + 1, epoch: Some(epoch), first, next: start, down_since: head.down_since });
+        self.head.send_modify(|head| *head = Head { life, epoch: Some(epoch), first, next: start, down_since: head.down_since });
     }
 }

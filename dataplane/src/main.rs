@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         LogFormat::Text => log.with_ansi(false).init(),
         LogFormat::Json => log.json().init(),
     }
+    raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),
@@ -41,4 +42,15 @@ fn main() -> ExitCode {
 fn fail(message: &str) -> ExitCode {
     eprintln!("sluice-dataplane: {message}");
     USAGE.into()
+}
+
+/// One file descriptor per connection: takes as many as the system allows this process.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    tracing::debug!(open_files = ?getrlimit(Resource::Nofile).current, "limit");
 }

@@ -1,6 +1,8 @@
 //! What each test starts from.
 
 use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -8,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Event;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DynamicObject, ListParams, Patch, PatchParams},
     core::GroupVersionKind,
     discovery::ApiResource,
@@ -26,30 +28,30 @@ use tokio::sync::OnceCell;
 use crate::channel::{self, Kind};
 
 /// Longest a whole test may take.
-const TEST_LIMIT: Duration = Duration::from_secs(150);
+pub(crate) const TEST_LIMIT: Duration = Duration::from_secs(150);
 /// Longest a state may take to be reached: far more than it needs, since the machine may be busy.
-pub const LIMIT: Duration = Duration::from_secs(45);
+pub(crate) const LIMIT: Duration = Duration::from_secs(45);
 /// How often the operator looks at a channel without being told of a change.
-pub const RESYNC: Duration = Duration::from_secs(5);
+pub(crate) const RESYNC: Duration = Duration::from_secs(5);
 /// Name of the operator's service account.
-pub const ACCOUNT: &str = "sluice-operator";
+pub(crate) const ACCOUNT: &str = "sluice-operator";
 /// An image for the pods; the node stand-in has any.
-pub const IMAGE: &str = "sluice.test/dataplane:1";
+pub(crate) const IMAGE: &str = "sluice.test/dataplane:1";
 
 /// A namespace, a NATS server and an operator that looks after that namespace only.
-pub struct Bed {
-    pub cluster: &'static Cluster,
-    pub client: Client,
+pub(crate) struct Bed {
+    pub(crate) cluster: &'static Cluster,
+    pub(crate) client: Client,
     /// All namespaces of the test; the first is the usual one.
-    pub namespaces: Vec<String>,
-    pub nats: NatsServer,
+    pub(crate) namespaces: Vec<String>,
+    pub(crate) nats: NatsServer,
     operator: Option<Process>,
     files: TempDir,
     admin_port: u16,
 }
 
 /// Runs a test: `body` on a bed whose operator runs, and then the checks that every test shares.
-pub fn test(hint: &str, body: impl AsyncFnOnce(&mut Bed)) {
+pub(crate) fn test(hint: &str, body: impl AsyncFnOnce(&mut Bed)) {
     sluice_tests::run(TEST_LIMIT, async {
         let mut bed = Bed::new(hint).await;
         bed.start_operator().await;
@@ -60,14 +62,14 @@ pub fn test(hint: &str, body: impl AsyncFnOnce(&mut Bed)) {
 
 impl Bed {
     /// Everything but the operator.
-    pub async fn new(hint: &str) -> Self {
+    pub(crate) async fn new(hint: &str) -> Self {
         let cluster = Cluster::shared();
         let namespace = cluster.namespace(hint).await;
         Self::in_namespaces(vec![namespace]).await
     }
 
     /// On namespaces that are there already.
-    pub async fn in_namespaces(namespaces: Vec<String>) -> Self {
+    pub(crate) async fn in_namespaces(namespaces: Vec<String>) -> Self {
         let cluster = Cluster::shared();
         let client = cluster.client().await;
         install_resource(cluster).await;
@@ -79,12 +81,12 @@ impl Bed {
     }
 
     /// The test's usual namespace.
-    pub fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         &self.namespaces[0]
     }
 
     /// Starts the operator for the test's namespaces and waits until it works.
-    pub async fn start_operator(&mut self) {
+    pub(crate) async fn start_operator(&mut self) {
         self.start_operator_without_waiting();
         let url = format!("http://127.0.0.1:{}/livez", self.admin_port);
         eventually("the operator is alive", LIMIT, async || {
@@ -107,7 +109,7 @@ impl Bed {
     }
 
     /// Ends the operator by SIGTERM; it must end by itself and without an error.
-    pub async fn stop_operator(&mut self) {
+    pub(crate) async fn stop_operator(&mut self) {
         let mut operator = self.operator.take().expect("the operator runs");
         operator.terminate();
         let status = operator.wait(Duration::from_secs(15)).await.expect("the operator ends on SIGTERM");
@@ -115,70 +117,70 @@ impl Bed {
     }
 
     /// The operator's name for the API server.
-    pub fn operator_user(&self) -> String {
+    pub(crate) fn operator_user(&self) -> String {
         format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace())
     }
 
     /// What the operator wrote on its log so far.
-    pub fn operator_log(&self) -> String {
+    pub(crate) fn operator_log(&self) -> String {
         self.operator.as_ref().map(Process::stderr).unwrap_or_default()
     }
 
     /// The operator's requests to the API server so far.
-    pub fn requests(&self) -> Vec<Entry> {
+    pub(crate) fn requests(&self) -> Vec<Entry> {
         self.cluster.audit().of_user(&self.operator_user())
     }
 
     /// A fresh connection to the test's NATS server.
-    pub async fn streams(&self) -> Streams {
+    pub(crate) async fn streams(&self) -> Streams {
         Streams::connect(&self.nats.url()).await
     }
 
     /// Objects of `kind` in the test's namespace.
-    pub fn api(&self, kind: Kind) -> Api<DynamicObject> {
+    pub(crate) fn api(&self, kind: Kind) -> Api<DynamicObject> {
         self.api_in(kind, self.namespace())
     }
 
     /// Objects of `kind` in `namespace`.
-    pub fn api_in(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+    pub(crate) fn api_in(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
         let (group, version, name) = kind;
         Api::namespaced_with(self.client.clone(), namespace, &ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, name)))
     }
 
     /// Creates a channel.
-    pub async fn create(&self, name: &str, spec: Value) -> DynamicObject {
+    pub(crate) async fn create(&self, name: &str, spec: Value) -> DynamicObject {
         self.try_create(self.namespace(), name, spec).await.unwrap_or_else(|e| panic!("{name} was refused: {e}"))
     }
 
     /// Creates a channel unless the API server refuses it.
-    pub async fn try_create(&self, namespace: &str, name: &str, spec: Value) -> kube::Result<DynamicObject> {
+    pub(crate) async fn try_create(&self, namespace: &str, name: &str, spec: Value) -> kube::Result<DynamicObject> {
         let object = channel::object(name, &spec);
         self.api_in(channel::CHANNEL, namespace).create(&kube::api::PostParams::default(), &object).await
     }
 
     /// Merges `patch` into the object.
-    pub async fn patch(&self, kind: Kind, name: &str, patch: Value) -> DynamicObject {
+    pub(crate) async fn patch(&self, kind: Kind, name: &str, patch: Value) -> DynamicObject {
         self.try_patch(kind, name, patch).await.unwrap_or_else(|e| panic!("{}/{name}: {e}", kind.2))
     }
 
     /// Merges `patch` into the object unless the API server refuses it.
-    pub async fn try_patch(&self, kind: Kind, name: &str, patch: Value) -> kube::Result<DynamicObject> {
+    pub(crate) async fn try_patch(&self, kind: Kind, name: &str, patch: Value) -> kube::Result<DynamicObject> {
         let parameters = PatchParams { field_manager: Some("somebody".to_owned()), ..PatchParams::default() };
         self.api(kind).patch(name, &parameters, &Patch::Merge(&patch)).await
     }
 
     /// Changes a channel's spec.
-    pub async fn change(&self, name: &str, spec: Value) -> DynamicObject {
+    pub(crate) async fn change(&self, name: &str, spec: Value) -> DynamicObject {
         self.patch(channel::CHANNEL, name, json!({"spec": spec})).await
     }
 
     /// Waits until `check` holds for the channel.
-    pub async fn until(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
         self.until_in(self.namespace(), name, what, check).await
     }
 
     /// Waits until `check` holds for the channel of that namespace.
-    pub async fn until_in(&self, namespace: &str, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until_in(&self, namespace: &str, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
         let api = self.api_in(channel::CHANNEL, namespace);
         let mut last = Value::Null;
         let deadline = Instant::now() + LIMIT;
@@ -196,12 +198,12 @@ impl Bed {
     }
 
     /// Waits until the channel is ready in its newest generation.
-    pub async fn ready(&self, name: &str) -> Value {
+    pub(crate) async fn ready(&self, name: &str) -> Value {
         self.until(name, "is ready", channel::is_ready).await
     }
 
     /// Waits until condition `kind` of the newest generation has `status` and `reason`.
-    pub async fn condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> Value {
+    pub(crate) async fn condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> Value {
         let what = format!("{kind}={status}/{reason}");
         self.until(name, &what, |object| {
             channel::current_condition(object, kind).is_some_and(|c| c["status"] == status && c["reason"] == reason)
@@ -210,20 +212,43 @@ impl Bed {
     }
 
     /// The channel's only child of that kind, by its labels.
-    pub async fn child(&self, kind: Kind, channel: &str) -> Option<DynamicObject> {
+    pub(crate) async fn child(&self, kind: Kind, channel: &str) -> Option<DynamicObject> {
         let list = self.api(kind).list(&ListParams::default().labels(&format!("sluice.dev/channel={channel}"))).await.unwrap();
         assert!(list.items.len() <= 1, "{channel} has {} objects of kind {}", list.items.len(), kind.2);
         list.items.into_iter().next()
     }
 
     /// The channel's pods that are not being deleted.
-    pub async fn pods(&self, channel: &str) -> Vec<DynamicObject> {
+    pub(crate) async fn pods(&self, channel: &str) -> Vec<DynamicObject> {
         let list = self.api(channel::POD).list(&ListParams::default().labels(&format!("sluice.dev/channel={channel}"))).await.unwrap();
         list.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
     }
 
+    /// Uids of the channel's pods that are not being deleted.
+    pub(crate) async fn pod_uids(&self, channel: &str) -> BTreeSet<String> {
+        self.pods(channel).await.iter().filter_map(ResourceExt::uid).collect()
+    }
+
+    /// Where each of the channel's pods serves events, as (pod's name, address).
+    pub(crate) async fn addresses(&self, channel: &str) -> Vec<(String, SocketAddr)> {
+        self.addresses_at(channel, 8080).await
+    }
+
+    /// Where each of the channel's pods serves its probes.
+    pub(crate) async fn admin_addresses(&self, channel: &str) -> Vec<(String, SocketAddr)> {
+        self.addresses_at(channel, 9090).await
+    }
+
+    async fn addresses_at(&self, channel: &str, port: u16) -> Vec<(String, SocketAddr)> {
+        let address = |pod: &DynamicObject| {
+            let ip = pod.data["status"]["podIP"].as_str().expect("the pod runs").parse().expect("an address");
+            (pod.name_any(), SocketAddr::new(ip, port))
+        };
+        self.pods(channel).await.iter().map(address).collect()
+    }
+
     /// Waits until the channel's object has gone.
-    pub async fn until_gone(&self, name: &str) {
+    pub(crate) async fn until_gone(&self, name: &str) {
         let api = self.api(channel::CHANNEL);
         eventually(&format!("{name} has gone"), LIMIT, async || {
             self.assert_operator_runs();
@@ -233,7 +258,7 @@ impl Bed {
     }
 
     /// Events about the channel, as `(type, reason, note)`.
-    pub async fn events(&self, name: &str) -> Vec<(String, String, String)> {
+    pub(crate) async fn events(&self, name: &str) -> Vec<(String, String, String)> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), self.namespace());
         let fields = format!("involvedObject.name={name},involvedObject.kind=SseChannel");
         let list = api.list(&ListParams::default().fields(&fields)).await.unwrap();
@@ -241,12 +266,12 @@ impl Bed {
     }
 
     /// `kubectl` in the test's namespace: whether it succeeded, and all it said.
-    pub fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> (bool, String) {
         self.kubectl_with(arguments, "")
     }
 
     /// `kubectl` with something on its standard input.
-    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> (bool, String) {
+    pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> (bool, String) {
         let file = self.files.path().join("stdin");
         std::fs::write(&file, input).unwrap();
         let mut command = self.cluster.kubectl();
@@ -262,7 +287,7 @@ impl Bed {
     }
 
     /// What must hold after every test.
-    fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.assert_operator_runs();
         let log = self.operator_log();
         assert!(!log.contains("panicked at"), "the operator panicked:\n{log}");

@@ -4,50 +4,50 @@ use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 /// Group, version, kind.
-pub type Kind = (&'static str, &'static str, &'static str);
+pub(crate) type Kind = (&'static str, &'static str, &'static str);
 
-pub const CHANNEL: Kind = ("sluice.dev", "v1alpha1", "SseChannel");
-pub const SERVICE_ACCOUNT: Kind = ("", "v1", "ServiceAccount");
-pub const CONFIG_MAP: Kind = ("", "v1", "ConfigMap");
-pub const DEPLOYMENT: Kind = ("apps", "v1", "Deployment");
-pub const SERVICE: Kind = ("", "v1", "Service");
-pub const BUDGET: Kind = ("policy", "v1", "PodDisruptionBudget");
-pub const POD: Kind = ("", "v1", "Pod");
+pub(crate) const CHANNEL: Kind = ("sluice.dev", "v1alpha1", "SseChannel");
+pub(crate) const SERVICE_ACCOUNT: Kind = ("", "v1", "ServiceAccount");
+pub(crate) const CONFIG_MAP: Kind = ("", "v1", "ConfigMap");
+pub(crate) const DEPLOYMENT: Kind = ("apps", "v1", "Deployment");
+pub(crate) const SERVICE: Kind = ("", "v1", "Service");
+pub(crate) const BUDGET: Kind = ("policy", "v1", "PodDisruptionBudget");
+pub(crate) const POD: Kind = ("", "v1", "Pod");
 
 /// Everything that the operator makes for a channel.
-pub const CHILDREN: [Kind; 5] = [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET];
+pub(crate) const CHILDREN: [Kind; 5] = [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET];
 
 /// All condition types; each is always there.
-pub const CONDITIONS: [&str; 7] = ["Ready", "StreamReady", "WorkloadAvailable", "Exposed", "Drifted", "Reconciling", "Stalled"];
+pub(crate) const CONDITIONS: [&str; 7] = ["Ready", "StreamReady", "WorkloadAvailable", "Exposed", "Drifted", "Reconciling", "Stalled"];
 
 /// A channel to create.
-pub fn object(name: &str, spec: &Value) -> DynamicObject {
+pub(crate) fn object(name: &str, spec: &Value) -> DynamicObject {
     serde_json::from_value(json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"name": name}, "spec": spec}))
         .unwrap()
 }
 
 /// A channel's condition.
-pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)
 }
 
 /// A channel's condition if it is about the newest generation.
-pub fn current_condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+pub(crate) fn current_condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     condition(object, kind).filter(|c| c["observedGeneration"] == object["metadata"]["generation"])
 }
 
 /// Whether the channel says it is ready, in its newest generation.
-pub fn is_ready(object: &Value) -> bool {
+pub(crate) fn is_ready(object: &Value) -> bool {
     current_condition(object, "Ready").is_some_and(|c| c["status"] == "True")
 }
 
 /// Where a channel's default stream is.
-pub fn stream(object: &Value) -> String {
+pub(crate) fn stream(object: &Value) -> String {
     object["status"]["stream"]["name"].as_str().expect("a stream in the status").to_owned()
 }
 
 /// What of an object the operator answers for: without what the API server and other controllers fill in.
-pub fn essence(object: &DynamicObject) -> Value {
+pub(crate) fn essence(object: &DynamicObject) -> Value {
     let mut value = serde_json::to_value(object).unwrap();
     value["status"].take();
     let metadata = value["metadata"].as_object_mut().unwrap();

@@ -1,1 +1,101 @@
+//! `managementPolicy`: look but do not touch, and hands off.
 
+use std::time::Duration;
+
+use kube::{ResourceExt, api::DeleteParams};
+use serde_json::{Value, json};
+use sluice_tests::eventually;
+
+use crate::{
+    bed::{Bed, LIMIT, RESYNC, test},
+    channel::{self, SERVICE},
+};
+
+/// Somebody alters the stream and deletes a child.
+async fn harm(bed: &Bed, object: &Value) {
+    let streams = bed.streams().await;
+    let mut config = streams.info(&channel::stream(object)).await.config;
+    config.max_age = Duration::from_secs(3600);
+    streams.context().update_stream(config).await.unwrap();
+    let service = bed.child(SERVICE, "orders").await.unwrap().name_any();
+    bed.api(SERVICE).delete(&service, &DeleteParams::default()).await.unwrap();
+}
+
+/// Neither the stream nor the child has been put back.
+async fn assert_untouched(bed: &Bed, object: &Value) {
+    let config = bed.streams().await.info(&channel::stream(object)).await.config;
+    assert_eq!(config.max_age, Duration::from_secs(3600));
+    assert!(bed.child(SERVICE, "orders").await.is_none());
+}
+
+/// Everything is put back once the operator may.
+async fn heals(bed: &Bed, object: &Value) {
+    bed.change("orders", json!({"managementPolicy": "Enforce"})).await;
+    eventually("the Service is made again", LIMIT, async || bed.child(SERVICE, "orders").await).await;
+    bed.ready("orders").await;
+    let config = bed.streams().await.info(&channel::stream(object)).await.config;
+    assert_eq!(config.max_age, Duration::from_secs(86_400));
+}
+
+/// Writes of the operator but for statuses and Events.
+fn repairs(bed: &Bed) -> Vec<String> {
+    let others = |e: &&sluice_tests::cluster::audit::Entry| {
+        e.is_write() && e.object_ref.subresource != "status" && e.object_ref.resource != "events"
+    };
+    bed.requests().iter().filter(others).map(sluice_tests::cluster::audit::Entry::brief).collect()
+}
+
+#[test]
+fn observe_reports_differences_and_changes_nothing() {
+    test("observe", async |bed| {
+        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let object = bed.ready("orders").await;
+        bed.change("orders", json!({"managementPolicy": "Observe"})).await;
+        bed.until("orders", "is observed", |o| o["status"]["observedGeneration"] == 2).await;
+        let before = repairs(bed);
+        harm(bed, &object).await;
+        let drifted = bed.condition("orders", "Drifted", "True", "ServerDiffers").await;
+        let drift = &drifted["status"]["drift"];
+        let row = drift.as_array().and_then(|rows| rows.iter().find(|row| row["field"].as_str().is_some_and(|f| f.contains("maxAge"))));
+        assert_eq!((row.unwrap()["desired"].as_str(), row.unwrap()["observed"].as_str()), (Some("24h"), Some("1h")), "{drift}");
+        tokio::time::sleep(RESYNC * 2).await;
+        assert_untouched(bed, &object).await;
+        assert_eq!(repairs(bed), before);
+        heals(bed, &object).await;
+    });
+}
+
+#[test]
+fn observe_makes_nothing() {
+    test("observe-new", async |bed| {
+        bed.create("orders", json!({"managementPolicy": "Observe", "stream": {"deletionPolicy": "Delete"}})).await;
+        let object = bed.until("orders", "is observed", |o| o["status"]["observedGeneration"] == 1).await;
+        assert_ne!(channel::condition(&object, "Ready").unwrap()["status"], "True");
+        tokio::time::sleep(RESYNC * 2).await;
+        for kind in channel::CHILDREN {
+            assert!(bed.child(kind, "orders").await.is_none(), "{}", kind.2);
+        }
+        assert_eq!(repairs(bed), Vec::<String>::new());
+        bed.api(channel::CHANNEL).delete("orders", &DeleteParams::background()).await.unwrap();
+        bed.until_gone("orders").await;
+    });
+}
+
+#[test]
+fn paused_is_hands_off() {
+    test("paused", async |bed| {
+        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let object = bed.ready("orders").await;
+        bed.change("orders", json!({"managementPolicy": "Paused"})).await;
+        bed.until("orders", "is paused", |o| {
+            ["Stalled", "Reconciling", "Ready"].iter().any(|k| channel::current_condition(o, k).is_some_and(|c| c["reason"] == "Paused"))
+        })
+        .await;
+        let before = repairs(bed);
+        harm(bed, &object).await;
+        tokio::time::sleep(RESYNC * 2).await;
+        assert_untouched(bed, &object).await;
+        assert_eq!(repairs(bed), before);
+        heals(bed, &object).await;
+    });
+}

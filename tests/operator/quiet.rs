@@ -1,1 +1,51 @@
+//! When nothing happens, nothing is written.
 
+use std::time::Duration;
+
+use serde_json::json;
+use sluice_tests::cluster::audit::Entry;
+
+use crate::{
+    bed::{RESYNC, test},
+    channel,
+};
+
+/// As the promise says: a minute.
+const QUIET: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_quiet_minute_has_no_write_to_the_api() {
+    test("quiet", async |bed| {
+        let specs = [
+            json!({}),
+            json!({"stream": {"deletionPolicy": "Delete", "maxMessagesPerTopic": 1, "maxBytes": "1048576", "maxAge": "90m"}, "workload": {"replicas": 1}}),
+            json!({"stream": {"subjects": ["a.>", "b.*"]}, "workload": {"replicas": 1, "podLabels": {"team": "shop"}}, "service": {"sessionAffinity": "ClientIP"}}),
+            json!({"managementPolicy": "Observe"}),
+            // These do not become ready; that must not make a loop either.
+            json!({"workload": {"replicas": 1, "image": "sluice.test/dataplane:missing"}}),
+            json!({"stream": {"replicas": 3}, "workload": {"replicas": 1}}),
+        ];
+        for (i, spec) in specs.into_iter().enumerate() {
+            bed.create(&format!("c{i}"), spec).await;
+        }
+        for name in ["c0", "c1", "c2"] {
+            bed.ready(name).await;
+        }
+        bed.condition("c4", "WorkloadAvailable", "False", "ImagePullFailed").await;
+        bed.condition("c5", "StreamReady", "False", "NotEnoughServers").await;
+        // Two resyncs, for what is still to be settled.
+        tokio::time::sleep(RESYNC * 2).await;
+
+        let before = bed.requests().len();
+        tokio::time::sleep(QUIET).await;
+        let entries = bed.requests();
+        let writes: Vec<String> = entries[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
+        assert!(writes.is_empty(), "{writes:#?}");
+        // It did look: the next change is taken within a moment, and reads are bounded (a look each resync and channel).
+        let reads = entries.len() - before;
+        let passes = usize::try_from(QUIET.as_secs() / RESYNC.as_secs()).unwrap() * 6;
+        assert!(reads <= passes * 8, "{reads} reads in {passes} looks at a channel");
+        bed.change("c1", json!({"delivery": {"heartbeat": "9s"}})).await;
+        bed.until("c1", "is ready again", channel::is_ready).await;
+    });
+}

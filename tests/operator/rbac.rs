@@ -13,7 +13,7 @@ use kube::{
 use serde_json::json;
 
 /// Makes the operator's service account in the first namespace, and lets it work in all of them.
-pub async fn grant(client: &Client, namespaces: &[String]) {
+pub(crate) async fn grant(client: &Client, namespaces: &[String]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/sluice/files/rbac-rules.yaml");
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let rules: Vec<PolicyRule> = serde_saphyr::from_str(&text).expect("the chart's rules");

@@ -73,6 +73,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Directory of its store.
+    pub fn store(&self) -> &std::path::Path {
+        self.store.path()
+    }
+
     /// Its server name, as it stands in a stream's cluster information.
     pub fn name(&self) -> &str {
         &self.name

@@ -4,9 +4,8 @@ use crate::tree;
 
 #[test]
 fn the_chart_installs_the_generated_crd() {
-    assert_eq!(
-        tree::read("charts/sluice/files/ssechannels.yaml"),
-        tree::read("crds/ssechannels.yaml"),
+    assert!(
+        tree::read("charts/sluice/files/ssechannels.yaml") == tree::read("crds/ssechannels.yaml"),
         "charts/sluice/files/ssechannels.yaml is a copy of crds/ssechannels.yaml: run `make crds`"
     );
 }

@@ -142,7 +142,15 @@ impl History {
                 segment.append(scope.epoch, &event, scope.dialect, scope.encoding, GapReason::Deleted);
             }
         }
+        self.check_epoch(scope.epoch).await?;
         Ok(segment.seal())
+    }
+
+    /// Makes sure that what was just read is of `epoch`: the stream may have been recreated before the reader
+    /// has noticed. Epochs do not come back, so asking *after* the read is proof.
+    pub(super) async fn check_epoch(&self, epoch: Epoch) -> Result<(), Error> {
+        let now = self.source.state().await?.epoch;
+        if now == epoch { Ok(()) } else { Err(Error::TailEnded("the stream was recreated".into())) }
     }
 
     /// Events from `next` on, at least one unless the leader says that there is none. A replica may lag, so

@@ -28,8 +28,9 @@ use crate::registry::Connection;
 /// Connections the kernel queues before we accept them. The usual 128 overflows when a herd returns, and a
 /// dropped SYN costs its sender a second. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// A peer that acknowledges nothing for this long is gone: its host lost power or its network.
-const PEER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A peer that acknowledges nothing for this long is gone: its host lost power or its network. Longer than any
+/// `writeTimeout`, which is what ends a peer that is there and does not read.
+const PEER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time for a client to send a request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams on one HTTP/2 connection; browsers open up to 100, proxies more.

@@ -1,5 +1,7 @@
 //! Publishing over HTTP: nothing is acknowledged before JetStream has it.
 
+use std::time::Duration;
+
 use axum::{
     body::{Body, to_bytes},
     response::{IntoResponse, Response},
@@ -7,11 +9,16 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sluice_channel::{Cursor, Topic, config::Encoding, event, limits, topic::Pattern};
 
+use tokio::time::timeout;
+
 use super::problem::Problem;
 use crate::{
     channel::Channel,
     source::{Append, Error},
 };
+
+/// Time for a client to send its payload.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const EVENT_NAME: HeaderName = HeaderName::from_static("event-name");
 const EVENT_CURSOR: HeaderName = HeaderName::from_static("event-cursor");
@@ -52,7 +59,10 @@ fn refusal(error: Error) -> (&'static str, Problem) {
             "conflict",
             Problem::new(StatusCode::PRECONDITION_FAILED, "the topic has moved on since the cursor in If-Match; read it again"),
         ),
-        Error::TooLarge => ("too_large", Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the event is larger than the stream takes")),
+        Error::TooLarge => (
+            "too_large",
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the payload and its headers together are larger than spec.stream.maxMessageSize"),
+        ),
         Error::Unreachable(reason) | Error::TailEnded(reason) => {
             let detail = format!(
                 "the store did not acknowledge the event ({reason}); it may or may not be stored: send it again with the same Idempotency-Key"
@@ -87,7 +97,10 @@ async fn read(channel: &Channel, topic: &str, headers: &HeaderMap, body: Body) -
     let content_type = text(headers, &header::CONTENT_TYPE).map_err(invalid)?;
     let max = usize::try_from(config.stream.max_message_size).unwrap_or(usize::MAX);
     let too_large = || ("too_large", Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the payload must be at most {max} bytes")));
-    let payload = to_bytes(body, max).await.map_err(|_| too_large())?;
+    let payload = match timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
+        Ok(payload) => payload.map_err(|_| too_large())?,
+        Err(_) => return Err(invalid(Problem::new(StatusCode::REQUEST_TIMEOUT, "the payload did not arrive in time; nothing was stored"))),
+    };
     if config.delivery.encoding == Encoding::Text && std::str::from_utf8(&payload).is_err() {
         let detail = "the payload must be UTF-8; a channel with delivery.encoding Base64 takes any bytes";
         return Err(invalid(Problem::bad_request(detail)));

@@ -67,15 +67,27 @@ impl JetStream {
     }
 
     async fn info(&self) -> Result<Info, Error> {
-        let request = self.context.request(format!("STREAM.INFO.{}", self.stream), &());
-        match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-            Ok(Ok(Response::Ok(info))) => Ok(*info),
-            Ok(Ok(Response::Err { error })) if error.err_code == STREAM_NOT_FOUND => Err(Error::NoStream(self.stream.to_string())),
+        let subject = format!("STREAM.INFO.{}", self.stream);
+        match self.ask("STREAM.INFO", self.context.request(subject, &())).await? {
+            Response::Ok(info) => Ok(*info),
+            Response::Err { error } if error.err_code == STREAM_NOT_FOUND => Err(Error::NoStream(self.stream.to_string())),
             // 503: no leader, or JetStream is not ready on this server.
-            Ok(Ok(Response::Err { error })) if error.code == 503 => Err(Error::Unreachable(error.description)),
-            Ok(Ok(Response::Err { error })) => Err(Error::Refused(error.description)),
-            Ok(Err(error)) => Err(Error::Unreachable(error.to_string())),
-            Err(_) => Err(Error::Unreachable("no answer to STREAM.INFO in time".into())),
+            Response::Err { error } if error.code == 503 => Err(Error::Unreachable(error.description)),
+            Response::Err { error } => Err(Error::Refused(error.description)),
+        }
+    }
+
+    /// Waits for an answer of the store, but not for one that can no longer come: requests in flight die with
+    /// the connection, and the client would keep new ones back until it has another.
+    async fn ask<T, E: std::fmt::Display>(&self, what: &str, answer: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout(REQUEST_TIMEOUT, answer) => match answer {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(error)) => Err(Error::Unreachable(error.to_string())),
+                Err(_) => Err(Error::Unreachable(format!("no answer to {what} in time"))),
+            },
+            () = self.connection.down() => Err(Error::Unreachable("not connected to NATS".into())),
         }
     }
 }

@@ -19,6 +19,7 @@ struct Inner {
     reachable: bool,
     replica_last: Option<u64>,
     reads: u64,
+    lose_delivery: bool,
 }
 
 /// A stream in memory.
@@ -30,8 +31,16 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        let inner =
-            Inner { epoch: 1, last: 0, events: BTreeMap::new(), keys: BTreeMap::new(), reachable: true, replica_last: None, reads: 0 };
+        let inner = Inner {
+            epoch: 1,
+            last: 0,
+            events: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            reachable: true,
+            replica_last: None,
+            reads: 0,
+            lose_delivery: false,
+        };
         Self { inner: Arc::new(Mutex::new(inner)), version: Arc::new(watch::Sender::new(0)) }
     }
 }
@@ -81,6 +90,19 @@ impl Memory {
     /// Makes history reads see nothing after `last`, as a replica that lags does; `None` = up to date.
     pub fn set_replica_last(&self, last: Option<u64>) {
         self.change(|inner| inner.replica_last = last);
+    }
+
+    /// Makes the tail swallow the next delivery, as a connection that drops a message would.
+    pub fn lose_next_delivery(&self) {
+        self.change(|inner| inner.lose_delivery = true);
+    }
+
+    /// Moves the stream back to `last`, as a restore of an older state does.
+    pub fn move_back(&self, last: u64) {
+        self.change(|inner| {
+            inner.events.split_off(&(last + 1));
+            inner.last = last;
+        });
     }
 
     /// How many history reads were answered.
@@ -201,6 +223,9 @@ impl Tail for MemoryTail {
                     Some(Some(event)) => {
                         self.next = event.sequence + 1;
                         self.delivered += 1;
+                        if std::mem::take(&mut self.source.inner.lock().lose_delivery) {
+                            continue;
+                        }
                         return Ok(Delivery { delivery_sequence: self.delivered, event });
                     }
                     Some(None) => {}

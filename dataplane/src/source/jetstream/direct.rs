@@ -93,12 +93,8 @@ struct Raw {
 /// The first event at or after `from` by `STREAM.MSG.GET`, which only the stream's leader answers.
 pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<Event>, Error> {
     let request = json!({"seq": from.max(1), "next_by_subj": ">"});
-    let answer = source.context.request(format!("STREAM.MSG.GET.{}", source.stream), &request);
-    let answer: Answer = match timeout(REQUEST_TIMEOUT, answer).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(Error::Unreachable(error.to_string())),
-        Err(_) => return Err(Error::Unreachable("no answer to STREAM.MSG.GET in time".into())),
-    };
+    let subject = format!("STREAM.MSG.GET.{}", source.stream);
+    let answer: Answer = source.ask("STREAM.MSG.GET", source.context.request(subject, &request)).await?;
     match (answer.message, answer.error) {
         (Some(raw), _) => raw_event(source, &raw).map(Some),
         (None, Some(error)) if error.err_code == MESSAGE_NOT_FOUND => Ok(None),

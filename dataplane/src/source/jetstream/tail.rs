@@ -41,14 +41,10 @@ pub(super) async fn open(source: JetStream, from: u64) -> Result<JetStreamTail, 
         num_replicas: 1,
         ..Default::default()
     };
-    let opening = async {
-        let ended = |e: &dyn std::fmt::Display| Error::TailEnded(e.to_string());
-        let created = source.context.create_consumer_on_stream(config, source.stream.as_str()).await.map_err(|e| ended(&e))?;
-        let builder = created.stream().max_messages_per_batch(BATCH_MESSAGES).max_bytes_per_batch(BATCH_BYTES);
-        builder.expires(Duration::from_secs(30)).heartbeat(HEARTBEAT).messages().await.map_err(|e| ended(&e))
-    };
-    let too_late = |_| Error::Unreachable("no answer to CONSUMER.CREATE in time".into());
-    let messages = tokio::time::timeout(REQUEST_TIMEOUT * 2, opening).await.map_err(too_late)??;
+    let create = source.context.create_consumer_on_stream(config, source.stream.as_str());
+    let created = source.ask("CONSUMER.CREATE", create).await?;
+    let builder = created.stream().max_messages_per_batch(BATCH_MESSAGES).max_bytes_per_batch(BATCH_BYTES);
+    let messages = source.ask("the first pull", builder.expires(Duration::from_secs(30)).heartbeat(HEARTBEAT).messages()).await?;
     Ok(JetStreamTail { source, messages, consumer })
 }
 

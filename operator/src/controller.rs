@@ -1,0 +1,4 @@
+//! The Kubernetes side, in named steps.
+
+pub mod desired;
+pub mod validate;

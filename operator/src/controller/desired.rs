@@ -1,0 +1,139 @@
+//! Step 3, pure: a checked channel → the objects that serve it. No client is seen here, nothing is read, no clock,
+//! and nothing depends on the operator's version: a new operator restarts no pod.
+
+pub mod config;
+pub mod deployment;
+pub mod disruption;
+pub mod service;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+};
+use kube::Resource as _;
+
+use super::validate::Channel;
+use crate::crd::{SseChannel, workload::Switch};
+
+/// Label on every object of a channel, with the channel's name.
+pub const CHANNEL_LABEL: &str = "sluice.dev/channel";
+/// Label value that says who made an object.
+pub const MANAGED_BY: &str = "sluice-operator";
+/// What follows the channel's name in the names of its objects.
+const SUFFIX: &str = "-sse";
+
+/// What the operator was told about the pods it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the data plane for channels that name none.
+    pub image: String,
+    /// NATS servers as pods reach them.
+    pub nats: Vec<String>,
+    /// Secret in each channel's namespace whose key `nats.creds` holds NATS credentials.
+    pub credentials_secret: Option<String>,
+    /// Secret in each channel's namespace whose key `ca.crt` holds the NATS servers' authority.
+    pub ca_secret: Option<String>,
+    /// Secret of type `kubernetes.io/tls` in each channel's namespace with the client certificate for NATS.
+    pub client_certificate_secret: Option<String>,
+    /// JetStream domain.
+    pub jetstream_domain: Option<String>,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+}
+
+/// Every object of a channel. A `None` must not exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Children {
+    /// Identity of the pods, without rights; `None` when the user names his own.
+    pub service_account: Option<ServiceAccount>,
+    /// The file that the pods read.
+    pub config: ConfigMap,
+    /// The pods.
+    pub deployment: Deployment,
+    /// Their address.
+    pub service: Service,
+    /// One pod at a time.
+    pub disruption_budget: Option<PodDisruptionBudget>,
+}
+
+/// Why the objects could not be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file for the data plane; a defect of this program.
+    #[error("cannot write the channel's file: {0}")]
+    Config(#[from] serde_json::Error),
+}
+
+/// The objects of `channel`.
+///
+/// # Errors
+/// [`Error::Config`], in theory.
+pub fn desired(channel: &Channel, settings: &Settings) -> Result<Children, Error> {
+    let own_account = channel.workload.service_account_name.is_empty();
+    Ok(Children {
+        service_account: own_account.then(|| service_account(channel)),
+        config: config::config_map(channel)?,
+        deployment: deployment::deployment(channel, settings),
+        service: service::service(channel),
+        disruption_budget: (channel.workload.disruption_budget == Switch::Enabled).then(|| disruption::budget(channel)),
+    })
+}
+
+/// Name of all objects of the channel `name`: `orders` → `orders-sse`.
+#[must_use]
+pub fn object_name(name: &str) -> String {
+    format!("{name}{SUFFIX}")
+}
+
+/// Selector of a channel's pods, as text.
+#[must_use]
+pub fn selector_text(name: &str) -> String {
+    selector_labels(name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// Never changes in a channel's life: a Deployment's selector is immutable.
+fn selector_labels(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("app.kubernetes.io/name".to_owned(), "sluice".to_owned()), (CHANNEL_LABEL.to_owned(), name.to_owned())])
+}
+
+fn selector(channel: &Channel) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector_labels(channel.name.as_str())), match_expressions: None }
+}
+
+fn labels(channel: &Channel) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(channel.name.as_str());
+    labels.insert("app.kubernetes.io/instance".to_owned(), channel.name.to_string());
+    labels.insert("app.kubernetes.io/component".to_owned(), "dataplane".to_owned());
+    labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGED_BY.to_owned());
+    labels
+}
+
+fn metadata(channel: &Channel) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(object_name(channel.name.as_str())),
+        namespace: Some(channel.namespace.clone()),
+        labels: Some(labels(channel)),
+        owner_references: Some(vec![OwnerReference {
+            api_version: SseChannel::api_version(&()).into_owned(),
+            kind: SseChannel::kind(&()).into_owned(),
+            name: channel.name.to_string(),
+            uid: channel.uid.clone(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn service_account(channel: &Channel) -> ServiceAccount {
+    ServiceAccount { metadata: metadata(channel), automount_service_account_token: Some(false), ..ServiceAccount::default() }
+}
+
+#[cfg(test)]
+mod tests;

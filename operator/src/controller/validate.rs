@@ -1,0 +1,236 @@
+//! Step 2, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and durations are checked.
+
+use sluice_channel::{
+    ChannelConfig, ChannelName, StreamName,
+    config::{self, Encoding, Start},
+    name,
+};
+
+use crate::{
+    crd::{
+        ManagementPolicy, SseChannel,
+        delivery::{self, DeliverySpec, PublishMode},
+        stream::{DeletionPolicy, StreamSpec},
+        text,
+        workload::{ServiceSpec, WorkloadSpec},
+    },
+    stream::{self, Owner},
+};
+
+/// Why a channel cannot be made what it asks for. Only a change of the channel helps.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The object has no name, namespace or UID: it does not come from an API server.
+    #[error("metadata.{0} is missing")]
+    Metadata(&'static str),
+    /// The channel's or the stream's name.
+    #[error(transparent)]
+    Name(#[from] name::Error),
+    /// A duration or a size.
+    #[error("{field}: {source}")]
+    Text {
+        /// Path in the object.
+        field: &'static str,
+        /// What is wrong with it.
+        source: text::Error,
+    },
+    /// The prefix does not fit the default subject.
+    #[error(
+        "spec.stream.topicPrefix {0:?} is no beginning of the default subject {1:?}; leave topicPrefix out, or set spec.stream.subjects as well"
+    )]
+    TopicPrefix(String, String),
+    /// A number that cannot be.
+    #[error("{field} must be {must}")]
+    Range {
+        /// Path in the object.
+        field: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+}
+
+/// A channel that can be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Channel {
+    /// Its name.
+    pub name: ChannelName,
+    /// Its namespace.
+    pub namespace: String,
+    /// UID of the object.
+    pub uid: String,
+    /// Generation of the object.
+    pub generation: i64,
+    /// What the operator may do.
+    pub management_policy: ManagementPolicy,
+    /// What becomes of the stream on delete.
+    pub deletion_policy: DeletionPolicy,
+    /// The stream.
+    pub stream: stream::Desired,
+    /// The file that the data plane reads.
+    pub config: ChannelConfig,
+    /// The pods.
+    pub workload: WorkloadSpec,
+    /// The Service.
+    pub service: ServiceSpec,
+}
+
+/// Checks `channel`. `cluster` is the identity of the Kubernetes cluster, `local` without one.
+///
+/// # Errors
+/// [`Error`] names the field and what it must be.
+pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
+    let metadata = &channel.metadata;
+    let name = ChannelName::new(metadata.name.clone().ok_or(Error::Metadata("name"))?)?;
+    let namespace = metadata.namespace.clone().ok_or(Error::Metadata("namespace"))?;
+    let uid = metadata.uid.clone().ok_or(Error::Metadata("uid"))?;
+    let generation = metadata.generation.unwrap_or_default();
+    let owner = Owner { cluster: cluster.to_owned(), namespace: namespace.clone(), name: name.to_string(), uid: uid.clone() };
+
+    let spec = &channel.spec;
+    let stream = stream(&spec.stream, owner, &namespace, &name)?;
+    let config = ChannelConfig {
+        version: config::VERSION,
+        name: name.clone(),
+        namespace: namespace.clone(),
+        generation,
+        stream: config::Stream {
+            name: stream.name.clone(),
+            subjects: stream.subjects.clone(),
+            topic_prefix: topic_prefix(&spec.stream, &namespace, &name)?,
+            max_message_size: stream.max_message_size,
+            compacted: stream.max_messages_per_topic.is_some(),
+        },
+        delivery: delivery(&spec.delivery)?,
+        publish: config::Publish { http: spec.publish.mode == PublishMode::Http },
+    };
+    Ok(Channel {
+        name,
+        namespace,
+        uid,
+        generation,
+        management_policy: spec.management_policy,
+        deletion_policy: spec.stream.deletion_policy,
+        stream,
+        config,
+        workload: spec.workload.clone(),
+        service: spec.service.clone(),
+    })
+}
+
+fn stream(spec: &StreamSpec, owner: Owner, namespace: &str, name: &ChannelName) -> Result<stream::Desired, Error> {
+    let duration = |field, text: &text::DurationText| text.parse().map_err(|source| Error::Text { field, source });
+    let size = |field, text: &text::SizeText| text.parse().map_err(|source| Error::Text { field, source });
+    let subjects = match spec.subjects.as_slice() {
+        [] => vec![name::default_subject(namespace, name)],
+        subjects => subjects.iter().map(|s| s.0.clone()).collect(),
+    };
+    let replicas = usize::try_from(spec.replicas).ok().filter(|n| [1, 3, 5].contains(n));
+    Ok(stream::Desired {
+        name: stream_name(spec, namespace, name)?,
+        subjects,
+        storage: spec.storage,
+        replicas: replicas.ok_or(Error::Range { field: "spec.stream.replicas", must: "1, 3 or 5" })?,
+        max_age: duration("spec.stream.maxAge", &spec.max_age)?,
+        max_bytes: size("spec.stream.maxBytes", &spec.max_bytes)?,
+        max_messages: spec.max_messages,
+        max_messages_per_topic: spec.max_messages_per_topic,
+        max_message_size: size("spec.stream.maxMessageSize", &spec.max_message_size)?,
+        duplicate_window: duration("spec.stream.duplicateWindow", &spec.duplicate_window)?,
+        compression: spec.compression,
+        placement: spec.placement.clone(),
+        adoption: spec.adoption,
+        owner,
+    })
+}
+
+/// The name of the stream behind a channel, also when the rest of its spec is invalid: a delete needs no more.
+///
+/// # Errors
+/// [`Error::Name`] when the name chosen by the user is none.
+pub fn stream_name(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Result<StreamName, Error> {
+    if spec.name.is_empty() { Ok(StreamName::derived(namespace, name)) } else { Ok(StreamName::new(spec.name.clone())?) }
+}
+
+fn topic_prefix(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Result<String, Error> {
+    let default_subject = name::default_subject(namespace, name);
+    match (spec.subjects.is_empty(), spec.topic_prefix.as_str()) {
+        (true, "") => Ok(name::default_topic_prefix(namespace, name)),
+        (true, prefix) if default_subject.starts_with(prefix) => Ok(prefix.to_owned()),
+        (true, prefix) => Err(Error::TopicPrefix(prefix.to_owned(), default_subject)),
+        (false, prefix) => Ok(prefix.to_owned()),
+    }
+}
+
+fn delivery(spec: &DeliverySpec) -> Result<config::Delivery, Error> {
+    let duration = |field, text: &text::DurationText| text.parse().map_err(|source| Error::Text { field, source });
+    let start = |position| match position {
+        delivery::Position::Latest => Start::Latest,
+        delivery::Position::Earliest => Start::Earliest,
+    };
+    let max_connections = u32::try_from(spec.max_connections_per_pod);
+    Ok(config::Delivery {
+        start_at: start(spec.start_at),
+        on_gap: start(spec.on_gap),
+        heartbeat: duration("spec.delivery.heartbeat", &spec.heartbeat)?,
+        retry_min: duration("spec.delivery.retry.min", &spec.retry.min)?,
+        retry_max: duration("spec.delivery.retry.max", &spec.retry.max)?,
+        max_connection_age: duration("spec.delivery.maxConnectionAge", &spec.max_connection_age)?,
+        write_timeout: duration("spec.delivery.writeTimeout", &spec.write_timeout)?,
+        max_connections: max_connections
+            .map_err(|_| Error::Range { field: "spec.delivery.maxConnectionsPerPod", must: "from 1 to 1000000" })?,
+        cache_bytes: spec.cache.parse().map_err(|source| Error::Text { field: "spec.delivery.cache", source })?,
+        encoding: match spec.encoding {
+            delivery::Encoding::Text => Encoding::Text,
+            delivery::Encoding::Base64 => Encoding::Base64,
+        },
+        cors: config::Cors {
+            allowed_origins: spec.cors.allowed_origins.iter().map(|o| o.0.clone()).collect(),
+            allow_credentials: spec.cors.allow_credentials,
+            max_age: duration("spec.delivery.cors.maxAge", &spec.cors.max_age)?,
+        },
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::crd::check;
+
+    /// A channel as the API server would hold it. Namespace, name and UID differ, so that a mix-up shows.
+    pub(crate) fn channel(name: &str, spec: &Value) -> SseChannel {
+        let manifest = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel",
+            "metadata": {"name": name, "namespace": "shop", "uid": "b1f6", "generation": 7}, "spec": spec});
+        check::read(&manifest).unwrap()
+    }
+
+    #[test]
+    fn the_file_says_what_the_spec_says() {
+        let spec = json!({"delivery": {"startAt": "Earliest", "onGap": "Latest", "heartbeat": "20s", "retry": {"min": "2s", "max": "9s"},
+            "maxConnectionAge": "30m", "writeTimeout": "11s", "maxConnectionsPerPod": 5, "cache": "2Mi", "encoding": "Base64",
+            "cors": {"allowedOrigins": ["https://a.example"], "allowCredentials": true, "maxAge": "2h"}},
+            "stream": {"maxMessagesPerTopic": 1, "maxMessageSize": "2Ki"}, "publish": {"mode": "Http", "allowAnonymous": true}});
+        let config = validate(&channel("orders", &spec), "c").unwrap().config;
+        insta::assert_snapshot!(config.to_json().unwrap());
+        assert_eq!(ChannelConfig::from_json(config.to_json().unwrap().as_bytes()).unwrap(), config);
+    }
+
+    #[test]
+    fn a_default_channel_has_its_own_stream_and_subject() {
+        let channel = validate(&channel("orders", &json!({})), "c").unwrap();
+        assert!(channel.stream.name.as_str().starts_with("sse_shop_orders_"));
+        assert_eq!(channel.stream.subjects, ["sse.shop.orders.>"]);
+        assert_eq!(channel.config.stream.topic_prefix, "sse.shop.orders.");
+        assert_eq!(channel.config.generation, 7);
+    }
+
+    #[test]
+    fn with_subjects_of_its_own_a_channel_has_no_prefix_unless_it_says_so() {
+        let prefix = |spec: Value| validate(&channel("orders", &json!({"stream": spec})), "c").map(|c| c.config.stream.topic_prefix);
+        assert_eq!(prefix(json!({"subjects": ["a.>"]})).unwrap(), "");
+        assert_eq!(prefix(json!({"subjects": ["a.b.>"], "topicPrefix": "a."})).unwrap(), "a.");
+        assert_eq!(prefix(json!({"topicPrefix": "sse.shop."})).unwrap(), "sse.shop.");
+        assert!(matches!(prefix(json!({"topicPrefix": "other."})), Err(Error::TopicPrefix(..))));
+    }
+}

@@ -1,0 +1,161 @@
+//! The operator's connection to NATS: mends itself, reads its credentials again at each connect, and says when it
+//! is back, because then every stream must be looked at.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
+use clap::Args;
+use tokio::sync::watch;
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest pause between two attempts to connect; the first ones follow faster.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+
+/// How NATS is reached.
+#[derive(Debug, Clone, Default, Args)]
+pub struct NatsArgs {
+    /// NATS servers.
+    #[arg(long, env = "SLUICE_NATS", value_delimiter = ',', default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    pub nats: Vec<String>,
+    /// Credentials file (`.creds`); read again at each connect.
+    #[arg(long, value_name = "FILE")]
+    pub nats_credentials: Option<PathBuf>,
+    /// PEM file of the authorities to trust.
+    #[arg(long, value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    #[arg(long, requires = "nats_client_key", value_name = "FILE")]
+    pub nats_client_cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
+    pub nats_client_key: Option<PathBuf>,
+    /// JetStream domain.
+    #[arg(long, value_name = "NAME")]
+    pub jetstream_domain: Option<String>,
+}
+
+/// Why no connection can be tried.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to NATS at {servers}: {source}")]
+pub struct Error {
+    servers: String,
+    source: async_nats::ConnectError,
+}
+
+/// What is known of the connection.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Whether it is up.
+    pub up: bool,
+    /// How often it came up; a change means that streams may have changed unseen.
+    pub connects: u64,
+    /// What the server or the network said last, while it is down.
+    pub trouble: Option<String>,
+}
+
+/// A connection that mends itself.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    client: Client,
+    domain: Option<String>,
+    state: watch::Receiver<State>,
+}
+
+impl Connection {
+    /// Starts to connect and returns at once; goes on trying for as long as the connection lives.
+    ///
+    /// # Errors
+    /// Only for settings that can never work (malformed URL, unreadable certificate).
+    pub async fn open(args: &NatsArgs, name: &str) -> Result<Self, Error> {
+        let (set_state, state) = watch::channel(State::default());
+        let options = match args.nats_credentials.clone() {
+            None => ConnectOptions::new(),
+            Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
+                let path = path.clone();
+                async move { credentials(&path, &nonce).await.map_err(AuthError::new) }
+            }),
+        };
+        let set_state = std::sync::Arc::new(set_state);
+        let mut options = options
+            .name(name)
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .connection_timeout(Duration::from_secs(3))
+            .ping_interval(Duration::from_secs(5))
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY))
+            .event_callback(move |event| {
+                let set_state = std::sync::Arc::clone(&set_state);
+                async move { observe(&set_state, &event) }
+            });
+        if let Some(ca) = &args.nats_ca {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let (Some(certificate), Some(key)) = (&args.nats_client_cert, &args.nats_client_key) {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        let client = options.connect(&args.nats).await.map_err(|source| Error { servers: args.nats.join(","), source })?;
+        Ok(Self { client, domain: args.jetstream_domain.clone(), state })
+    }
+
+    /// JetStream over this connection.
+    #[must_use]
+    pub fn jetstream(&self) -> jetstream::Context {
+        let mut context = match &self.domain {
+            Some(domain) => jetstream::with_domain(self.client.clone(), domain),
+            None => jetstream::new(self.client.clone()),
+        };
+        context.set_timeout(REQUEST_TIMEOUT);
+        context
+    }
+
+    /// What is known of the connection, now and later.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+}
+
+fn observe(state: &watch::Sender<State>, event: &Event) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to NATS");
+            state.send_modify(|s| *s = State { up: true, connects: s.connects + 1, trouble: None });
+        }
+        Event::Disconnected | Event::Closed => {
+            tracing::warn!("disconnected from NATS; trying again");
+            state.send_modify(|s| s.up = false);
+        }
+        Event::ServerError(_) | Event::ClientError(_) => {
+            let text = event.to_string();
+            // Attempts repeat for ever; one line says it all.
+            let news = state.send_if_modified(|s| std::mem::replace(&mut s.trouble, Some(text.clone())).as_ref() != Some(&text));
+            if news {
+                tracing::warn!(%event, "NATS connection");
+            }
+        }
+        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => tracing::warn!(%event, "NATS connection"),
+    }
+}
+
+/// Signs the server's nonce with what the credentials file holds now: a rotated secret needs no restart.
+async fn credentials(path: &Path, nonce: &[u8]) -> Result<Auth, String> {
+    let text = tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
+    let section = |kind: &str| {
+        let mut lines = text.lines().map(str::trim);
+        lines.find(|line| line.starts_with("-----BEGIN") && line.contains(kind))?;
+        lines.find(|line| !line.is_empty()).map(str::to_owned)
+    };
+    let (Some(jwt), Some(seed)) = (section("USER JWT"), section("NKEY SEED")) else {
+        return Err(format!("{}: must hold a user JWT and an NKEY seed, as `nsc generate creds` writes them", path.display()));
+    };
+    let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut auth = Auth::new();
+    auth.signature = Some(key.sign(nonce).map_err(|e| e.to_string())?);
+    auth.jwt = Some(jwt);
+    Ok(auth)
+}

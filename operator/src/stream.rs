@@ -1,0 +1,326 @@
+//! JetStream streams as owned resources: the whole desired configuration is compared with a fresh read, written,
+//! and read back, and only then is a stream said to be in sync. A stream that is not ours is never written.
+
+pub mod config;
+mod error;
+mod history;
+mod server;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Map, Value};
+use sluice_channel::{Epoch, StreamName, cursor::EPOCH_METADATA};
+
+use crate::crd::stream::{Adoption, Compression, Placement, Storage};
+pub use config::{CLUSTER, Difference, NAME, NAMESPACE, UID};
+pub use error::Error;
+use history::History;
+use server::{Observed, Server};
+
+/// Who a stream belongs to; written into its metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Identity of the Kubernetes cluster, or `local`.
+    pub cluster: String,
+    /// Namespace of the channel.
+    pub namespace: String,
+    /// Name of the channel.
+    pub name: String,
+    /// UID of the channel's object.
+    pub uid: String,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "channel {}/{} of cluster {}", self.namespace, self.name, self.cluster)
+    }
+}
+
+/// What a stream should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// Its name.
+    pub name: StreamName,
+    /// Subjects it takes.
+    pub subjects: Vec<String>,
+    /// Where it is kept.
+    pub storage: Storage,
+    /// Copies.
+    pub replicas: usize,
+    /// Greatest age of an event.
+    pub max_age: Duration,
+    /// Most bytes.
+    pub max_bytes: u64,
+    /// Most events.
+    pub max_messages: Option<i64>,
+    /// Most events of one subject.
+    pub max_messages_per_topic: Option<i64>,
+    /// Largest event, bytes.
+    pub max_message_size: u64,
+    /// How long message ids are remembered.
+    pub duplicate_window: Duration,
+    /// Compression of the file store.
+    pub compression: Compression,
+    /// Where in a super-cluster.
+    pub placement: Placement,
+    /// Whether a stream without an owner may be taken over.
+    pub adoption: Adoption,
+    /// Who it belongs to.
+    pub owner: Owner,
+}
+
+/// What [`Streams::ensure`] may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Make the stream as desired.
+    Enforce,
+    /// Only tell what differs.
+    Observe,
+}
+
+/// What [`Streams::ensure`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: the stream was as desired, or only observed.
+    None,
+    /// The stream was made.
+    Created,
+    /// A stream that was known to exist had gone and was made again: its events are lost.
+    Recreated,
+    /// A stream without an owner was taken over.
+    Adopted,
+    /// These fields were changed.
+    Updated(Vec<Difference>),
+    /// The stream was set back to an older state (restored from a copy, or writes were lost): a new epoch
+    /// tells subscribers so.
+    Restored,
+}
+
+/// A stream as it was read last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Name.
+    pub name: String,
+    /// When it was created, as the server says.
+    pub created: String,
+    /// Head of every cursor.
+    pub epoch: Epoch,
+    /// Whether its metadata names the channel.
+    pub owned: bool,
+    /// Last sequence.
+    pub last_sequence: u64,
+}
+
+/// What was found and done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What was done.
+    pub change: Change,
+    /// The stream, if there is one.
+    pub stream: Option<Facts>,
+    /// What differs still; empty means in sync.
+    pub drift: Vec<Difference>,
+}
+
+/// What [`Streams::delete`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// The stream is gone, by us.
+    Deleted,
+    /// There was none.
+    NotFound,
+    /// The stream is there and belongs to another; it was left alone.
+    NotOurs,
+}
+
+/// The streams of one JetStream account.
+pub struct Streams {
+    server: Server,
+    history: History,
+}
+
+/// How often, and how long apart, a sequence that seems to have gone back is read again: a replica that has just
+/// become leader may still be catching up.
+const REGRESSION_READS: usize = 4;
+const REGRESSION_PAUSE: Duration = Duration::from_millis(500);
+
+impl Streams {
+    /// Streams reached through `context`.
+    #[must_use]
+    pub fn new(context: async_nats::jetstream::Context) -> Self {
+        Self { server: Server::new(context), history: History::default() }
+    }
+
+    /// Makes the stream `desired`, or tells what differs.
+    ///
+    /// # Errors
+    /// [`Error`], each with its condition reason. Nothing is written to a stream that is not the owner's.
+    pub async fn ensure(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
+        self.server.check_version()?;
+        let name = desired.name.as_str();
+        let Some(observed) = self.server.info(name).await? else {
+            return self.create(desired, mode).await;
+        };
+        let claim = self.claim(desired, &observed)?;
+        let mark = self.restored(name, &observed).await?;
+        let want = config::whole(desired, mark.as_deref());
+        config::immutable(&want, &observed.config)?;
+        let differences = config::diff(&want, &observed.config);
+        if differences.is_empty() || mode == Mode::Observe {
+            self.history.seen(name, &observed);
+            return Ok(Report { change: Change::None, stream: Some(facts(desired, &observed)?), drift: differences });
+        }
+        self.check_cluster_size(desired, &observed)?;
+        let observed = self.converge(&want, observed).await?;
+        self.history.seen(name, &observed);
+        let change = match (claim, mark) {
+            (Claim::Unowned, _) => Change::Adopted,
+            (Claim::Ours, Some(_)) => Change::Restored,
+            (Claim::Ours, None) => Change::Updated(differences),
+        };
+        Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
+    }
+
+    /// Deletes the stream `name` if its metadata names `owner`, UID included.
+    ///
+    /// # Errors
+    /// [`Error`] when NATS cannot be asked; a stream that is not there is no error.
+    pub async fn delete(&self, name: &StreamName, owner: &Owner) -> Result<Deletion, Error> {
+        let Some(observed) = self.server.info(name.as_str()).await? else {
+            self.history.forget(name.as_str());
+            return Ok(Deletion::NotFound);
+        };
+        if !config::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
+            return Ok(Deletion::NotOurs);
+        }
+        self.server.delete(name.as_str()).await?;
+        self.history.forget(name.as_str());
+        Ok(Deletion::Deleted)
+    }
+
+    /// Forgets what was seen of a stream that is no longer managed.
+    pub fn forget(&self, name: &StreamName) {
+        self.history.forget(name.as_str());
+    }
+
+    async fn create(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
+        let name = desired.name.as_str();
+        if mode == Mode::Observe {
+            let missing = Difference::new("spec.stream", "exists", "missing");
+            return Ok(Report { change: Change::None, stream: None, drift: vec![missing] });
+        }
+        self.server.check_cluster_size(desired.replicas, None)?;
+        let want = config::whole(desired, None);
+        // Creating a stream that exists already with this very configuration succeeds, so two operators
+        // that race both end here; the read-back below finds whose it is.
+        self.server.create(&want).await?;
+        let observed = self.server.info(name).await?.ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
+        self.claim(desired, &observed)?;
+        let left = config::diff(&want, &observed.config);
+        if !left.is_empty() {
+            return Err(not_applied(&left));
+        }
+        let change = if self.history.knows(name) { Change::Recreated } else { Change::Created };
+        self.history.seen(name, &observed);
+        Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
+    }
+
+    /// Whose the observed stream is. Anything but ours, or nobody's with leave to adopt, is an error.
+    fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
+        let name = desired.name.to_string();
+        match config::owner(&observed.config) {
+            Some(owner) if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) => Ok(Claim::Ours),
+            Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
+            None if config::partly_owned(&observed.config) => {
+                Err(Error::OwnedByOther { stream: name, owner: "somebody whose mark in its metadata is incomplete".to_owned() })
+            }
+            None if desired.adoption == Adoption::Never => Err(Error::Unowned { stream: name }),
+            None => {
+                config::adoptable(desired, observed)?;
+                Ok(Claim::Unowned)
+            }
+        }
+    }
+
+    fn check_cluster_size(&self, desired: &Desired, observed: &Observed) -> Result<(), Error> {
+        let current = config::replicas(&observed.config);
+        if desired.replicas <= current { Ok(()) } else { self.server.check_cluster_size(desired.replicas, Some(observed)) }
+    }
+
+    /// The epoch's next mark, when the stream was set back to an older state since it was seen last.
+    async fn restored(&self, name: &str, observed: &Observed) -> Result<Option<String>, Error> {
+        let mut regressed = self.history.regressed(name, observed);
+        for _ in 0..REGRESSION_READS {
+            if !regressed {
+                return Ok(None);
+            }
+            tokio::time::sleep(REGRESSION_PAUSE).await;
+            let Some(again) = self.server.info(name).await? else { return Ok(None) };
+            regressed = self.history.regressed(name, &again);
+        }
+        if !regressed {
+            return Ok(None);
+        }
+        let marks: u64 = config::epoch_mark(&observed.config).parse().unwrap_or_default();
+        Ok(Some(marks.saturating_add(1).to_string()))
+    }
+
+    /// Writes `want` over `observed`, one class of change per update: nats-server refuses to move and to scale a
+    /// stream at once.
+    async fn converge(&self, want: &Map<String, Value>, mut observed: Observed) -> Result<Observed, Error> {
+        for class in [config::Class::Settings, config::Class::Replicas, config::Class::Placement] {
+            if let Some(update) = config::update(want, &observed.config, class) {
+                self.server.update(&update).await?;
+                let name = observed.name.clone();
+                observed = self.server.info(&name).await?.ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
+            }
+        }
+        let left = config::diff(want, &observed.config);
+        if left.is_empty() { Ok(observed) } else { Err(not_applied(&left)) }
+    }
+}
+
+enum Claim {
+    Ours,
+    Unowned,
+}
+
+impl Owner {
+    /// The same object in the API server: a UID is never given twice.
+    fn same_object(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
+    }
+
+    /// The same name in the same cluster, perhaps in another life: a channel that was deleted (with `Retain`) and
+    /// made again finds its events. No two objects of one name live at once.
+    fn same_channel(&self, other: &Self) -> bool {
+        (&self.cluster, &self.namespace, &self.name) == (&other.cluster, &other.namespace, &other.name)
+    }
+
+    fn metadata(&self) -> BTreeMap<&'static str, &str> {
+        BTreeMap::from([
+            (CLUSTER, self.cluster.as_str()),
+            (NAMESPACE, self.namespace.as_str()),
+            (NAME, self.name.as_str()),
+            (UID, self.uid.as_str()),
+        ])
+    }
+}
+
+fn facts(desired: &Desired, observed: &Observed) -> Result<Facts, Error> {
+    Ok(Facts {
+        name: observed.name.clone(),
+        created: observed.created.clone(),
+        epoch: Epoch::of_stream(observed.created_nanos()?, config::epoch_mark(&observed.config)),
+        owned: config::owner(&observed.config).as_ref() == Some(&desired.owner),
+        last_sequence: observed.last_sequence,
+    })
+}
+
+fn not_applied(left: &[Difference]) -> Error {
+    let fields: Vec<_> = left.iter().map(|d| format!("{} ({} instead of {})", d.field, d.observed, d.desired)).collect();
+    Error::NotApplied { fields: fields.join(", ") }
+}
+
+/// Key of the epoch's mark, for those who write it.
+pub const EPOCH: &str = EPOCH_METADATA;

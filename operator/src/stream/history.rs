@@ -1,0 +1,38 @@
+//! What was seen of each stream: a last sequence that goes back in one and the same life of a stream means that it
+//! was restored from an older copy, or lost writes. In memory only: at worst a restart of the operator forgets it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use super::server::Observed;
+
+/// High-water mark of each managed stream; as many entries as there are managed streams.
+#[derive(Default)]
+pub(super) struct History(Mutex<HashMap<String, Seen>>);
+
+struct Seen {
+    created: String,
+    last_sequence: u64,
+}
+
+impl History {
+    pub(super) fn seen(&self, name: &str, observed: &Observed) {
+        let seen = Seen { created: observed.created.clone(), last_sequence: observed.last_sequence };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), seen);
+    }
+
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
+    pub(super) fn forget(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    pub(super) fn regressed(&self, name: &str, observed: &Observed) -> bool {
+        let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        history.get(name).is_some_and(|seen| seen.created == observed.created && seen.last_sequence > observed.last_sequence)
+    }
+}

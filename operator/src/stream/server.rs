@@ -1,0 +1,142 @@
+//! The requests of JetStream's API that streams need.
+
+use async_nats::{
+    connection::State,
+    jetstream::{self, ErrorCode, response::Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::Error;
+
+/// First nats-server with batch direct get and reliable stream metadata, major and minor.
+const OLDEST_SERVER: (u32, u32) = (2, 11);
+
+/// A stream as the server describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Observed {
+    pub(super) name: String,
+    pub(super) config: Map<String, Value>,
+    pub(super) created: String,
+    pub(super) last_sequence: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// Whether the server is one of a cluster.
+    pub(super) clustered: bool,
+}
+
+impl Observed {
+    pub(super) fn created_nanos(&self) -> Result<i128, Error> {
+        let time = async_nats::datetime::parse_rfc3339(&self.created);
+        time.map(|t| t.unix_timestamp_nanos()).map_err(|e| Error::Protocol(format!("creation time {:?}: {e}", self.created)))
+    }
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Map<String, Value>,
+    created: String,
+    state: InfoState,
+    cluster: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct InfoState {
+    messages: u64,
+    bytes: u64,
+    last_seq: u64,
+}
+
+pub(super) struct Server {
+    context: jetstream::Context,
+}
+
+impl Server {
+    pub(super) fn new(context: jetstream::Context) -> Self {
+        Self { context }
+    }
+
+    /// Refuses servers that would take our requests and then not serve history.
+    pub(super) fn check_version(&self) -> Result<(), Error> {
+        let client = self.context.client();
+        if client.connection_state() != State::Connected {
+            return Err(Error::Unreachable("not connected".to_owned()));
+        }
+        let version = client.server_info().version;
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+        match (parts.next().flatten(), parts.next().flatten()) {
+            (Some(major), Some(minor)) if (major, minor) < OLDEST_SERVER => Err(Error::ServerTooOld(version)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the servers can hold `replicas` copies, as far as can be told before asking: some versions take more
+    /// copies than there are servers in an update, and then do not start again.
+    pub(super) fn check_cluster_size(&self, replicas: usize, observed: Option<&Observed>) -> Result<(), Error> {
+        if replicas <= 1 {
+            return Ok(());
+        }
+        let info = self.context.client().server_info();
+        let alone = info.cluster.as_deref().unwrap_or_default().is_empty() && !observed.is_some_and(|o| o.clustered);
+        // Empty when servers do not tell their addresses; then the server's own refusal must do.
+        let known = if alone { 1 } else { info.connect_urls.len() };
+        if known > 0 && known < replicas { Err(Error::NotEnoughServers { replicas, known: Some(known) }) } else { Ok(()) }
+    }
+
+    pub(super) async fn info(&self, name: &str) -> Result<Option<Observed>, Error> {
+        match self.request::<_, Info>(&format!("STREAM.INFO.{name}"), &json!({})).await {
+            Err(Error::Api { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(None),
+            Err(error) => Err(error),
+            Ok(info) => Ok(Some(Observed {
+                name: name.to_owned(),
+                config: info.config,
+                created: info.created,
+                last_sequence: info.state.last_seq,
+                messages: info.state.messages,
+                bytes: info.state.bytes,
+                clustered: info.cluster.is_some_and(|c| c.get("name").is_some()),
+            })),
+        }
+    }
+
+    pub(super) async fn create(&self, config: &Map<String, Value>) -> Result<(), Error> {
+        let config: Map<_, _> = config.iter().filter(|(_, v)| !v.is_null()).collect_map();
+        self.request::<_, Value>(&format!("STREAM.CREATE.{}", name(&config)), &config).await.map(|_| ()).map_err(|e| e.explained(&config))
+    }
+
+    pub(super) async fn update(&self, config: &Map<String, Value>) -> Result<(), Error> {
+        self.request::<_, Value>(&format!("STREAM.UPDATE.{}", name(config)), config).await.map(|_| ()).map_err(|e| e.explained(config))
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {
+        match self.request::<_, Value>(&format!("STREAM.DELETE.{name}"), &json!({})).await {
+            Err(Error::Api { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn request<T: Serialize + ?Sized, V: serde::de::DeserializeOwned>(&self, subject: &str, payload: &T) -> Result<V, Error> {
+        // A request while disconnected would wait for its whole time limit.
+        if self.context.client().connection_state() != State::Connected {
+            return Err(Error::Unreachable("not connected".to_owned()));
+        }
+        match self.context.request(subject.to_owned(), payload).await.map_err(Error::from)? {
+            Response::Ok(value) => Ok(value),
+            Response::Err { error } => Err(Error::Api { code: error.error_code().0, text: error.to_string() }),
+        }
+    }
+}
+
+fn name(config: &Map<String, Value>) -> &str {
+    config.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+trait CollectMap<'m> {
+    fn collect_map(self) -> Map<String, Value>;
+}
+
+impl<'m, I: Iterator<Item = (&'m String, &'m Value)>> CollectMap<'m> for I {
+    fn collect_map(self) -> Map<String, Value> {
+        self.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
