@@ -99,12 +99,15 @@ fn the_streams_leader_killed_under_load_then_each_server_in_turn() {
             tokio::time::sleep(PHASE).await;
             cluster.servers[server].restart().await;
             cluster.in_sync(&streams, names.stream.as_str()).await;
+            println!("{} is back and in sync", cluster.servers[server].name());
             tokio::time::sleep(PHASE).await;
         }
+        println!("all three were away once");
         let log = load.finish().await;
         let newest = *log.keys().next_back().unwrap();
         let state = streams.info(names.stream.as_str()).await.state;
         assert_eq!((state.messages, state.last_sequence), (log.len() as u64, newest), "the store itself lost or doubled an event");
+        println!("published {newest} events");
         stop_at.send(newest).unwrap();
         for (i, (steady, subscriber)) in subscribers.into_iter().enumerate() {
             let ledger = subscriber.await.unwrap();
