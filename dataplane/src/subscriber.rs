@@ -3,6 +3,7 @@
 //! Admitting → Replaying → Live → Closing(reason). There is no queue per subscriber: a slow one is one whose
 //! position is further back.
 
+mod output;
 mod start;
 
 #[cfg(test)]
@@ -10,10 +11,10 @@ mod tests;
 
 use std::{future::Future, time::Duration};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rand::Rng;
 use serde_json::json;
-use sluice_channel::{Cursor, Epoch, Filter, config, limits};
+use sluice_channel::{Cursor, Epoch, Filter, config};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
     registry::{Entry, Registration, Stage},
 };
 
+pub use output::write_close;
+use output::{join, seconds_since};
 pub use start::{Place, Start, resolve};
 
 /// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].
@@ -61,6 +64,8 @@ pub struct Subscriber {
     /// Highest sequence that an `id:` on this connection has covered.
     shown: u64,
     told_down: bool,
+    /// The store had to be asked for the start and did not answer.
+    admission_failed: bool,
     heartbeat_at: Instant,
     ends_at: Option<Instant>,
     backoff: Duration,
@@ -114,6 +119,7 @@ impl Subscriber {
             fresh: false,
             shown: 0,
             told_down: false,
+            admission_failed: false,
             heartbeat_at,
             ends_at,
             backoff: MIN_BACKOFF,
@@ -157,7 +163,9 @@ impl Subscriber {
                 return self.heartbeat();
             }
             let head = *self.head.borrow_and_update();
-            if head.down_since.is_some() != self.told_down {
+            // Who has no place yet is given one first where that needs no store: our events carry a cursor.
+            let placed = self.stage != Stage::Admitting || (self.cursor().is_some() && self.admission_failed);
+            if head.down_since.is_some() != self.told_down && placed {
                 return self.degraded(head);
             }
             let frames = if self.stage == Stage::Admitting { self.admit(head).await } else { self.step(head).await };
@@ -174,6 +182,10 @@ impl Subscriber {
     /// Finds the start position; `None` = look again.
     async fn admit(&mut self, head: Head) -> Option<Bytes> {
         let Some(epoch) = head.epoch else {
+            if !self.admission_failed && head.down_since.is_some() {
+                self.admission_failed = true;
+                return None;
+            }
             let _ = wait(&self.entry, Some(self.deadline()), self.head.changed()).await;
             return None;
         };
@@ -186,6 +198,7 @@ impl Subscriber {
             }
             Wake::Done(Err(error)) => {
                 tracing::debug!(%error, "the start position cannot be found yet");
+                self.admission_failed = true;
                 self.pause().await;
                 None
             }
@@ -330,17 +343,17 @@ impl Subscriber {
             None => ("channel.recovered", jiff::Timestamp::now().as_millisecond()),
         };
         self.told_down = head.down_since.is_some();
+        self.shown = self.shown.max(self.position.saturating_sub(1));
         let data = json!({"since": frame::rfc3339(since.saturating_mul(1_000_000))});
         let mut out = Vec::new();
         frame::control(&mut out, name, self.cursor(), &data.to_string(), None);
-        self.shown = self.position.saturating_sub(1);
         out.into()
     }
 
     /// A cursor when it has moved without being shown, else a comment.
     fn heartbeat(&mut self) -> Bytes {
         match self.cursor() {
-            Some(cursor) if cursor.sequence > self.shown => {
+            Some(cursor) if self.stage != Stage::Admitting && cursor.sequence > self.shown => {
                 self.shown = cursor.sequence;
                 let mut out = Vec::new();
                 frame::control(&mut out, "channel.cursor", Some(cursor), "", None);
@@ -359,9 +372,13 @@ impl Subscriber {
         out.into()
     }
 
-    /// Everything before the position was handed over.
+    /// Everything up to here was handed over. Before the start is found, what the subscriber itself has named.
     fn cursor(&self) -> Option<Cursor> {
-        self.epoch.map(|epoch| Cursor::new(epoch, self.position.saturating_sub(1)))
+        match (self.epoch, &self.request.start) {
+            (Some(epoch), _) => Some(Cursor::new(epoch, self.position.saturating_sub(1))),
+            (None, Start::After(cursor)) => Some(*cursor),
+            (None, _) => None,
+        }
     }
 
     fn moved(&mut self) {
@@ -380,28 +397,4 @@ impl Subscriber {
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         let _ = wait(&self.entry, Some(until.min(self.deadline())), std::future::pending::<()>()).await;
     }
-}
-
-/// Appends `channel.close`.
-pub fn write_close(out: &mut Vec<u8>, cursor: Option<Cursor>, reason: CloseReason, retry: Duration) {
-    let data = json!({"reason": reason.as_str(), "retry": u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)});
-    frame::control(out, "channel.close", cursor, &data.to_string(), Some(retry));
-}
-
-/// One buffer from several: a copy of at most about [`limits::WRITE_BYTES`] costs less than a chunk for each.
-fn join(mut parts: Vec<Bytes>) -> Bytes {
-    if parts.len() == 1 {
-        return parts.pop().unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum::<usize>().max(limits::WRITE_BYTES.min(64)));
-    for part in parts {
-        all.extend_from_slice(&part);
-    }
-    all.freeze()
-}
-
-fn seconds_since(time_nanos: i64) -> f64 {
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let elapsed = u64::try_from(now - i128::from(time_nanos)).unwrap_or(0);
-    Duration::from_nanos(elapsed).as_secs_f64()
 }

@@ -1,0 +1,34 @@
+//! Small things on the way out.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+use sluice_channel::{Cursor, limits};
+
+use crate::frame::{self, CloseReason};
+
+/// Appends `channel.close`.
+pub fn write_close(out: &mut Vec<u8>, cursor: Option<Cursor>, reason: CloseReason, retry: Duration) {
+    let data = json!({"reason": reason.as_str(), "retry": u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)});
+    frame::control(out, "channel.close", cursor, &data.to_string(), Some(retry));
+}
+
+/// One buffer from several: a copy of at most about [`limits::WRITE_BYTES`] costs less than a chunk for each.
+pub(super) fn join(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() == 1 {
+        return parts.pop().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum::<usize>().max(limits::WRITE_BYTES.min(64)));
+    for part in parts {
+        all.extend_from_slice(&part);
+    }
+    all.freeze()
+}
+
+/// Seconds since a time in Unix nanoseconds; 0 for one in the future.
+pub(super) fn seconds_since(time_nanos: i64) -> f64 {
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let elapsed = u64::try_from(now - i128::from(time_nanos)).unwrap_or(0);
+    Duration::from_nanos(elapsed).as_secs_f64()
+}
