@@ -13,7 +13,8 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let fallback = if matches!(args.command, Command::Local(_)) { "error,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
+    let fallback =
+        if matches!(args.command, Command::Local(_)) { "error,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
