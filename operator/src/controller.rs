@@ -131,6 +131,8 @@ async fn reconcile(object: Arc<DeserializeGuard<SseChannel>>, ctx: Arc<Context>)
     result
 }
 
+// The signature is kube's.
+#[allow(clippy::needless_pass_by_value)]
 fn on_error(object: Arc<DeserializeGuard<SseChannel>>, error: &Error, ctx: Arc<Context>) -> Action {
     let reference = ObjectRef::<SseChannel>::new(&object.name_any()).within(&object.namespace().unwrap_or_default());
     let pause = ctx.retry(&reference);

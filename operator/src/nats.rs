@@ -158,7 +158,7 @@ fn observe(state: &watch::Sender<State>, event: &Event) {
         Event::ServerError(_) | Event::ClientError(_) => {
             let text = event.to_string();
             // Attempts repeat for ever; one line says it all.
-            let news = state.send_if_modified(|s| std::mem::replace(&mut s.trouble, Some(text.clone())).as_ref() != Some(&text));
+            let news = state.send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
             if news {
                 tracing::warn!(%event, "NATS connection");
             }

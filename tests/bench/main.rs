@@ -2,6 +2,7 @@
 //!
 //! Both are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
 //! Speed never fails this program; an event lost, doubled or out of order, or a broken connection does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod decoder;
 mod floor;

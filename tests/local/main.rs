@@ -1,4 +1,5 @@
 //! Local mode as a newcomer meets it: one program, a directory of manifests, curl.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     path::{Path, PathBuf},

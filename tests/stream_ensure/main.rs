@@ -1,4 +1,5 @@
 //! Streams as owned resources, on real nats-servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
 

@@ -275,8 +275,9 @@ fn duration_text(mut millis: u64) -> String {
 }
 
 fn size_text(bytes: u64) -> String {
-    let fits =
-        [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)].into_iter().find(|(_, bits)| bytes >= 1 << bits && bytes % (1 << bits) == 0);
+    let fits = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)]
+        .into_iter()
+        .find(|(_, bits)| bytes >= 1 << bits && bytes.trailing_zeros() >= *bits);
     fits.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
 }
 
