@@ -298,7 +298,7 @@ impl Bed {
         self.assert_operator_runs();
         let log = self.operator_log();
         assert!(!log.contains("panicked at"), "the operator panicked:\n{log}");
-        let refused: Vec<String> = self.requests().iter().filter(|e| e.response_status.code == 403).map(Entry::brief).collect();
+        let refused: Vec<String> = self.requests().iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
         assert!(refused.is_empty(), "requests that the operator's rights do not cover: {refused:#?}");
         self.operator = None;
     }

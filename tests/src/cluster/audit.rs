@@ -45,6 +45,9 @@ pub struct Entry {
     /// The body of a write.
     #[serde(default)]
     pub request_object: serde_json::Value,
+    /// What the API server noted, such as the authorizer's decision.
+    #[serde(default)]
+    pub annotations: std::collections::BTreeMap<String, String>,
 }
 
 /// The caller.
@@ -82,6 +85,13 @@ impl Entry {
     /// Whether it asks to change something.
     pub fn is_write(&self) -> bool {
         !matches!(self.verb.as_str(), "get" | "list" | "watch")
+    }
+
+    /// Whether the caller's rights did not cover it. An answer of 403 that authorization had allowed is
+    /// another thing: nothing can be created in a namespace that is being deleted.
+    pub fn is_denied(&self) -> bool {
+        let decision = self.annotations.get("authorization.k8s.io/decision").map(String::as_str);
+        self.response_status.code == 403 && decision != Some("allow")
     }
 
     /// `patch apps/deployments/scale team/orders → 200`.
