@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
-use sluice_channel::{Cursor, limits};
+use sluice_channel::Cursor;
 
 use crate::frame::{self, CloseReason};
 
@@ -14,12 +14,12 @@ pub fn write_close(out: &mut Vec<u8>, cursor: Option<Cursor>, reason: CloseReaso
     frame::control(out, "channel.close", cursor, &data.to_string(), Some(retry));
 }
 
-/// One buffer from several: a copy of at most about [`limits::WRITE_BYTES`] costs less than a chunk for each.
+/// One buffer from several: a copy of at most about `limits::WRITE_BYTES` costs less than a chunk for each.
 pub(super) fn join(mut parts: Vec<Bytes>) -> Bytes {
     if parts.len() == 1 {
         return parts.pop().unwrap_or_default();
     }
-    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum::<usize>().max(limits::WRITE_BYTES.min(64)));
+    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
     for part in parts {
         all.extend_from_slice(&part);
     }
