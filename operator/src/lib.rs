@@ -4,6 +4,7 @@ pub mod admin;
 pub mod args;
 pub mod controller;
 pub mod crd;
+pub mod leader;
 pub mod local;
 pub mod metrics;
 pub mod nats;
