@@ -11,6 +11,7 @@ mod channel;
 mod delete;
 mod drift;
 mod everywhere;
+mod leader;
 mod lifecycle;
 mod outage;
 mod ownership;
