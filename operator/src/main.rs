@@ -59,7 +59,12 @@ fn start(command: Command) -> anyhow::Result<()> {
         }
         Command::Check(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(until_signalled(async |_| Ok(check::run(*args, std::io::stdout()).await?)))
+            runtime.block_on(until_signalled(async |stop| {
+                tokio::select! {
+                    result = check::run(*args, std::io::stdout()) => Ok(result?),
+                    () = stop.cancelled() => anyhow::bail!("ended by a signal"),
+                }
+            }))
         }
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
