@@ -161,8 +161,9 @@ impl Bed {
     /// Address of a Service inside the cluster.
     pub(crate) async fn address(&self, namespace: &str, service: &str, port: &str) -> SocketAddr {
         let services: Api<Service> = Api::namespaced(self.client().await, namespace);
-        let found = eventually(&format!("service {namespace}/{service}"), LIMIT, async || services.get_opt(service).await.ok().flatten());
-        let spec = found.await.spec.expect("a Service has a spec");
+        let what = format!("service {namespace}/{service}");
+        let found = eventually(&what, LIMIT, async || services.get_opt(service).await.ok().flatten()).await;
+        let spec = found.spec.expect("a Service has a spec");
         let number = spec.ports.unwrap_or_default().iter().find(|p| p.name.as_deref() == Some(port)).map(|p| p.port).expect("its port");
         let ip = spec.cluster_ip.and_then(|ip| ip.parse().ok()).expect("an address of the cluster");
         SocketAddr::new(ip, u16::try_from(number).expect("a port"))

@@ -53,7 +53,7 @@ impl Row {
         };
         let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
         let widths: Vec<usize> = (0..lines[0].len()).map(|i| lines.iter().map(|l| l[i].len()).max().unwrap_or(0)).collect();
-        let line = |cells: &Vec<String>| {
+        let line = |cells: &Vec<String>| -> String {
             let cells = cells.iter().zip(&widths).enumerate();
             cells.map(|(i, (cell, width))| if i == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") }).collect()
         };

@@ -75,7 +75,9 @@ impl Tally {
                 }
             }
         }
-        self.position = self.position.max(Some(cursor));
+        if self.position.is_none_or(|position| cursor.sequence >= position.sequence) {
+            self.position = Some(cursor);
+        }
     }
 }
 
