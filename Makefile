@@ -38,6 +38,7 @@ help: ## list these commands
 	@echo "make lint     format and lints only"
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
 	@echo "make bench    load benchmark beside a floor server; BENCH_SECONDS, BENCH_CONNECTIONS"
+	@echo "make images   container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev"
 	@echo "make tools    obtain nats-server, etcd and kube-apiserver into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
 	@echo
@@ -91,6 +92,11 @@ bench: ## load benchmark
 	@tests/tools/build.sh nats
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
+
+.PHONY: images
+images: ## container images without a container engine
+	$(rust)
+	@images/build.sh
 
 .PHONY: tools
 tools: ## third-party servers for the tests

@@ -6,6 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sluice_channel::limits::ADMIN_PORT;
 
 use crate::{
+    check::CheckArgs,
     controller::{Options, desired::Settings},
     crd::text::DurationText,
     nats::NatsArgs,
@@ -39,6 +40,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Serve the channels of a directory of manifests on this machine, without Kubernetes.
     Local(Box<LocalArgs>),
+    /// Ask the operator, the Kubernetes API and NATS whether they work together.
+    Check(Box<CheckArgs>),
     /// Print the definition of the SseChannel resource.
     Crd,
 }
@@ -144,7 +147,7 @@ pub struct LocalArgs {
     pub dataplane: Option<PathBuf>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     DurationText::from(text).parse().map_err(|e| e.to_string())
 }
 
