@@ -42,6 +42,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
                 "epoch": head.epoch.map(|e| e.to_string()),
                 "last": head.next.saturating_sub(1),
                 "error": status.error,
+                "connections": channel.connections(),
             })
         })
         .collect();
