@@ -156,10 +156,11 @@ pub fn control(out: &mut Vec<u8>, name: &str, cursor: Option<Cursor>, json: &str
     out.push(b'\n');
 }
 
-/// Appends a block that sets the reconnection time and fires nothing.
+/// Appends the line that sets the reconnection time, the head of the block that follows. A browser acts on it before the
+/// block ends (WHATWG HTML 9.2.6). In a block of its own, clients that are less exact dispatch an empty event for it
+/// (httpx-sse, go-sse, extended-eventsource) or skip it as one without data (sseclient-py).
 pub fn retry(out: &mut Vec<u8>, retry: Duration) {
     retry_field(out, retry);
-    out.push(b'\n');
 }
 
 fn retry_field(out: &mut Vec<u8>, retry: Duration) {
@@ -269,7 +270,7 @@ mod tests {
         retry(&mut out, Duration::from_secs(2));
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "id: 5f3c01aa-9\nevent: channel.cursor\ndata: \n\nretry: 1500\nevent: channel.close\ndata: {}\n\nretry: 2000\n\n"
+            "id: 5f3c01aa-9\nevent: channel.cursor\ndata: \n\nretry: 1500\nevent: channel.close\ndata: {}\n\nretry: 2000\n"
         );
     }
 }
