@@ -94,8 +94,9 @@ pub struct Gap {
     pub reason: GapReason,
 }
 
-/// A comment that keeps proxies from taking the stream for dead.
-pub const HEARTBEAT: &[u8] = b": hb\n\n";
+/// A comment that keeps proxies from taking the stream for dead. No empty line follows it: for each empty line httpx-sse,
+/// fetch-event-source and extended-eventsource dispatch an event, even where there was nothing but a comment.
+pub const HEARTBEAT: &[u8] = b": hb\n";
 
 /// Appends the frame of `event` to `out`. Returns `false` where the payload cannot be text and a
 /// `channel.invalid` event stands for it.

@@ -7,7 +7,9 @@ import sys
 import time
 
 from . import cases
+from .browser import CLIENTS, Browser, BrowserClient, browser_facts
 from .clients import all_clients
+from .proxy_cases import proxy_cells
 from .report import Matrix
 from .servers import Bed
 
@@ -18,8 +20,22 @@ CASE_LIMIT = 120.0
 
 
 async def client_cells(bed, matrix, only):
+    await cells_of(bed, matrix, only, all_clients())
+
+
+async def browser_cells(bed, matrix, only):
+    async with Browser() as browser:
+        await cells_of(bed, matrix, only, [BrowserClient(browser, name) for name in CLIENTS])
+
+
+async def browser_only(bed, matrix, only):
+    async with Browser() as browser:
+        await browser_facts(bed, browser, matrix, only)
+
+
+async def cells_of(bed, matrix, only, clients):
+    """All cases with all these clients."""
     gate = asyncio.Semaphore(WIDTH)
-    clients = all_clients()
     order = [(client.row, cell) for client in clients for cells, _ in cases.CASES for cell in cells]
     outcomes = {}
 
@@ -43,20 +59,28 @@ async def client_cells(bed, matrix, only):
             matrix.put(*key, outcomes[key])
 
 
+PARTS = {
+    "clients": ("client", client_cells),
+    "browser": ("client in the browser", browser_cells),
+    "chromium": ("what only a browser does", browser_only),
+    "proxies": ("proxy", proxy_cells),
+}
+
+
 async def main():
     parser = argparse.ArgumentParser(prog="matrix")
     parser.add_argument("parts", nargs="*", default=[])
     parser.add_argument("--only", default="", help="regular expression on 'row × cell'")
     options = parser.parse_args()
-    parts = options.parts or ["vectors", "clients", "browser", "proxies"]
+    parts = options.parts or list(PARTS)
     only = re.compile(options.only)
     totals, notes, tables = [0, 0, 0], [], []
     started = time.monotonic()
     async with Bed() as bed:
         for part in parts:
-            matrix, corner = Matrix(), {"clients": "client", "browser": "Chromium", "proxies": "proxy", "vectors": "vectors"}[part]
+            matrix, (corner, prove) = Matrix(), PARTS[part]
             begun = time.monotonic()
-            await {"clients": client_cells}[part](bed, matrix, only)
+            await prove(bed, matrix, only)
             tables.append(f"\n{part}, {time.monotonic() - begun:.0f} s\n\n{matrix.table(corner)}")
             notes += matrix.limits_found() + matrix.notes
             totals = [a + b for a, b in zip(totals, matrix.counts())]

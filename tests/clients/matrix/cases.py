@@ -6,7 +6,6 @@ A function returns nothing and lays failures into `cells[...]` by `check`, so th
 import asyncio
 import base64
 import json
-import statistics
 import time
 from contextlib import asynccontextmanager
 
@@ -122,6 +121,18 @@ async def base64_channel(bed, client, cells):
         await arrives(channel, run, cells, "base64 channel", lambda s: base64.b64encode(s.payload).decode())
 
 
+@case("heartbeats unseen")
+async def heartbeats(bed, client, cells):
+    """Heartbeats keep the stream alive and reach no application."""
+    async with session(bed, client, heartbeatMillis=200) as (channel, _, run):
+        await live(channel)
+        await channel.publish("before")
+        await run.until("the first event", lambda r: r.events(), 12)
+        await asyncio.sleep(1.5)
+        await channel.publish("after")
+        await arrives(channel, run, cells, "heartbeats unseen", as_text)
+
+
 @case("resume", "retry honoured")
 async def resume(bed, client, cells):
     """The connection is reset three times while events go on: none is lost, none comes twice."""
@@ -136,22 +147,23 @@ async def resume(bed, client, cells):
             except AssertionError as error:
                 cells.check("resume", False, str(error))
                 break
-            seen, known = max(s for s in [0, *sequences(run.events())] if s), len(tap.reads())
+            seen, known, of_any = max(sequences(run.events())), len(tap.reads()), len(tap.requests)
             tap.cut()
             cut = time.monotonic()
             for _ in range(2):
                 await channel.publish(f"away {round}")
             await run.until("a new request", lambda _: len(tap.reads()) > known, 12)
-            request = tap.reads()[known]
-            waits.append(request.at - cut)
-            cursor = request.cursor
+            # In a browser the first may be a preflight.
+            waits.append(tap.requests[of_any].at - cut)
+            cursor = tap.reads()[known].cursor
             cells.check("resume", cursor is not None, "reconnected without a cursor")
             cells.check("resume", cursor is None or cursor.endswith(f"-{seen}"), f"reconnected with {cursor}, had seen {seen}")
             await live(channel)
         if waits:
             told = ", ".join(f"{w * 1000:.0f}" for w in waits)
-            # Half of it is the jitter that some clients document; whoever does not heed it needs 500 ms and more, or none.
-            good = min(waits) >= 0.45 * RETRY / 1000 and statistics.median(waits) <= 0.45
+            # Half of it is the jitter that some clients document; whoever does not heed it needs 500 ms and more, or none. The
+            # shortest wait counts: a busy machine only makes them longer.
+            good = 0.45 * RETRY / 1000 <= min(waits) <= 0.45
             cells.check("retry honoured", good, f"retry: {RETRY}, came back after {told} ms")
         await arrives(channel, run, cells, "resume", as_text)
 

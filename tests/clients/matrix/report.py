@@ -11,7 +11,7 @@ class Matrix:
     """Outcome of each cell: `pass`, `limit`, `FAIL` or `skip`."""
 
     def __init__(self, limits=LIMITS):
-        self.cells, self.notes, self.limits = {}, [], limits
+        self.cells, self.notes, self.remarks, self.limits = {}, [], {}, limits
 
     def put(self, row, column, failure):
         """Notes a cell; `failure` is None or what went wrong."""
@@ -36,7 +36,10 @@ class Matrix:
         rows = list(dict.fromkeys(r for r, _ in self.cells))
         columns = list(dict.fromkeys(c for _, c in self.cells))
         lines = [[corner, *columns], ["-", *["-"] * len(columns)]]
-        lines += [[row, *(self.cells.get((row, c), "") for c in columns)] for row in rows]
+        def cell(*key):
+            remark = self.remarks.get(key)
+            return self.cells.get(key, "") + (f" ({remark})" if remark else "")
+        lines += [[row, *(cell(row, c) for c in columns)] for row in rows]
         # Columns are long words and cells short: the words go into a legend where there are many.
         if len(columns) > 8:
             legend = [f"  {i:>2} {c}" for i, c in enumerate(columns, 1)]

@@ -27,15 +27,11 @@ SOON = 30.0
 _libc = ctypes.CDLL(None)
 
 
-def _die_with_parent():
-    """Runs in the child: SIGKILL when the driver ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    _libc.prctl(1, signal.SIGKILL)
-
-
-async def spawn(*command, **options):
-    """A child process in a group of its own that cannot outlive the driver."""
+async def spawn(*command, death=signal.SIGKILL, **options):
+    """A child process in a group of its own that cannot outlive the driver: it gets `death` when the driver ends, however it ends."""
+    # prctl(2), PR_SET_PDEATHSIG; runs in the child.
     return await asyncio.create_subprocess_exec(
-        *map(str, command), stdin=asyncio.subprocess.DEVNULL, preexec_fn=_die_with_parent, start_new_session=True, **options)
+        *map(str, command), stdin=asyncio.subprocess.DEVNULL, preexec_fn=lambda: _libc.prctl(1, death), start_new_session=True, **options)
 
 
 async def end(process, with_signal=signal.SIGTERM, limit=10.0):

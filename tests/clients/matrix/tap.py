@@ -33,7 +33,7 @@ class Tap:
         self.targets, self.chop = list(targets), chop
         self.requests, self.statuses = [], []
         self.refusing = self.silent = False
-        self._connections = set()
+        self._connections, self._targets = set(), {}
         self._audible = asyncio.Event()
         self._audible.set()
 
@@ -41,6 +41,14 @@ class Tap:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
         self.address = self._server.sockets[0].getsockname()
         return self
+
+    async def away(self):
+        """From now on connections are refused, as by a Service without pods; those that are open stay so."""
+        self._server.close()
+
+    async def back(self):
+        """Undoes [`away`], on the same port."""
+        self._server = await asyncio.start_server(self._serve, *self.address, limit=1 << 20)
 
     async def __aexit__(self, *_):
         self._server.close()
@@ -54,15 +62,19 @@ class Tap:
         """The requests that would open a stream (no preflights)."""
         return [r for r in self.requests if r.method == "GET"]
 
-    def cut(self):
-        """Resets every connection, as a killed server or a lost NAT entry does."""
-        for writers in list(self._connections):
+    def cut(self, connections=None):
+        """Resets connections (all, unless told which), as a killed server or a lost NAT entry does."""
+        for writers in list(self._connections if connections is None else connections):
             for writer in writers:
                 sock = writer.get_extra_info("socket")
                 if sock is not None and sock.fileno() >= 0:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
-        self._connections.clear()
+            self._connections.discard(writers)
+
+    def cut_those(self, path):
+        """Resets the connections whose latest request was for `path`."""
+        self.cut({pair for pair, target in self._targets.items() if target.startswith(path)})
 
     def silence(self, silent):
         """From now on nothing passes, in neither direction, and nothing is closed: a laptop that sleeps."""
@@ -86,15 +98,16 @@ class Tap:
         for each in pair:
             each.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            await asyncio.gather(self._upstream(reader, up_writer), self._downstream(up_reader, writer))
+            await asyncio.gather(self._upstream(reader, up_writer, pair), self._downstream(up_reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             self._connections.discard(pair)
+            self._targets.pop(pair, None)
             for each in pair:
                 each.close()
 
-    async def _upstream(self, reader, writer):
+    async def _upstream(self, reader, writer, pair):
         head = b""
         try:
             while data := await reader.read(65536):
@@ -103,6 +116,7 @@ class Tap:
                 while b"\r\n\r\n" in head:
                     one, head = head.split(b"\r\n\r\n", 1)
                     self._note(one.decode("latin-1"))
+                    self._targets[pair] = self.requests[-1].target
                 writer.write(data)
                 await writer.drain()
         finally:

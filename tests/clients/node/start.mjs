@@ -26,7 +26,7 @@ export async function viaFetch(url, out, createParser) {
   });
   for (;;) {
     try {
-      const response = await fetch(url, { cache: "no-store", headers: { Accept: "text/event-stream", ...(cursor && { "Last-Event-ID": cursor }) } });
+      const response = await fetch(url, { headers: { Accept: "text/event-stream", ...(cursor && { "Last-Event-ID": cursor }) } });
       if (response.status !== 200) return out.close(`status ${response.status}`);
       out.open();
       parser.reset();
