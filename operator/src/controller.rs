@@ -29,6 +29,7 @@ use sluice_channel::ChannelConfig;
 
 use crate::{
     crd::{ManagementPolicy, SseChannel, condition::reason},
+    leader::Lead,
     metrics::Metrics,
     stream::{self, Mode, Report, Streams},
 };
@@ -44,6 +45,9 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Pause while something is on its way that no watch tells of: the file that travels to the pods.
 const SOON: Duration = Duration::from_secs(2);
 
+/// Longest a pass may take: all waits for NATS added up, and room for an API server that is slow.
+const PASS_LIMIT: Duration = Duration::from_secs(60);
+
 /// Why a pass was cut short; it is repeated after a pause that grows.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,6 +60,9 @@ pub enum Error {
     /// One of the objects.
     #[error(transparent)]
     Apply(#[from] apply::Error),
+    /// Somebody gives no answer.
+    #[error("not finished within {PASS_LIMIT:?}")]
+    TooLong,
 }
 
 /// What every pass needs.
@@ -66,6 +73,8 @@ pub struct Context {
     cluster: String,
     resync: Duration,
     prober: pods::Prober,
+    /// Every pass is held by it.
+    lead: Lead,
     recorder: Recorder,
     metrics: Arc<Metrics>,
     memories: Mutex<HashMap<ObjectRef<SseChannel>, Memory>>,
@@ -100,6 +109,12 @@ impl Context {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
     }
 
+    /// Forgets all that is remembered of channels and streams: another operator may have acted since.
+    fn forget_all(&self) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.streams.forget_all();
+    }
+
     /// The pause after one more failure in a row.
     fn retry(&self, channel: &ObjectRef<SseChannel>) -> Duration {
         let failures = self.memory(channel, |memory| {
@@ -114,12 +129,17 @@ impl Context {
     }
 }
 
-/// One pass over one channel.
+/// One pass over one channel, unless another operator leads: then every channel is looked at once this one does.
 async fn reconcile(object: Arc<DeserializeGuard<SseChannel>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    ctx.lead.hold(led(object, &ctx)).await.unwrap_or_else(|| Ok(Action::await_change()))
+}
+
+async fn led(object: Arc<DeserializeGuard<SseChannel>>, ctx: &Context) -> Result<Action, Error> {
     let started = Instant::now();
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let reference = ObjectRef::<SseChannel>::new(&name).within(&namespace);
-    let result = pass(&name, &namespace, &reference, &ctx).await;
+    let pass = pass(&name, &namespace, &reference, ctx);
+    let result = tokio::time::timeout(PASS_LIMIT, pass).await.unwrap_or(Err(Error::TooLong));
     let outcome = match &result {
         Ok(_) => "ok",
         Err(_) => "error",

@@ -13,6 +13,7 @@ mod drift;
 mod everywhere;
 mod exposure;
 mod gateway;
+mod leader;
 mod lifecycle;
 mod network;
 mod outage;
