@@ -6,6 +6,7 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sluice_channel::limits::ADMIN_PORT;
 
 use crate::{
+    check::CheckArgs,
     controller::{Options, desired::Settings},
     crd::text::DurationText,
     leader,
@@ -40,6 +41,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Serve the channels of a directory of manifests on this machine, without Kubernetes.
     Local(Box<LocalArgs>),
+    /// Ask the operator, the Kubernetes API and NATS whether they work together.
+    Check(Box<CheckArgs>),
     /// Print the definition of the SseChannel resource.
     Crd,
 }
@@ -158,6 +161,7 @@ impl RunArgs {
             client_certificate_secret: dataplane_client_cert_secret,
             jetstream_domain: nats.jetstream_domain.clone(),
             cluster_domain,
+            operator_namespace: String::new(),
         };
         Ok(Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port, election })
     }
@@ -192,7 +196,7 @@ pub struct LocalArgs {
     pub dataplane: Option<PathBuf>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     DurationText::from(text).parse().map_err(|e| e.to_string())
 }
 

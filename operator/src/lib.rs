@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod check;
 pub mod controller;
 pub mod crd;
 pub mod leader;

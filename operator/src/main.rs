@@ -1,11 +1,11 @@
-//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `crd` for the definition of the resource.
+//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed, `crd` for the definition of the resource.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use sluice_operator::{
     args::{Args, Command, LogFormat},
-    controller, crd, local,
+    check, controller, crd, local,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,15 @@ fn start(command: Command) -> anyhow::Result<()> {
         Command::Crd => {
             print!("{}", crd::yaml()?);
             Ok(())
+        }
+        Command::Check(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signalled(async |stop| {
+                tokio::select! {
+                    result = check::run(*args, std::io::stdout()) => Ok(result?),
+                    () = stop.cancelled() => anyhow::bail!("ended by a signal"),
+                }
+            }))
         }
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

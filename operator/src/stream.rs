@@ -161,6 +161,16 @@ impl Streams {
         Self { server, history: History::default() }
     }
 
+    /// Version of the server that answers, once it has shown that it can hold streams for the operator.
+    ///
+    /// # Errors
+    /// [`Error`] when it cannot be reached, refuses the operator, is too old or has no JetStream.
+    pub async fn look(&self) -> Result<String, Error> {
+        self.server.check_version()?;
+        self.server.account().await?;
+        Ok(self.server.version())
+    }
+
     /// Tells of a stream that was once seen to be the channel's own, as its status remembers it: after a restart a
     /// stream without marks of an owner is then known again, and one that has gone is known to have been there.
     pub fn remember(&self, name: &str, created: &str) {
