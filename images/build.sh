@@ -8,6 +8,7 @@
 # The same sources, compiler and authorities give the same bytes: no time, user or path of the building machine is in them.
 #
 #   IMAGE_PROFILE=release   release (static programs) | dev (the programs that `make test` has built, with their libraries: ready at once)
+#   IMAGE_PROGRAMS=...      a folder with the programs, instead of building them; they may be dynamic
 #   IMAGE_TAG=...           the workspace's version unless given
 #   IMAGE_PREFIX=docker.io/library/   what Kubernetes puts before a short name such as the chart's sluice-operator:0.1.0
 #   IMAGE_CA=...            PEM bundle of certificate authorities; the building machine's unless given
@@ -54,7 +55,9 @@ esac
 
 binaries=()
 for program in "${programs[@]}"; do binaries+=(-p "sluice-$program" --bin "sluice-$program"); done
-if [ "$profile" = release ]; then
+if [ -n "${IMAGE_PROGRAMS:-}" ]; then
+  built=$IMAGE_PROGRAMS profile=given
+elif [ "$profile" = release ]; then
   # Where the sources lie must not be seen in the programs.
   "$cargo" fetch --locked --target "$triple" > /dev/null 2>&1 || fail "cargo fetch failed: run it to see why"
   registries=$(cd "${CARGO_HOME:-$HOME/.cargo}/registry/src" && pwd)

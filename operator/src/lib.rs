@@ -5,6 +5,7 @@ pub mod args;
 pub mod check;
 pub mod controller;
 pub mod crd;
+pub mod leader;
 pub mod local;
 pub mod metrics;
 pub mod nats;

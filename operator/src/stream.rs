@@ -229,6 +229,11 @@ impl Streams {
         self.history.forget(name.as_str());
     }
 
+    /// Forgets what was seen of all streams: somebody else may have acted since.
+    pub fn forget_all(&self) {
+        self.history.clear();
+    }
+
     async fn create(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         let name = desired.name.as_str();
         if mode == Mode::Observe {

@@ -6,6 +6,7 @@
 #     etcd         etcd
 #     kube         kube-apiserver, -controller-manager, -scheduler, -proxy, kubelet and kubectl as one binary
 #     helm
+#     crds         definitions of HTTPRoute and PodMonitor, out of the Go modules of their projects
 #   cluster      all, and what the tests on a cluster with nodes need besides:
 #     containerd   containerd, its shim and ctr
 #     coredns      CoreDNS with the plugins of a cluster's DNS
@@ -96,6 +97,24 @@ build_packages() {
   { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"; } > "$bin/.packages.log" 2>&1 < /dev/null \
     || { tail -n 20 "$bin/.packages.log" >&2; fail "apt-get failed (its last lines are above)"; }; }
 
+build_crds() {
+  local k module file dir
+  k=$(key "$here"/crds/go.* "${BASH_SOURCE[0]}")
+  have "$k" && [ -d "$bin/crds" ] && return
+  need go "install Go 1.26 or newer (https://go.dev/dl/)"
+  mkdir -p "$bin/crds"
+  while read -r module file; do
+    # With the version named, go checks the sum and needs nothing of what the module requires.
+    dir=$(cd "$here/crds" && go mod download -json "$module@$(sed -n "s|^[[:space:]]*$module ||p" go.mod)" | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$/\1/p')
+    [ -f "$dir/$file" ] || fail "$module has no $file"
+    install -m 644 "$dir/$file" "$bin/crds/${file##*_}"
+  done <<'EOF'
+sigs.k8s.io/gateway-api config/crd/standard/gateway.networking.k8s.io_httproutes.yaml
+github.com/prometheus-operator/prometheus-operator example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml
+EOF
+  echo "$k" > "$bin/.$tool.key"
+  say "$(ls "$bin/crds" | tr '\n' ' ')"; }
+
 nats_on_path() { # the nats-server on PATH, outside $bin, if it is new enough
   local p v
   while read -r p; do
@@ -132,14 +151,14 @@ fi
 tool=tools
 [ $# -gt 0 ] || set -- all
 case "$*" in
-  all) set -- nats etcd kube helm ;;
-  cluster) set -- nats etcd kube helm packages pause coredns containerd ;;
+  all) set -- nats etcd kube helm crds ;;
+  cluster) set -- nats etcd kube helm crds packages pause coredns containerd ;;
 esac
 need flock "it is in util-linux"; need sha256sum "it is in coreutils"
 mkdir -p "$bin"
 for tool; do
   case $tool in
-    nats | etcd | kube | containerd | coredns | helm | pause | packages) ;;
+    nats | etcd | kube | containerd | coredns | helm | crds | pause | packages) ;;
     *) tool=tools; fail "usage: $0 [TOOL|all|cluster]..., see the head of this file" ;;
   esac
   # -o: the lock's file is not left open in what the recipe starts.

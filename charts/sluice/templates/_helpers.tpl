@@ -69,16 +69,6 @@ app.kubernetes.io/component: nats
 {{- end -}}
 {{- end -}}
 
-{{- /* Which of the operators acts. The lease is called as the release, so that releases do not take each other's. */ -}}
-{{- define "sluice.leaderArgs" -}}
-{{- if .Files.Get "files/leader-rules.yaml" -}}
-- --lease-name={{ include "sluice.fullname" . }}
-- --lease-duration={{ .Values.leaderElection.leaseDuration }}
-- --renew-deadline={{ .Values.leaderElection.renewDeadline }}
-- --retry-period={{ .Values.leaderElection.retryPeriod }}
-{{- end -}}
-{{- end -}}
-
 {{- /* How the operator reaches NATS: arguments of `run` and of `check`. */ -}}
 {{- define "sluice.natsArgs" -}}
 - --nats={{ include "sluice.natsServers" . }}
