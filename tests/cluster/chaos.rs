@@ -8,6 +8,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::Value;
 use sluice_channel::{ChannelName, name};
 use sluice_tests::eventually;
 
@@ -99,9 +100,29 @@ async fn populated_node(bed: &Bed, spared: &[&str]) -> String {
     node
 }
 
+/// The pod of the channel with the most subscribers.
+async fn busiest(bed: &Bed) -> Pod {
+    let mut counted = Vec::new();
+    for pod in bed.until_pods(LIVE, 3).await {
+        counted.push((subscribers(&pod).await.expect("a ready pod says who is connected"), pod));
+    }
+    let (count, pod) = counted.into_iter().max_by_key(|(count, _)| *count).expect("three pods");
+    assert!(count > 0, "no pod has subscribers");
+    println!("{} has {count} subscribers", pod.name_any());
+    pod
+}
+
+/// How many subscribers a pod has, as its admin port says.
+async fn subscribers(pod: &Pod) -> Option<usize> {
+    let ip = pod.status.as_ref()?.pod_ip.clone()?;
+    let request = reqwest::Client::new().get(format!("http://{ip}:9090/debug/subscribers")).timeout(Duration::from_secs(5));
+    let open = request.send().await.ok()?.json::<Value>().await.ok()?;
+    usize::try_from(open["total"].as_u64()?).ok()
+}
+
 /// `kubectl delete pod`.
 pub(crate) async fn a_pod_is_deleted(bed: &'static Bed) {
-    let victim = bed.until_pods(LIVE, 3).await.remove(0).name_any();
+    let victim = busiest(bed).await.name_any();
     case(bed, "a pod is deleted", async {
         kubectl(&["delete", "pod", &victim, "-n", SHOP, "--timeout=90s"]).await;
         bed.until_pods(LIVE, 3).await;
@@ -111,7 +132,7 @@ pub(crate) async fn a_pod_is_deleted(bed: &'static Bed) {
 
 /// The program of a pod gets SIGKILL; the kubelet starts it again.
 pub(crate) async fn a_pod_is_killed(bed: &'static Bed) {
-    let victim = bed.until_pods(LIVE, 3).await.remove(0);
+    let victim = busiest(bed).await;
     let before = restarts(&victim);
     case(bed, "a pod's program gets SIGKILL", async {
         nodes::kill(&victim, "sluice-dataplane");
@@ -251,11 +272,6 @@ pub(crate) async fn subscribers_leave(bed: &'static Bed) {
     drop(fleet);
     // The pods see that they are gone: their places are free again.
     for pod in bed.channel_pods(LIVE).await {
-        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).expect("a pod has an address");
-        eventually("no subscriber is left", LIMIT, async || {
-            let open = reqwest::get(format!("http://{ip}:9090/debug/subscribers")).await.ok()?.json::<serde_json::Value>().await.ok()?;
-            open.as_array().is_some_and(Vec::is_empty).then_some(())
-        })
-        .await;
+        eventually("no subscriber is left", LIMIT, async || subscribers(&pod).await.filter(|count| *count == 0)).await;
     }
 }
