@@ -161,6 +161,7 @@ impl RunArgs {
             client_certificate_secret: dataplane_client_cert_secret,
             jetstream_domain: nats.jetstream_domain.clone(),
             cluster_domain,
+            operator_namespace: String::new(),
         };
         Ok(Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port, election })
     }

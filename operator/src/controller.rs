@@ -6,7 +6,9 @@ mod delete;
 pub mod dereference;
 pub mod desired;
 mod driver;
+pub mod foreign;
 pub mod pods;
+mod scaling;
 pub mod status;
 pub mod validate;
 
@@ -34,9 +36,11 @@ use crate::{
     metrics::Metrics,
     stream::{self, Change, Mode, Report, Streams},
 };
+use apply::Applied;
 use delete::Left;
+use desired::Load;
 pub use driver::{Options, run};
-use status::{Observation, Workload};
+use status::{Exposure, Observation, Workload};
 
 /// First pause after a failed pass; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -85,6 +89,11 @@ pub struct Context {
 struct Memory {
     failures: u32,
     applied: apply::Memory,
+    absent: dereference::Absent,
+    /// Pods that the connections asked for lately.
+    scaling: scaling::Window,
+    /// What was said last of a missing PodMonitor.
+    unmonitored: Option<String>,
     /// The generation that each ready pod served when it was asked last.
     served: HashMap<String, i64>,
 }
@@ -213,18 +222,27 @@ async fn observe_and_act(
     let stream = ctx.streams.ensure(&valid.stream, if observe { Mode::Observe } else { Mode::Enforce }).await;
     tell_of_stream(channel, &valid, &stream, ctx).await;
 
-    let mut live = dereference::live(&ctx.client, &valid.namespace, valid.name.as_str()).await?;
+    let mut absent = ctx.memory(reference, |memory| std::mem::take(&mut memory.absent));
+    let live = dereference::live(&ctx.client, &valid, &mut absent).await;
+    ctx.memory(reference, |memory| memory.absent = absent);
+    let mut live = live?;
     if observe {
         keep_generation(&mut valid, live.config.as_ref());
     }
-    let children = desired::desired(&valid, &ctx.settings)?;
+    // Where connections decide how many pods there are, they are counted first.
+    let counted = match valid.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.connections_per_pod.is_some()) {
+        true => Some(ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await),
+        false => None,
+    };
+    let load = load(&valid, &live, counted.as_ref(), observe, reference, ctx);
+    let children = desired::desired(&valid, &ctx.settings, load)?;
     // Pods never serve a stream that may be somebody else's.
     let serve = match &stream {
         Ok(_) => true,
         Err(error) => proven.is_some() && !error.is_foreign(),
     };
     let (drift, applied) = if observe {
-        (apply::differences(&children, &live, &valid.uid)?, Ok(()))
+        (apply::differences(&children, &live, &valid.uid)?, Applied::nothing())
     } else if serve {
         let mut memory = ctx.memory(reference, |memory| std::mem::take(&mut memory.applied));
         let mut pass = apply::Pass { client: &ctx.client, channel: &valid, memory: &mut memory, metrics: &ctx.metrics };
@@ -232,31 +250,71 @@ async fn observe_and_act(
         ctx.memory(reference, |kept| kept.applied = memory);
         (Vec::new(), applied)
     } else {
-        (Vec::new(), Ok(()))
+        (Vec::new(), Applied::nothing())
     };
-    let mut pods = ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await;
+    let mut pods = match counted {
+        Some(pods) => pods,
+        None => ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await,
+    };
     // A pod never goes back to an older file: one that gives no answer just now serves what it served. Whether it
     // serves at all is for its readiness probe to say.
     ctx.memory(reference, |memory| pods.recall(&mut memory.served));
-    let workload = match &applied {
+    let workload = match &applied.pods {
         Err(error) => Workload::Failed(error),
         Ok(()) if !serve && !observe && live.deployment.is_none() => Workload::Waiting,
         Ok(()) => Workload::Seen { deployment: live.deployment.as_ref(), pods: &pods, generation: valid.config.generation },
     };
-    let url = desired::service::internal_url(&valid, &ctx.settings);
-    let seen = Observation { name: valid.name.as_str(), stream_name: valid.stream.name.as_str(), stream: &stream, workload, drift, url };
+    let seen = Observation {
+        name: valid.name.as_str(),
+        stream_name: valid.stream.name.as_str(),
+        stream: &stream,
+        workload,
+        drift,
+        url: desired::service::internal_url(&valid, &ctx.settings),
+        exposure: Exposure::of(&valid, &applied, &live),
+        external_urls: desired::exposure::external_urls(&valid),
+        unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
+    };
     let status = status::status(channel, &seen, ctx.now());
+    tell_of_surroundings(channel, &status, &seen, reference, ctx).await;
     status::write(api, channel, &status, &ctx.metrics).await?;
-    if let Err(error) = applied
-        && !matches!(error, apply::Error::NameTaken { .. } | apply::Error::Refused { .. })
-    {
+    let Applied { pods, exposure, monitoring } = applied;
+    if let Some(error) = [pods, exposure, monitoring].into_iter().filter_map(Result::err).find(apply::Error::is_transient) {
         return Err(error.into());
     }
-    Ok(next(&stream, &status, reference, ctx))
+    Ok(next(&valid, &stream, &status, reference, ctx))
+}
+
+/// What the channel's load asks for.
+fn load(
+    valid: &validate::Channel,
+    live: &dereference::Live,
+    counted: Option<&pods::Pods>,
+    observe: bool,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) -> Load {
+    let deployment = live.deployment.as_ref().filter(|found| dereference::is_ours(found.meta(), &valid.uid));
+    let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
+    let deployed = deployment.is_some();
+    let (Some(scaling), Some(pods)) = (&valid.workload.autoscaling, counted) else { return Load { asked: None, deployed } };
+    // While only observing, any number within bounds is as the spec says.
+    let found = match scaling.cpu_utilization {
+        Some(_) => live.autoscaler.as_ref().and_then(|a| a.spec.as_ref()).and_then(|spec| spec.min_replicas),
+        None => replicas,
+    };
+    let found = found.unwrap_or(scaling.min_replicas);
+    let asked = match scaling::needed(scaling, pods, found) {
+        Some(_) if observe => Some(found),
+        Some(needed) => Some(ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found))),
+        None => None,
+    };
+    Load { asked, deployed }
 }
 
 /// When to look again without being told.
 fn next(
+    valid: &validate::Channel,
     stream: &Result<Report, stream::Error>,
     status: &crate::crd::SseChannelStatus,
     reference: &ObjectRef<SseChannel>,
@@ -265,10 +323,22 @@ fn next(
     if stream.as_ref().is_err_and(stream::Error::is_transient) {
         return Action::requeue(ctx.retry(reference).min(ctx.resync));
     }
+    let reason = |type_| status::find(&status.conditions, type_).map(|c| c.reason.as_str());
+    if reason(crate::crd::condition::EXPOSED) == Some(reason::NOT_ACCEPTED) {
+        // No watch tells of an HTTPRoute.
+        return Action::requeue(ctx.retry(reference).min(ctx.resync));
+    }
     ctx.succeeded(reference);
-    let ready = status::find(&status.conditions, crate::crd::condition::READY).map(|c| c.reason.as_str());
-    let soon = matches!(ready, Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE));
-    Action::requeue(if soon { SOON.min(ctx.resync) } else { ctx.resync })
+    let soon = matches!(reason(crate::crd::condition::READY), Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE));
+    let counting = valid.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.connections_per_pod.is_some());
+    let pause = if soon {
+        SOON
+    } else if counting {
+        scaling::LOOK
+    } else {
+        ctx.resync
+    };
+    Action::requeue(pause.min(ctx.resync))
 }
 
 /// While only observing, the file in the cluster keeps the generation it was written with; that alone is no drift.
@@ -311,5 +381,25 @@ async fn tell_of_stream(channel: &SseChannel, valid: &validate::Channel, result:
                 ctx.tell(channel, error.reason(), &error.to_string(), true).await;
             }
         }
+    }
+}
+
+/// Tells once of each trouble with what surrounds the pods.
+async fn tell_of_surroundings(
+    channel: &SseChannel,
+    status: &crate::crd::SseChannelStatus,
+    seen: &Observation<'_>,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) {
+    let exposed = |status: &crate::crd::SseChannelStatus| status::find(&status.conditions, crate::crd::condition::EXPOSED).cloned();
+    if let (Exposure::Failed(_), Some(now)) = (seen.exposure, exposed(status))
+        && channel.status.as_ref().and_then(exposed).is_none_or(|before| before.reason != now.reason)
+    {
+        ctx.tell(channel, &now.reason, &now.message, true).await;
+    }
+    let before = ctx.memory(reference, |memory| std::mem::replace(&mut memory.unmonitored, seen.unmonitored.clone()));
+    if let Some(why) = seen.unmonitored.as_ref().filter(|why| before.as_ref() != Some(why)) {
+        ctx.tell(channel, "NotMonitored", &format!("no PodMonitor: {why}; the channel serves all the same"), true).await;
     }
 }

@@ -16,6 +16,7 @@ use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -93,8 +94,10 @@ pub enum Error {
 /// # Errors
 /// [`Error`] when it could not start. Once started, trouble is met by trying again.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let Options { nats, namespaces, settings, cluster, admin: address, resync, pod_admin_port, election } = options;
+    let Options { nats, namespaces, mut settings, cluster, admin: address, resync, pod_admin_port, election } = options;
     let config = Config::infer().await?;
+    // In a pod, the namespace of its service account.
+    settings.operator_namespace.clone_from(&config.default_namespace);
     let listener = admin::bind(address).await?;
     let connection = Connection::open(&nats, "sluice-operator").await?;
     let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
@@ -175,6 +178,10 @@ async fn control(
         .owns(scoped::<Deployment>(client, namespace.as_deref()), ours())
         .owns(scoped::<Service>(client, namespace.as_deref()), ours())
         .owns(scoped::<PodDisruptionBudget>(client, namespace.as_deref()), ours())
+        .owns(scoped::<NetworkPolicy>(client, namespace.as_deref()), ours())
+        .owns(scoped::<Ingress>(client, namespace.as_deref()), ours())
+        // Not watched: HTTPRoutes and PodMonitors, which a cluster may not know, and HorizontalPodAutoscalers, whose
+        // status changes every 15 s. They are looked at in each pass.
         .reconcile_all_on(ups_and_downs(nats))
         .reconcile_all_on(ctx.lead.terms())
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
