@@ -37,6 +37,7 @@ help: ## list these commands
 	@echo "make test     everything: format, lints, build, all tests on real servers (first time 20 to 40 min on 2 cores)"
 	@echo "make lint     format and lints only"
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
+	@echo "make test-clients   browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)"
 	@echo "make bench    load benchmark beside a floor server; BENCH_SECONDS, BENCH_CONNECTIONS"
 	@echo "make tools    obtain nats-server, etcd and kube-apiserver into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
@@ -84,6 +85,16 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 	@mv crds/.ssechannels.yaml.new crds/ssechannels.yaml
 	@cp crds/ssechannels.yaml charts/sluice/files/ssechannels.yaml
 	@echo "wrote crds/ssechannels.yaml and charts/sluice/files/ssechannels.yaml"
+
+# Apart from `make test`: it needs a browser and two proxies from the system's packages, and about five minutes of waiting.
+CLIENTS ?=
+.PHONY: test-clients
+test-clients: ## clients and proxies that people use
+	$(rust)
+	$(golang)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --locked $(QUIET) --workspace --bins
+	@tests/clients/run.sh $(CLIENTS) </dev/null
 
 .PHONY: bench
 bench: ## load benchmark

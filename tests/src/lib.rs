@@ -10,6 +10,8 @@ pub mod dataplane;
 pub mod nats;
 pub mod process;
 pub mod sse;
+#[cfg(test)]
+mod vectors;
 
 use std::{future::Future, pin::pin, time::Duration};
 
