@@ -11,6 +11,7 @@ pub mod args;
 pub mod channel;
 pub mod config_dir;
 pub mod drain;
+pub mod fanout;
 pub mod frame;
 pub mod log;
 pub mod metrics;

@@ -92,6 +92,21 @@ impl History {
         self.cache.clear();
     }
 
+    /// The segment that covers `from` if it is in memory.
+    pub(super) fn cached(&self, scope: Scope, from: u64) -> Option<Arc<Segment>> {
+        let mut start = from - from % limits::SEGMENT_SEQUENCES;
+        loop {
+            let segment = self.cache.get(&Key { life: scope.life, dialect: scope.dialect, start })?;
+            if segment.covers(from) {
+                return Some(segment);
+            }
+            if segment.end() <= start || segment.end() > from {
+                return None;
+            }
+            start = segment.end();
+        }
+    }
+
     /// The segment that covers `from` (which must be at most `scope.last`), and whether the store was asked.
     ///
     /// # Errors

@@ -94,6 +94,12 @@ impl Segment {
         self.end
     }
 
+    /// Whether `sequence` is one of those covered.
+    #[must_use]
+    pub const fn covers(&self, sequence: u64) -> bool {
+        self.start <= sequence && sequence < self.end
+    }
+
     /// Encoded bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
