@@ -196,10 +196,20 @@ impl Log {
         match self.ring_slice(life, position, told, filter, dialect) {
             Some(Some(slice)) => Now::Slice(slice),
             None => Now::FormerLife,
-            Some(None) => match self.history.cached(self.scope(head, epoch, dialect), position) {
-                Some(segment) => Now::Cached(segment),
-                None => Now::Missing,
-            },
+            Some(None) => {
+                let scope = self.scope(head, epoch, dialect);
+                let Some(segment) = self.history.cached(scope, position) else { return Now::Missing };
+                self.expect(scope, &segment);
+                Now::Cached(segment)
+            }
+        }
+    }
+
+    /// Has the segment after `segment` read before it is asked for, unless memory has it.
+    fn expect(&self, scope: Scope, segment: &Segment) {
+        let next = segment.end();
+        if next <= scope.last && next < self.rings.read().plain.start() {
+            self.history.expect(scope, next);
         }
     }
 
@@ -211,10 +221,12 @@ impl Log {
     pub async fn segment(&self, life: u64, position: u64, dialect: Dialect) -> Result<Option<(Arc<Segment>, Origin)>, Error> {
         let head = self.head_now();
         let Some(epoch) = head.epoch.filter(|_| head.life == life && position < head.next) else { return Ok(None) };
-        let (segment, asked) = self.history.segment(self.scope(head, epoch, dialect), position).await?;
+        let scope = self.scope(head, epoch, dialect);
+        let (segment, asked) = self.history.segment(scope, position).await?;
         if self.head_now().life != life {
             return Ok(None);
         }
+        self.expect(scope, &segment);
         Ok(Some((segment, if asked { Origin::Store } else { Origin::Memory })))
     }
 

@@ -77,11 +77,12 @@ async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>)
 }
 
 impl Log {
-    /// Keeps the log at the tail until `cancel`.
+    /// Keeps the log at the tail until `cancel`, and reads ahead of those who replay.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let log = Arc::clone(&self);
         let reader = Reader { log: self, warm_target: 0, failing_since: None, attempts: 0 };
         // Cancelled as a whole: every await in it may be dropped.
-        let _ = cancel.run_until_cancelled(reader.run()).await;
+        let _ = cancel.run_until_cancelled(futures::future::join(reader.run(), log.history.read_ahead())).await;
     }
 }
 
