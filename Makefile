@@ -37,7 +37,7 @@ help: ## list these commands
 	@echo "make test     everything: format, lints, build, all tests on real servers (first time 20 to 40 min on 2 cores)"
 	@echo "make lint     format and lints only"
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
-	@echo "make bench    load benchmark beside a floor server; BENCH_SECONDS, BENCH_CONNECTIONS"
+	@echo "make bench    benchmarks: the parts, then load beside a floor and a peer; BENCH_SECONDS, BENCH_CONNECTIONS"
 	@echo "make tools    obtain nats-server, etcd and kube-apiserver into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
 	@echo
@@ -86,10 +86,11 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 	@echo "wrote crds/ssechannels.yaml and charts/sluice/files/ssechannels.yaml"
 
 .PHONY: bench
-bench: ## load benchmark
+bench: ## the parts, then the load
 	$(rust)
 	@tests/tools/build.sh nats
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
+	@$(CARGO) bench --locked $(QUIET) -p sluice-dataplane --bench micro
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
 
 .PHONY: tools

@@ -4,6 +4,7 @@
 mod cluster;
 mod cursor;
 mod drain;
+mod fanout;
 mod filter;
 mod http;
 mod metrics;

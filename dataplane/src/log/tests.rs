@@ -26,7 +26,7 @@ fn start(memory: &Memory, options: Options) -> Running {
 
 #[derive(Debug)]
 enum Read {
-    Slice(Slice, Origin),
+    Slice(Slice),
     Wait,
     FormerLife,
 }
@@ -40,14 +40,14 @@ impl Running {
 
     /// What a subscriber reads at `position`.
     async fn read(&self, life: u64, position: u64, told: u64, filter: &Filter) -> Result<Read, Error> {
-        let origin = match self.log.read_now(life, position, told, filter, Dialect::Plain) {
-            Now::Slice(slice) => return Ok(Read::Slice(slice, Origin::Memory)),
-            Now::Cached(segment) => return Ok(Read::Slice(segment.slice(position, told, filter), Origin::Memory)),
+        let segment = match self.log.read_now(life, position, told, filter, Dialect::Plain) {
+            Now::Slice(slice) => return Ok(Read::Slice(slice)),
+            Now::Cached(segment) => return Ok(Read::Slice(segment.slice(position, told, filter))),
             Now::Wait => return Ok(Read::Wait),
             Now::FormerLife => return Ok(Read::FormerLife),
             Now::Missing => self.log.segment(life, position, Dialect::Plain).await?,
         };
-        Ok(origin.map_or(Read::FormerLife, |(segment, origin)| Read::Slice(segment.slice(position, told, filter), origin)))
+        Ok(segment.map_or(Read::FormerLife, |(segment, _)| Read::Slice(segment.slice(position, told, filter))))
     }
 
     /// Everything from `position` to the head: sequences of events, and gaps.
@@ -58,7 +58,7 @@ impl Running {
             match self.read(head.life, position, told, filter).await.unwrap() {
                 Read::Wait => return (sequences, gaps),
                 Read::FormerLife => panic!("a new life began"),
-                Read::Slice(Slice::Frames { parts, events, next, .. }, _) => {
+                Read::Slice(Slice::Frames { parts, events, next, .. }) => {
                     assert!(next > position, "a read makes progress");
                     let before = sequences.len();
                     for part in parts {
@@ -69,7 +69,7 @@ impl Running {
                     assert_eq!((sequences.len() - before) as u64, events);
                     position = next;
                 }
-                Read::Slice(Slice::Gap { gap, next }, _) => {
+                Read::Slice(Slice::Gap { gap, next }) => {
                     gaps.push((gap.from.unwrap(), gap.to.unwrap(), gap.reason));
                     told = gap.to.unwrap();
                     position = next;
@@ -111,7 +111,7 @@ async fn a_herd_at_one_place_costs_one_read_of_the_store() {
     let before = memory.reads();
     let everything = Filter::default();
     let all = futures::future::join_all((0..1_000).map(|_| running.read(1, 100, 0, &everything))).await;
-    assert!(all.iter().all(|r| matches!(r, Ok(Read::Slice(Slice::Frames { .. }, _)))));
+    assert!(all.iter().all(|r| matches!(r, Ok(Read::Slice(Slice::Frames { .. })))));
     // One for all, and one ahead of them.
     let reads = memory.reads() - before;
     assert!((1..=2).contains(&reads), "{reads}");
@@ -261,7 +261,7 @@ async fn a_changed_encoding_applies_to_everything_read_after_it() {
     running.log.set_options(Options { encoding: Encoding::Base64, ..options() });
     memory.put("t", "x");
     running.reached(12).await;
-    let Ok(Read::Slice(Slice::Frames { parts, .. }, _)) = running.read(1, 10, 0, &Filter::default()).await else { panic!() };
+    let Ok(Read::Slice(Slice::Frames { parts, .. })) = running.read(1, 10, 0, &Filter::default()).await else { panic!() };
     assert!(parts[0].starts_with(b"id: 00000001-10\ndata: OQ==\n\n"));
     assert_eq!(running.walk(1, &Filter::default()).await.0, (1..=11).collect::<Vec<_>>());
 }
