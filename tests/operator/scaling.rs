@@ -53,6 +53,7 @@ fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
         assert_eq!(replicas(bed).await, 1, "workload.replicas has no effect");
         let streams = subscribe(bed, 3).await;
         eventually("a second pod", LIMIT, async || (replicas(bed).await == 2).then_some(())).await;
+        bed.until("orders", "two pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2).await;
         let more = subscribe(bed, 6).await;
         eventually("as many as allowed", LIMIT, async || (replicas(bed).await == 3).then_some(())).await;
         bed.until("orders", "three pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 3).await;
