@@ -43,6 +43,7 @@ help: ## list these commands
 	@echo "make cluster-test  the tests on such a cluster, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out"
 	@echo "make lint     format and lints only"
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
+	@echo "make test-clients   browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)"
 	@echo "make bench    load benchmark beside a floor server; BENCH_SECONDS, BENCH_CONNECTIONS"
 	@echo "make images   container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev"
 	@echo "make tools    obtain nats-server, etcd, kube-apiserver and helm into .tools/bin"
@@ -124,6 +125,16 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 	@mv crds/.ssechannels.yaml.new crds/ssechannels.yaml
 	@cp crds/ssechannels.yaml charts/sluice/files/ssechannels.yaml
 	@echo "wrote crds/ssechannels.yaml and charts/sluice/files/ssechannels.yaml"
+
+# Apart from `make test`: it needs a browser and two proxies from the system's packages, and about five minutes of waiting.
+CLIENTS ?=
+.PHONY: test-clients
+test-clients: ## clients and proxies that people use
+	$(rust)
+	$(golang)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --locked $(QUIET) --workspace --bins
+	@tests/clients/run.sh $(CLIENTS) </dev/null
 
 .PHONY: bench
 bench: ## load benchmark

@@ -89,12 +89,11 @@ pack() { # PROGRAM
   mkdir -p "$layer/etc/ssl/certs" "$oci/blobs/sha256" "$out"
   install -m 755 "$built/$name" "$layer/$name"
   install -m 644 "$ca" "$layer/etc/ssl/certs/ca-certificates.crt"
-  if ldd "$built/$name" > "$tree/ldd" 2>&1; then
-    while read -r library; do
-      case $library in /*) install -D -m 755 "$library" "$layer$library" ;; esac
-    done < <(sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p' "$tree/ldd")
-    [ "$profile" != release ] || fail "$name is not static"
-  fi
+  # Of a static program ldd says that it is one, with 0 or with 1.
+  while read -r library; do
+    [ "$profile" != release ] || fail "$name is not static: it needs $library"
+    install -D -m 755 "$library" "$layer$library"
+  done < <({ ldd "$built/$name" 2> /dev/null || true; } | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p')
   blob() { # FILE: moves it among the blobs; sets digest and size
     digest=$(sha256sum "$1" | cut -d ' ' -f 1) size=$(stat -c %s "$1")
     mv "$1" "$oci/blobs/sha256/$digest"; }

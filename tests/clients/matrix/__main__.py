@@ -12,6 +12,7 @@ from .clients import all_clients
 from .proxy_cases import proxy_cells
 from .report import Matrix
 from .servers import Bed
+from .vectors import vector_cells
 
 # Cells at once. Each is mostly waiting.
 WIDTH = 6
@@ -60,6 +61,7 @@ async def cells_of(bed, matrix, only, clients):
 
 
 PARTS = {
+    "vectors": ("stream", vector_cells),
     "clients": ("client", client_cells),
     "browser": ("client in the browser", browser_cells),
     "chromium": ("what only a browser does", browser_only),

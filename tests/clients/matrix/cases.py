@@ -8,6 +8,7 @@ import base64
 import json
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from .tap import Tap
 
@@ -75,17 +76,15 @@ def as_text(stored):
     return stored.payload.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
-PAYLOADS = {
-    "plain": [("", "one"), ("", '{"order":1}')],
-    "named events": [("order.created", "x"), ("äöü 🙂", "y"), ("", "back to message")],
-    "multi-line": [("", "a\nb\n\nc"), ("", "ends with LF\n"), ("", "\n")],
-    "CR and CRLF": [("", "a\rb\r\nc\r\rd"), ("", "\r\n")],
-    "leading space": [("", " one"), ("", "  two"), ("", "\ttab"), ("", "trailing ")],
-    "empty": [("", ""), ("order.created", ""), ("", "after")],
-    "BOM": [("", "\ufeffmark"), ("", "a\n\ufeffb")],
-    "colon and field names": [("", "data: x"), ("", ": no comment"), ("", "id: 7\nevent: x\nretry: 1")],
-    "1 MiB": [("", "m" * (1 << 20)), ("", "after")],
-}
+def payload_table():
+    """The payloads of vectors.json by case, and what is too large to be written down."""
+    table = {}
+    for vector in json.loads((Path(__file__).resolve().parents[1] / "vectors.json").read_text())["payloads"]:
+        table.setdefault(vector["case"], []).append((vector["event"], vector["payload"]))
+    return table | {"1 MiB": [("", "m" * (1 << 20)), ("", "after")]}
+
+
+PAYLOADS = payload_table()
 
 
 @case(*PAYLOADS)
