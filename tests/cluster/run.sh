@@ -34,6 +34,6 @@ trap '[ -z "$child" ] || kill -TERM "$child" 2> /dev/null; exit 143' TERM INT HU
 "$bed/up.sh" "${CLUSTER_NODES:-3}" "${with[@]}" 9>&-
 "$bed/load.sh" "$root"/target/images/{sluice-operator,sluice-dataplane,nats}.oci.tar 9>&-
 # Cargo ends with this script, and the tests with cargo.
-"$bed/exec.sh" setpriv --pdeathsig KILL "$cargo" test --locked --offline --workspace --test cluster ${QUIET:-} -- "$@" < /dev/null 9>&- &
+"$bed/exec.sh" setpriv --pdeathsig KILL "$cargo" test --locked --offline --workspace --test cluster -- "$@" < /dev/null 9>&- &
 child=$!
 wait "$child"
