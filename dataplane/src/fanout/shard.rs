@@ -8,7 +8,7 @@ mod end;
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, Read},
+    io,
     sync::Arc,
     task::Waker,
     time::{Duration, Instant},
@@ -28,7 +28,6 @@ use super::{
     timers::Timers,
 };
 use crate::{
-    frame::CloseReason,
     log::Origin,
     subscriber::{Answer, Question, Step},
 };
@@ -48,6 +47,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are streams, and a box would cost each delivery a cache line")]
 enum Slot {
     Stream(Connection),
     /// Has had its last frame.
@@ -297,7 +297,7 @@ impl Shard {
             after => Some(after),
         };
         match (flushed, after) {
-            (Ok(true), Some(after)) => self.settle(key, after),
+            (Ok(true), Some(after)) => self.settle(key, &after),
             (Ok(true), None) => self.stand(key),
             (Ok(false), _) => self.block(key),
             (Err(_), _) => self.remove(key),
@@ -306,7 +306,7 @@ impl Shard {
     }
 
     /// Everything was written: what now?
-    fn settle(&mut self, key: usize, after: After) {
+    fn settle(&mut self, key: usize, after: &After) {
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
         match after {
             After::More => enqueue(&mut self.queue, key, connection),
@@ -315,7 +315,7 @@ impl Shard {
                 if let Some(group) = self.groups.get_mut(connection.group as usize) {
                     group.seat(key, connection);
                 }
-                set_timer(&mut self.timers, until, key, connection);
+                set_timer(&mut self.timers, *until, key, connection);
             }
             After::End => self.finish(key),
             After::Ask(_) => {}
