@@ -172,7 +172,13 @@ fn live_events_pass_those_who_replay() {
     run(LIMIT, async {
         const HISTORY: usize = 60_000;
         const REPLAYS: usize = 40;
-        let rig = Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
+        let rig = Rig::with(Setup {
+            arguments: &["--fanout-threads", "1"],
+            // Longer than a busy test machine keeps one of the replays from its turn.
+            channel: &|c| c.delivery.write_timeout = Duration::from_secs(100),
+            ..Setup::default()
+        })
+        .await;
         let events = (0..HISTORY).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<256}"))));
         let log = sluice_tests::nats::log(rig.streams.publish_all(&rig.names.prefix, events).await);
         let mut live = rig.open(ORDERS).await;

@@ -8,7 +8,7 @@ mod end;
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, Read},
+    io,
     sync::Arc,
     task::Waker,
     time::{Duration, Instant},
@@ -28,7 +28,6 @@ use super::{
     timers::Timers,
 };
 use crate::{
-    frame::CloseReason,
     log::Origin,
     subscriber::{Answer, Question, Step},
 };
@@ -50,6 +49,7 @@ const LINGER: Duration = Duration::from_secs(2);
 // Nearly all are streams: a box for each would cost more than the few that linger.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are streams, and a box would cost each delivery a cache line")]
 enum Slot {
     Stream(Connection),
     /// Has had its last frame.

@@ -38,6 +38,10 @@ const BACKLOG: i32 = 4096;
 /// A peer that acknowledges nothing for this long is gone: its host lost power or its network. Longer than any
 /// `writeTimeout`, which is what ends a peer that is there and does not read.
 const PEER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes that wait in the kernel for one peer's window, about: what it has not asked for yet is better kept once, in the
+/// log, than in each socket. It also makes progress visible: a socket has room again once the peer has taken half of it,
+/// not a third of the megabytes that the kernel would buffer.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Time for a client to send a request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams on one HTTP/2 connection; browsers open up to 100, proxies more.
@@ -98,7 +102,8 @@ pub async fn serve(listener: TcpListener, service: Service, tracker: TaskTracker
 
 async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Service, stop: CancellationToken) {
     let options = socket2::SockRef::from(&socket);
-    if let Err(error) = socket.set_nodelay(true).and_then(|()| options.set_tcp_user_timeout(Some(PEER_TIMEOUT))) {
+    let set = socket.set_nodelay(true).and_then(|()| options.set_tcp_user_timeout(Some(PEER_TIMEOUT)));
+    if let Err(error) = set.and_then(|()| options.set_tcp_notsent_lowat(UNSENT_BYTES)) {
         tracing::debug!(%error, "a socket option was refused");
     }
     let first = tokio::select! {

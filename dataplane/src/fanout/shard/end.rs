@@ -1,6 +1,25 @@
 //! The end of connections, the store's answers, and time.
 
-use super::*;
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Interest, Token, net::TcpStream};
+
+use super::{LINGER, Shard, Slot};
+use crate::{
+    fanout::{
+        connection::Connection,
+        inbox::{Address, Message},
+        store::Place,
+        timers::Timers,
+    },
+    frame::CloseReason,
+    subscriber::{Answer, Question, Step},
+};
 
 impl Shard {
     /// Moments that have come.
@@ -26,8 +45,14 @@ impl Shard {
     /// Its moment has come, unless it was written to in the meantime.
     fn look(&mut self, key: usize) {
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let entry = connection.subscriber.entry();
         if connection.blocked {
+            // The kernel tells of room once there is much of it; there may be some.
+            match connection.flush() {
+                Ok(true) => return enqueue(&mut self.queue, key, connection),
+                Ok(false) => {}
+                Err(_) => return self.remove(key),
+            }
+            let entry = connection.subscriber.entry();
             let timeout = entry.channel().config().delivery.write_timeout;
             let blocked = entry.connection().blocked_for();
             if blocked < timeout {
@@ -37,8 +62,7 @@ impl Shard {
             // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to the place.
             tracing::debug!(peer = %entry.connection().peer, ?blocked, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
-            self.remove(key);
-            return;
+            return self.remove(key);
         }
         let due = connection.subscriber.due().into_std();
         if due <= self.now {
