@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import re
+import signal
 import sys
 import time
 
@@ -71,6 +72,8 @@ PARTS = {
 
 
 async def main():
+    # Ended from outside: everything that was started is ended in its turn.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     parser = argparse.ArgumentParser(prog="matrix")
     parser.add_argument("parts", nargs="*", default=[])
     parser.add_argument("--only", default="", help="regular expression on 'row × cell'")

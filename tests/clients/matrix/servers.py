@@ -86,7 +86,7 @@ class Plane:
 
     @classmethod
     async def start(cls, nats_url, configs, *arguments):
-        log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", delete=False)
+        log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False)
         process = await spawn(
             BUILT / "sluice-dataplane", "--config-dir", configs, "--nats", nats_url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
             *arguments, stdout=asyncio.subprocess.PIPE, stderr=log)
