@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
