@@ -46,8 +46,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// take back what the peer has not read yet (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
-// Nearly all are streams: a box for each would cost more than the few that linger.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "nearly all are streams, and a box would cost each delivery a cache line")]
 enum Slot {
