@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod dataplane;
 pub mod nats;
 pub mod process;
+pub mod proxy;
 pub mod sse;
 #[cfg(test)]
 mod vectors;

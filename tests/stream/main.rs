@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test at their place")]
 
 mod cluster;
+mod console;
 mod cursor;
 mod drain;
+mod fanout;
 mod filter;
 mod http;
 mod metrics;
