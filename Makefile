@@ -30,6 +30,9 @@ export SLUICE_TOOLS ?= $(TOOLS)
 # A person sees cargo's progress; a log keeps the results only.
 QUIET  := $(shell test -t 2 || echo --quiet)
 
+# The cluster's tests are not among "all targets": no bare `cargo test` may run them on the cluster that somebody is logged in to.
+clippy = $(CARGO) clippy --workspace --all-targets --locked $(QUIET) -- -D warnings && $(CARGO) clippy --workspace --test cluster --locked $(QUIET) -- -D warnings
+
 # $(call need,COMMAND,WHAT FOR,HOW TO GET IT): a clear end when a program is missing.
 need = @command -v $(firstword $(1)) >/dev/null || { echo "$(firstword $(1)) was not found: it is needed $(2). $(3)" >&2; exit 1; }
 rust   = $(call need,$(CARGO),to build,Install Rust 1.89 or newer: https://rustup.rs)
@@ -73,7 +76,7 @@ test: ## everything
 	$(golang)
 	@echo "== format"; $(CARGO) fmt --all --check
 	@echo "== tools: nats-server, etcd, Kubernetes, helm (the first time about 7 minutes on 2 cores)"; tests/tools/build.sh all
-	@echo "== lints"; $(CARGO) clippy --workspace --all-targets --locked $(QUIET) -- -D warnings
+	@echo "== lints"; $(clippy)
 	@echo "== build"; $(CARGO) build --workspace --bins --locked $(QUIET)
 	@# The cluster's tests run even if others have failed: a run shows all that is wrong.
 	@code=0; \
@@ -114,7 +117,7 @@ cluster-down: ## end what make cluster has started
 lint: ## format and lints
 	$(rust)
 	@$(CARGO) fmt --all --check
-	@$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@$(clippy)
 
 # The generator prints to a file beside the target first: a failure must not leave half a CRD behind.
 .PHONY: crds

@@ -4,6 +4,9 @@
 //! `make cluster-test` starts the cluster and runs this in its network; README.md beside this file says what it is
 //! and how it differs from a cluster that a user has. The cases share one cluster and run in this order.
 
+// As in other tests; clippy knows tests only by their attribute, which these do not have.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod admission;
 mod bed;
 mod chaos;
