@@ -16,6 +16,10 @@ RUN_ARGS ?=
 # dev builds in about half the time and is shared with `make test`; release is for more than trying.
 PROFILE  ?= dev
 CARGO    ?= cargo
+# 0 leaves the tests on a cluster with nodes out of `make test`; required makes it an error when they cannot run.
+CLUSTER  ?=
+# Nodes of `make cluster`.
+NODES    ?= 3
 # Passed to `cargo test`, for example: make test TEST_ARGS='-p sluice-channel'
 TEST_ARGS ?= --workspace
 
@@ -35,10 +39,14 @@ golang = $(call need,go,to build etcd and kube-apiserver for the tests,Install G
 help: ## list these commands
 	@echo "make run      start nats-server with JetStream, apply examples/, serve http://$(LISTEN)/channels/orders"
 	@echo "make test     everything: format, lints, build, all tests on real servers (first time 20 to 40 min on 2 cores)"
+	@echo "make cluster  a Kubernetes cluster with $(NODES) nodes on this machine, the product's images on them (needs root); make cluster-down"
+	@echo "make cluster-test  the tests on such a cluster, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out"
 	@echo "make lint     format and lints only"
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
+	@echo "make test-clients   browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)"
 	@echo "make bench    benchmarks: the parts, then load beside a floor and a peer; BENCH_SECONDS, BENCH_CONNECTIONS"
-	@echo "make tools    obtain nats-server, etcd and kube-apiserver into .tools/bin"
+	@echo "make images   container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev"
+	@echo "make tools    obtain nats-server, etcd, kube-apiserver and helm into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
 	@echo
 	@echo "make run takes LISTEN=$(LISTEN) ADMIN=$(ADMIN) DATA=$(DATA) EXAMPLES=$(EXAMPLES) NATS=nats://host:4222 PROFILE=release"
@@ -64,10 +72,43 @@ test: ## everything
 	$(rust)
 	$(golang)
 	@echo "== format"; $(CARGO) fmt --all --check
-	@echo "== tools: nats-server, etcd, kube-apiserver (the first time about 7 minutes on 2 cores)"; tests/tools/build.sh all
+	@echo "== tools: nats-server, etcd, Kubernetes, helm (the first time about 7 minutes on 2 cores)"; tests/tools/build.sh all
 	@echo "== lints"; $(CARGO) clippy --workspace --all-targets --locked $(QUIET) -- -D warnings
 	@echo "== build"; $(CARGO) build --workspace --bins --locked $(QUIET)
-	@echo "== tests"; $(CARGO) test --locked --no-fail-fast $(TEST_ARGS)
+	@# The cluster's tests run even if others have failed: a run shows all that is wrong.
+	@code=0; \
+	echo "== tests"; $(CARGO) test --locked --no-fail-fast $(TEST_ARGS) || code=$$?; \
+	echo "== tests on a cluster with nodes"; \
+	if [ "$(CLUSTER)" = 0 ]; then echo "left out: CLUSTER=0"; else QUIET=$(QUIET) CLUSTER=$(CLUSTER) tests/cluster/run.sh || code=$$?; fi; \
+	exit $$code
+
+.PHONY: cluster-test
+cluster-test: ## the tests on a cluster with nodes
+	$(rust)
+	$(golang)
+	@$(CARGO) build --workspace --bins --locked $(QUIET)
+	@QUIET=$(QUIET) CLUSTER=$(or $(CLUSTER),required) tests/cluster/run.sh
+
+.PHONY: cluster
+cluster: ## a cluster with nodes, to work with
+	$(rust)
+	$(golang)
+	@why=$$(tests/cluster/bed/check.sh) || { echo "A cluster cannot run here: $$why" >&2; exit 1; }
+	@tests/tools/build.sh cluster
+	@tests/cluster/bed/prepare.sh
+	@tests/cluster/bed/up.sh $(NODES)
+	@tests/cluster/bed/load.sh target/images/{sluice-operator,sluice-dataplane,nats}.oci.tar
+	@echo
+	@echo "Commands run in the cluster's network through tests/cluster/bed/exec.sh:"
+	@echo "  tests/cluster/bed/exec.sh kubectl get nodes"
+	@echo "  tests/cluster/bed/exec.sh helm install sluice charts/sluice -n sluice-system --create-namespace --set natsServer.enabled=true --wait"
+	@echo "  tests/cluster/bed/exec.sh kubectl apply -f examples/orders.yaml"
+	@echo "  tests/cluster/bed/exec.sh bash            (a shell with kubectl, helm and KUBECONFIG)"
+	@echo "make cluster-down ends it."
+
+.PHONY: cluster-down
+cluster-down: ## end what make cluster has started
+	@tests/cluster/bed/down.sh
 
 .PHONY: lint
 lint: ## format and lints
@@ -85,6 +126,16 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 	@cp crds/ssechannels.yaml charts/sluice/files/ssechannels.yaml
 	@echo "wrote crds/ssechannels.yaml and charts/sluice/files/ssechannels.yaml"
 
+# Apart from `make test`: it needs a browser and two proxies from the system's packages, and about five minutes of waiting.
+CLIENTS ?=
+.PHONY: test-clients
+test-clients: ## clients and proxies that people use
+	$(rust)
+	$(golang)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --locked $(QUIET) --workspace --bins
+	@tests/clients/run.sh $(CLIENTS) </dev/null
+
 .PHONY: bench
 bench: ## the parts, then the load
 	$(rust)
@@ -92,6 +143,11 @@ bench: ## the parts, then the load
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
 	@$(CARGO) bench --locked $(QUIET) -p sluice-dataplane --bench micro
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
+
+.PHONY: images
+images: ## container images without a container engine
+	$(rust)
+	@images/build.sh
 
 .PHONY: tools
 tools: ## third-party servers for the tests

@@ -1,27 +1,29 @@
-//! The admin listener: probes, metrics, what is connected. Never routed to from outside.
+//! The admin listener: probes, metrics, what is connected, the console. Never routed to from outside.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Query, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http::{StatusCode, header};
+use serde::Deserialize;
 use serde_json::json;
 
-use crate::{phase::Phase, pod::Shared};
+use crate::{console, phase::Phase, pod::Shared};
 
 /// The admin routes.
 pub fn router(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/debug/subscribers", get(subscribers))
         .route("/drain", post(drain))
-        .with_state(shared)
+        .with_state(Arc::clone(&shared));
+    console::same_site_only(routes.merge(console::router(shared)))
 }
 
 /// Ready = every log covered its tail once, and no drain has begun. A store that goes away later does not
@@ -42,6 +44,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
                 "epoch": head.epoch.map(|e| e.to_string()),
                 "last": head.next.saturating_sub(1),
                 "error": status.error,
+                "connections": channel.connections(),
             })
         })
         .collect();
@@ -61,8 +64,23 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn subscribers(State(shared): State<Arc<Shared>>) -> Response {
-    Json(json!({"subscribers": shared.registry.view()})).into_response()
+/// What `/debug/subscribers` may be asked to leave out.
+#[derive(Debug, Deserialize)]
+struct Selection {
+    /// Only this channel's.
+    channel: Option<String>,
+    /// So many, the furthest behind first. Default: all.
+    limit: Option<usize>,
+}
+
+async fn subscribers(State(shared): State<Arc<Shared>>, Query(selection): Query<Selection>) -> Response {
+    let mut subscribers = shared.registry.view(selection.channel.as_deref());
+    let total = subscribers.len();
+    if let Some(limit) = selection.limit {
+        subscribers.sort_by_key(|s| Reverse(s.lag()));
+        subscribers.truncate(limit);
+    }
+    Json(json!({"subscribers": subscribers, "total": total})).into_response()
 }
 
 async fn drain(State(shared): State<Arc<Shared>>) -> Response {

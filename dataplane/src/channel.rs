@@ -105,6 +105,12 @@ impl Channel {
         taken
     }
 
+    /// Streams that are open.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Relaxed)
+    }
+
     /// Gives it back.
     pub fn release_slot(&self) {
         self.connections.fetch_sub(1, Relaxed);

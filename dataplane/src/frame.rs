@@ -94,8 +94,9 @@ pub struct Gap {
     pub reason: GapReason,
 }
 
-/// A comment that keeps proxies from taking the stream for dead.
-pub const HEARTBEAT: &[u8] = b": hb\n\n";
+/// A comment that keeps proxies from taking the stream for dead. No empty line follows it: for each empty line httpx-sse,
+/// fetch-event-source and extended-eventsource dispatch an event, even where there was nothing but a comment.
+pub const HEARTBEAT: &[u8] = b": hb\n";
 
 /// Appends the frame of `event` to `out`. Returns `false` where the payload cannot be text and a
 /// `channel.invalid` event stands for it.
@@ -156,10 +157,11 @@ pub fn control(out: &mut Vec<u8>, name: &str, cursor: Option<Cursor>, json: &str
     out.push(b'\n');
 }
 
-/// Appends a block that sets the reconnection time and fires nothing.
+/// Appends the line that sets the reconnection time, the head of the block that follows. A browser acts on it before the
+/// block ends (WHATWG HTML 9.2.6). In a block of its own, clients that are less exact dispatch an empty event for it
+/// (httpx-sse, go-sse, extended-eventsource) or skip it as one without data (sseclient-py).
 pub fn retry(out: &mut Vec<u8>, retry: Duration) {
     retry_field(out, retry);
-    out.push(b'\n');
 }
 
 fn retry_field(out: &mut Vec<u8>, retry: Duration) {
@@ -269,7 +271,7 @@ mod tests {
         retry(&mut out, Duration::from_secs(2));
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "id: 5f3c01aa-9\nevent: channel.cursor\ndata: \n\nretry: 1500\nevent: channel.close\ndata: {}\n\nretry: 2000\n\n"
+            "id: 5f3c01aa-9\nevent: channel.cursor\ndata: \n\nretry: 1500\nevent: channel.close\ndata: {}\n\nretry: 2000\n"
         );
     }
 }

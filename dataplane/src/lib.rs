@@ -10,6 +10,7 @@ pub mod admin;
 pub mod args;
 pub mod channel;
 pub mod config_dir;
+mod console;
 pub mod drain;
 pub mod fanout;
 pub mod frame;

@@ -30,6 +30,8 @@ const WARM_TICK: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
+    /// Name of the pod.
+    pub instance: String,
     /// Open streams.
     pub registry: Arc<Registry>,
     /// Numbers.
@@ -106,7 +108,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let connection = jetstream::connect(&options.nats).await.map_err(|e| Error::Nats(e.to_string()))?;
     announce(&public, &admin);
 
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared { instance: options.instance.clone(), ..Shared::default() });
     let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
     let (streams, background) = (TaskTracker::new(), TaskTracker::new());
     let mut readers = Readers {

@@ -205,6 +205,14 @@ pub struct View {
     filter: String,
 }
 
+impl View {
+    /// How many events it is behind; `None` before its start is found.
+    #[must_use]
+    pub const fn lag(&self) -> Option<u64> {
+        self.lag
+    }
+}
+
 /// All open streams of the pod.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -256,9 +264,9 @@ impl Registry {
         self.len() == 0
     }
 
-    /// A picture of all streams for people.
+    /// A picture of the streams for people: all, or one channel's.
     #[must_use]
-    pub fn view(&self) -> Vec<View> {
+    pub fn view(&self, channel: Option<&str>) -> Vec<View> {
         let view = |entry: Arc<Entry>| {
             let known = entry.known.load(Relaxed);
             let position = entry.position.load(Relaxed);
@@ -274,7 +282,7 @@ impl Registry {
                 filter: entry.filter.clone(),
             }
         };
-        self.entries().into_iter().map(view).collect()
+        self.entries().into_iter().filter(|e| channel.is_none_or(|name| e.channel.name().as_str() == name)).map(view).collect()
     }
 
     /// Lets go of every connection of hyper's whose socket has taken nothing for its channel's write timeout. Nothing

@@ -18,7 +18,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{leader::Lead, metrics::Metrics};
 
 /// Why the listener did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Whether the channels are known, so that changes are acted on.
     pub ready: Arc<AtomicBool>,
+    /// Whether this operator acts, or another.
+    pub lead: Lead,
 }
 
 /// Binds `address`.
@@ -54,11 +56,13 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
     axum::serve(listener, router.with_state(admin)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+/// A standby is ready, too: it can take over at any time, and a rolling update of a leader waits for it.
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
+    let role = admin.lead.role();
     if admin.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ok\n")
+        (StatusCode::OK, format!("ok\n{role}\n"))
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "channels are not known yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, format!("channels are not known yet\n{role}\n"))
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use sluice_channel::limits::ADMIN_PORT;
 
 use crate::{
+    check::CheckArgs,
     controller::{Options, desired::Settings},
     crd::text::DurationText,
+    leader,
     nats::NatsArgs,
 };
 
@@ -39,6 +41,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Serve the channels of a directory of manifests on this machine, without Kubernetes.
     Local(Box<LocalArgs>),
+    /// Ask the operator, the Kubernetes API and NATS whether they work together.
+    Check(Box<CheckArgs>),
     /// Print the definition of the SseChannel resource.
     Crd,
 }
@@ -82,12 +86,57 @@ pub struct RunArgs {
     /// Port at which pods are asked what they serve.
     #[arg(long, default_value_t = ADMIN_PORT, hide = true)]
     pub pod_admin_port: u16,
+    /// Which of several operators acts.
+    #[command(flatten)]
+    pub election: ElectionArgs,
+}
+
+/// How it is found out which of several operators acts.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ElectionArgs {
+    /// Whether to act only while holding a Lease. Default: when the Lease's namespace is known, as it is in a pod of the chart.
+    #[arg(long, action = ArgAction::Set, value_name = "BOOL")]
+    pub leader_election: Option<bool>,
+    /// Name of the Lease; operators that look after different namespaces need different ones.
+    #[arg(long, default_value = "sluice-operator", value_name = "NAME")]
+    pub lease_name: String,
+    /// Namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// How long others wait after the last renewal that they saw, before one takes over.
+    #[arg(long, default_value = "15s", value_parser = duration, value_name = "DURATION")]
+    pub lease_duration: Duration,
+    /// How long this operator acts without a renewal; shorter than --lease-duration.
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    pub renew_deadline: Duration,
+    /// Pause between two attempts to take or renew the Lease; shorter than --renew-deadline.
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "DURATION")]
+    pub retry_period: Duration,
+}
+
+impl ElectionArgs {
+    fn into_settings(self) -> Result<Option<leader::Settings>, String> {
+        let Self { leader_election, lease_name: name, lease_namespace, lease_duration, renew_deadline, retry_period } = self;
+        let namespace = lease_namespace.filter(|namespace| !namespace.is_empty());
+        let settings = match (leader_election, namespace) {
+            (Some(false), _) | (None, None) => return Ok(None),
+            (Some(true), None) => return Err("--leader-election needs --lease-namespace, or POD_NAMESPACE".to_owned()),
+            (_, Some(namespace)) => {
+                let identity = leader::identity(std::env::var("POD_NAME").ok().as_deref());
+                leader::Settings { name, namespace, identity, lease_duration, renew_deadline, retry_period }
+            }
+        };
+        settings.check()?;
+        Ok(Some(settings))
+    }
 }
 
 impl RunArgs {
     /// What the operator is started with.
-    #[must_use]
-    pub fn into_options(self) -> Options {
+    ///
+    /// # Errors
+    /// What of the arguments does not fit together.
+    pub fn into_options(self) -> Result<Options, String> {
         let Self {
             nats,
             namespaces,
@@ -101,7 +150,9 @@ impl RunArgs {
             cluster,
             cluster_domain,
             pod_admin_port,
+            election,
         } = self;
+        let election = election.into_settings()?;
         let settings = Settings {
             image: dataplane_image,
             nats: if dataplane_nats.is_empty() { nats.nats.clone() } else { dataplane_nats },
@@ -110,8 +161,9 @@ impl RunArgs {
             client_certificate_secret: dataplane_client_cert_secret,
             jetstream_domain: nats.jetstream_domain.clone(),
             cluster_domain,
+            operator_namespace: String::new(),
         };
-        Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port }
+        Ok(Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port, election })
     }
 }
 
@@ -144,7 +196,7 @@ pub struct LocalArgs {
     pub dataplane: Option<PathBuf>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     DurationText::from(text).parse().map_err(|e| e.to_string())
 }
 

@@ -6,8 +6,11 @@ mod delete;
 pub mod dereference;
 pub mod desired;
 mod driver;
+pub mod foreign;
 pub mod pods;
+mod scaling;
 pub mod status;
+mod tell;
 pub mod validate;
 
 use std::{
@@ -18,24 +21,22 @@ use std::{
 
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     core::DeserializeGuard,
-    runtime::{
-        controller::Action,
-        events::{Event, EventType, Recorder},
-        reflector::ObjectRef,
-    },
+    runtime::{controller::Action, events::Recorder, reflector::ObjectRef},
 };
 use sluice_channel::ChannelConfig;
 
 use crate::{
     crd::{ManagementPolicy, SseChannel, condition::reason},
+    leader::Lead,
     metrics::Metrics,
-    stream::{self, Change, Mode, Report, Streams},
+    stream::{self, Mode, Report, Streams},
 };
+use apply::Applied;
 use delete::Left;
 pub use driver::{Options, run};
-use status::{Observation, Workload};
+use status::{Exposure, Observation, Workload};
 
 /// First pause after a failed pass; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -43,6 +44,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Pause while something is on its way that no watch tells of: the file that travels to the pods.
 const SOON: Duration = Duration::from_secs(2);
+
+/// Longest a pass may take: all waits for NATS added up, and room for an API server that is slow.
+const PASS_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a pass was cut short; it is repeated after a pause that grows.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,9 @@ pub enum Error {
     /// One of the objects.
     #[error(transparent)]
     Apply(#[from] apply::Error),
+    /// Somebody gives no answer.
+    #[error("not finished within {PASS_LIMIT:?}")]
+    TooLong,
 }
 
 /// What every pass needs.
@@ -66,6 +73,8 @@ pub struct Context {
     cluster: String,
     resync: Duration,
     prober: pods::Prober,
+    /// Every pass is held by it.
+    lead: Lead,
     recorder: Recorder,
     metrics: Arc<Metrics>,
     memories: Mutex<HashMap<ObjectRef<SseChannel>, Memory>>,
@@ -76,6 +85,13 @@ pub struct Context {
 struct Memory {
     failures: u32,
     applied: apply::Memory,
+    absent: dereference::Absent,
+    /// Pods that the connections asked for lately.
+    scaling: scaling::Window,
+    /// What was said last of a missing PodMonitor.
+    unmonitored: Option<String>,
+    /// Version of the object that was said to be undecodable.
+    undecodable: Option<String>,
     /// The generation that each ready pod served when it was asked last.
     served: HashMap<String, i64>,
 }
@@ -85,22 +101,18 @@ impl Context {
         Timestamp::now()
     }
 
-    /// Tells the channel's readers (`kubectl describe`) what happened. Best effort: an Event is no state.
-    async fn tell(&self, channel: &SseChannel, what: &str, note: &str, warning: bool) {
-        let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        let event = Event { type_, reason: what.to_owned(), note: Some(note.to_owned()), action: "Reconcile".to_owned(), secondary: None };
-        self.metrics.api_write("Event", "create");
-        if let Err(error) = self.recorder.publish(&event, &channel.object_ref(&())).await {
-            tracing::warn!(channel = %channel.name_any(), %error, "cannot record the event {what}: {note}");
-        }
-    }
-
     fn memory<T>(&self, channel: &ObjectRef<SseChannel>, with: impl FnOnce(&mut Memory) -> T) -> T {
         with(self.memories.lock().unwrap_or_else(PoisonError::into_inner).entry(channel.clone()).or_default())
     }
 
     fn forget(&self, channel: &ObjectRef<SseChannel>) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
+    }
+
+    /// Forgets all that is remembered of channels and streams: another operator may have acted since.
+    fn forget_all(&self) {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.streams.forget_all();
     }
 
     /// The pause after one more failure in a row.
@@ -117,12 +129,17 @@ impl Context {
     }
 }
 
-/// One pass over one channel.
+/// One pass over one channel, unless another operator leads: then every channel is looked at once this one does.
 async fn reconcile(object: Arc<DeserializeGuard<SseChannel>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    ctx.lead.hold(led(object, &ctx)).await.unwrap_or_else(|| Ok(Action::await_change()))
+}
+
+async fn led(object: Arc<DeserializeGuard<SseChannel>>, ctx: &Context) -> Result<Action, Error> {
     let started = Instant::now();
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     let reference = ObjectRef::<SseChannel>::new(&name).within(&namespace);
-    let result = pass(&name, &namespace, &reference, &ctx).await;
+    let pass = pass(&name, &namespace, &reference, ctx);
+    let result = tokio::time::timeout(PASS_LIMIT, pass).await.unwrap_or(Err(Error::TooLong));
     let outcome = match &result {
         Ok(_) => "ok",
         Err(_) => "error",
@@ -151,6 +168,7 @@ async fn pass(name: &str, namespace: &str, reference: &ObjectRef<SseChannel>, ct
         Err(invalid) => {
             // Nothing can be done before it is changed; the others go on.
             tracing::error!(channel = %reference, error = %invalid.error, "cannot be decoded and is left alone; correct its spec");
+            tell::of_undecodable(&invalid, reference, ctx).await;
             return Ok(Action::await_change());
         }
     };
@@ -191,20 +209,29 @@ async fn observe_and_act(
         ctx.streams.remember(&known.name, &known.created_time);
     }
     let stream = ctx.streams.ensure(&valid.stream, if observe { Mode::Observe } else { Mode::Enforce }).await;
-    tell_of_stream(channel, &valid, &stream, ctx).await;
+    tell::of_stream(channel, &valid, &stream, ctx).await;
 
-    let mut live = dereference::live(&ctx.client, &valid.namespace, valid.name.as_str()).await?;
+    let mut absent = ctx.memory(reference, |memory| std::mem::take(&mut memory.absent));
+    let live = dereference::live(&ctx.client, &valid, &mut absent).await;
+    ctx.memory(reference, |memory| memory.absent = absent);
+    let mut live = live?;
     if observe {
         keep_generation(&mut valid, live.config.as_ref());
     }
-    let children = desired::desired(&valid, &ctx.settings)?;
+    // Where connections decide how many pods there are, they are counted first.
+    let counted = match valid.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.connections_per_pod.is_some()) {
+        true => Some(ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await),
+        false => None,
+    };
+    let load = scaling::load(&valid, &live, counted.as_ref(), observe, reference, ctx);
+    let children = desired::desired(&valid, &ctx.settings, load)?;
     // Pods never serve a stream that may be somebody else's.
     let serve = match &stream {
         Ok(_) => true,
         Err(error) => proven.is_some() && !error.is_foreign(),
     };
     let (drift, applied) = if observe {
-        (apply::differences(&children, &live, &valid.uid)?, Ok(()))
+        (apply::differences(&children, &live, &valid.uid)?, Applied::nothing())
     } else if serve {
         let mut memory = ctx.memory(reference, |memory| std::mem::take(&mut memory.applied));
         let mut pass = apply::Pass { client: &ctx.client, channel: &valid, memory: &mut memory, metrics: &ctx.metrics };
@@ -212,31 +239,44 @@ async fn observe_and_act(
         ctx.memory(reference, |kept| kept.applied = memory);
         (Vec::new(), applied)
     } else {
-        (Vec::new(), Ok(()))
+        (Vec::new(), Applied::nothing())
     };
-    let mut pods = ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await;
+    let mut pods = match counted {
+        Some(pods) => pods,
+        None => ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await,
+    };
     // A pod never goes back to an older file: one that gives no answer just now serves what it served. Whether it
     // serves at all is for its readiness probe to say.
     ctx.memory(reference, |memory| pods.recall(&mut memory.served));
-    let workload = match &applied {
+    let workload = match &applied.pods {
         Err(error) => Workload::Failed(error),
         Ok(()) if !serve && !observe && live.deployment.is_none() => Workload::Waiting,
         Ok(()) => Workload::Seen { deployment: live.deployment.as_ref(), pods: &pods, generation: valid.config.generation },
     };
-    let url = desired::service::internal_url(&valid, &ctx.settings);
-    let seen = Observation { name: valid.name.as_str(), stream_name: valid.stream.name.as_str(), stream: &stream, workload, drift, url };
+    let seen = Observation {
+        name: valid.name.as_str(),
+        stream_name: valid.stream.name.as_str(),
+        stream: &stream,
+        workload,
+        drift,
+        url: desired::service::internal_url(&valid, &ctx.settings),
+        exposure: Exposure::of(&valid, &applied, &live),
+        external_urls: desired::exposure::external_urls(&valid),
+        unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
+    };
     let status = status::status(channel, &seen, ctx.now());
+    tell::of_surroundings(channel, &status, &seen, reference, ctx).await;
     status::write(api, channel, &status, &ctx.metrics).await?;
-    if let Err(error) = applied
-        && !matches!(error, apply::Error::NameTaken { .. } | apply::Error::Refused { .. })
-    {
+    let Applied { pods, exposure, monitoring } = applied;
+    if let Some(error) = [pods, exposure, monitoring].into_iter().filter_map(Result::err).find(apply::Error::is_transient) {
         return Err(error.into());
     }
-    Ok(next(&stream, &status, reference, ctx))
+    Ok(next(&valid, &stream, &status, reference, ctx))
 }
 
 /// When to look again without being told.
 fn next(
+    valid: &validate::Channel,
     stream: &Result<Report, stream::Error>,
     status: &crate::crd::SseChannelStatus,
     reference: &ObjectRef<SseChannel>,
@@ -245,10 +285,22 @@ fn next(
     if stream.as_ref().is_err_and(stream::Error::is_transient) {
         return Action::requeue(ctx.retry(reference).min(ctx.resync));
     }
+    let reason = |type_| status::find(&status.conditions, type_).map(|c| c.reason.as_str());
+    if reason(crate::crd::condition::EXPOSED) == Some(reason::NOT_ACCEPTED) {
+        // No watch tells of an HTTPRoute.
+        return Action::requeue(ctx.retry(reference).min(ctx.resync));
+    }
     ctx.succeeded(reference);
-    let ready = status::find(&status.conditions, crate::crd::condition::READY).map(|c| c.reason.as_str());
-    let soon = matches!(ready, Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE));
-    Action::requeue(if soon { SOON.min(ctx.resync) } else { ctx.resync })
+    let soon = matches!(reason(crate::crd::condition::READY), Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE));
+    let counting = valid.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.connections_per_pod.is_some());
+    let pause = if soon {
+        SOON
+    } else if counting {
+        scaling::LOOK
+    } else {
+        ctx.resync
+    };
+    Action::requeue(pause.min(ctx.resync))
 }
 
 /// While only observing, the file in the cluster keeps the generation it was written with; that alone is no drift.
@@ -258,38 +310,5 @@ fn keep_generation(valid: &mut validate::Channel, live: Option<&ConfigMap>) {
     let found = text.and_then(|text| ChannelConfig::from_json(text.as_bytes()).ok());
     if let Some(found) = found {
         valid.config.generation = found.generation;
-    }
-}
-
-async fn tell_of_stream(channel: &SseChannel, valid: &validate::Channel, result: &Result<Report, stream::Error>, ctx: &Context) {
-    let name = &valid.stream.name;
-    let had_one = channel.status.as_ref().and_then(|s| s.stream.as_ref()).is_some_and(|s| s.owned);
-    match result {
-        Ok(report) => match &report.change {
-            Change::None => {}
-            Change::Created if !had_one => ctx.tell(channel, "StreamCreated", &format!("stream {name} was created"), false).await,
-            Change::Created | Change::Recreated => {
-                let note =
-                    format!("stream {name} had gone and was created again: its events are lost, subscribers are told by channel.gap");
-                ctx.tell(channel, "StreamRecreated", &note, true).await;
-            }
-            Change::Adopted => ctx.tell(channel, "StreamAdopted", &format!("stream {name} was taken over with its events"), false).await,
-            Change::Updated(fields) => {
-                let fields: Vec<_> = fields.iter().map(|d| format!("{} from {} to {}", d.field, d.observed, d.desired)).collect();
-                let note: String = format!("stream {name} was changed: {}", fields.join(", ")).chars().take(900).collect();
-                ctx.tell(channel, "StreamUpdated", &note, false).await;
-            }
-            Change::Restored => {
-                let note = format!("stream {name} was set back to an older state; it has a new epoch, subscribers are told by channel.gap");
-                ctx.tell(channel, "StreamRestored", &note, true).await;
-            }
-        },
-        Err(error) => {
-            // Once for each new reason, not for each attempt.
-            let before = channel.status.as_ref().and_then(|s| status::find(&s.conditions, crate::crd::condition::STREAM_READY));
-            if before.is_none_or(|c| c.reason != error.reason()) {
-                ctx.tell(channel, error.reason(), &error.to_string(), true).await;
-            }
-        }
     }
 }

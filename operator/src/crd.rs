@@ -8,6 +8,8 @@
 pub mod check;
 pub mod condition;
 pub mod delivery;
+pub mod exposure;
+pub mod network;
 pub mod spec;
 pub mod status;
 pub mod stream;

@@ -2,8 +2,10 @@
 
 pub mod admin;
 pub mod args;
+pub mod check;
 pub mod controller;
 pub mod crd;
+pub mod leader;
 pub mod local;
 pub mod metrics;
 pub mod nats;

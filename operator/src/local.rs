@@ -156,7 +156,7 @@ async fn serve(
     channels.sync_all().await;
     children.dataplane = Some(Child::start(dataplane_plan(dataplane, args, data, &url)).await?);
     let Some(addresses) = listening(children, &stop).await? else { return Ok(()) };
-    introduce(&channels, addresses.0, &url);
+    introduce(&channels, addresses, &url);
     follow(args, &connection, &mut channels, children, addresses.1, stop).await
 }
 
@@ -262,9 +262,10 @@ fn dataplane_plan(program: &Path, args: &LocalArgs, data: &DataDir, nats: &str) 
 }
 
 /// The lines that a user needs next.
-fn introduce(channels: &Channels, http: SocketAddr, nats: &str) {
+fn introduce(channels: &Channels, (http, admin): (SocketAddr, SocketAddr), nats: &str) {
     let Some(channel) = channels.first() else { return };
-    let host = if http.ip().is_unspecified() { format!("127.0.0.1:{}", http.port()) } else { http.to_string() };
+    let reachable = |a: SocketAddr| if a.ip().is_unspecified() { format!("127.0.0.1:{}", a.port()) } else { a.to_string() };
+    let host = reachable(http);
     let url = format!("http://{host}/channels/{}", channel.name);
     let subject = channel.config.stream.subjects.first().map(|s| s.replace('>', "created").replace('*', "any")).unwrap_or_default();
     let publish = if channel.config.publish.http {
@@ -277,6 +278,7 @@ fn introduce(channels: &Channels, http: SocketAddr, nats: &str) {
     say(&format!("  subscribe  curl -N {url}"));
     say(&format!("  publish    {publish}"));
     say(&format!("  replay     curl -N '{url}?from=earliest'     (or -H 'Last-Event-ID: <the last id you saw>')"));
+    say(&format!("  console    http://{}/", reachable(admin)));
 }
 
 /// Fails clearly before anything is started.

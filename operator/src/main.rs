@@ -1,18 +1,29 @@
-//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `crd` for the definition of the resource.
+//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed, `crd` for the definition of the resource.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use sluice_operator::{
     args::{Args, Command, LogFormat},
-    controller, crd, local,
+    check, controller, crd, local,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// `EX_USAGE`: the arguments are wrong; trying again is of no use.
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are answers, not errors.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return code.into();
+        }
+    };
     let fallback =
         if matches!(args.command, Command::Local(_)) { "error,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
@@ -23,13 +34,23 @@ fn main() -> ExitCode {
     }
     match start(args.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Unusable>() => {
+            eprintln!("sluice-operator: {error}");
+            USAGE.into()
+        }
         Err(error) => {
-            // One line for people: what is wrong and what to do. Never a stack trace.
-            eprintln!("sluice-operator: {error:#}");
+            // One line for people: what is wrong and what to do. Never a stack trace, and without the errors below:
+            // each error's own text says its cause already.
+            eprintln!("sluice-operator: {error}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// Arguments that do not fit together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unusable(String);
 
 fn start(command: Command) -> anyhow::Result<()> {
     match command {
@@ -37,9 +58,22 @@ fn start(command: Command) -> anyhow::Result<()> {
             print!("{}", crd::yaml()?);
             Ok(())
         }
+        Command::Check(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signalled(async |stop| {
+                tokio::select! {
+                    result = check::run(*args, std::io::stdout()) => Ok(result?),
+                    () = stop.cancelled() => anyhow::bail!("ended by a signal"),
+                }
+            }))
+        }
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            runtime.block_on(until_signalled(async |stop| Ok(controller::run(args.into_options(), stop).await?)))
+            let options = args.into_options().map_err(Unusable)?;
+            let ended = runtime.block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)));
+            // A look-up of a name that gets no answer runs on a thread that cannot be stopped; it is not waited for.
+            runtime.shutdown_background();
+            ended
         }
         Command::Local(args) => {
             // One thread: the kernel ends the children when the thread that started them ends.

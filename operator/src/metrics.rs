@@ -27,6 +27,8 @@ pub struct Metrics {
     writes: Family<Write, Counter>,
     nats_up: Gauge<i64, AtomicI64>,
     nats_connects: Gauge<i64, AtomicI64>,
+    leader: Gauge<i64, AtomicI64>,
+    leader_transitions: Counter,
 }
 
 impl Default for Metrics {
@@ -34,6 +36,7 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("sluice_operator");
         let (reconciles, writes) = (Family::default(), Family::default());
         let (nats_up, nats_connects) = (Gauge::default(), Gauge::default());
+        let (leader, leader_transitions) = (Gauge::default(), Counter::default());
         // From one answer of the API server to the time limits of NATS added up.
         let seconds = Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
         registry.register("reconciles", "Passes over a channel by outcome", reconciles.clone());
@@ -41,7 +44,9 @@ impl Default for Metrics {
         registry.register("api_writes", "Write requests to the API server", writes.clone());
         registry.register("nats_up", "1 while NATS is connected", nats_up.clone());
         registry.register("nats_connects", "How often NATS was connected", nats_connects.clone());
-        Self { registry, reconciles, seconds, writes, nats_up, nats_connects }
+        registry.register("leader", "1 while this operator acts", leader.clone());
+        registry.register("leader_transitions", "How often this operator began or ceased to act", leader_transitions.clone());
+        Self { registry, reconciles, seconds, writes, nats_up, nats_connects, leader, leader_transitions }
     }
 }
 
@@ -61,6 +66,14 @@ impl Metrics {
     pub fn nats(&self, up: bool, connects: u64) {
         self.nats_up.set(i64::from(up));
         self.nats_connects.set(i64::try_from(connects).unwrap_or(i64::MAX));
+    }
+
+    /// Whether this operator acts.
+    pub fn leader(&self, leads: bool) {
+        let leads = i64::from(leads);
+        if self.leader.set(leads) != leads {
+            self.leader_transitions.inc();
+        }
     }
 
     /// Everything as OpenMetrics text.

@@ -161,6 +161,16 @@ impl Streams {
         Self { server, history: History::default() }
     }
 
+    /// Version of the server that answers, once it has shown that it can hold streams for the operator.
+    ///
+    /// # Errors
+    /// [`Error`] when it cannot be reached, refuses the operator, is too old or has no JetStream.
+    pub async fn look(&self) -> Result<String, Error> {
+        self.server.check_version()?;
+        self.server.account().await?;
+        Ok(self.server.version())
+    }
+
     /// Tells of a stream that was once seen to be the channel's own, as its status remembers it: after a restart a
     /// stream without marks of an owner is then known again, and one that has gone is known to have been there.
     pub fn remember(&self, name: &str, created: &str) {
@@ -217,6 +227,11 @@ impl Streams {
     /// Forgets what was seen of a stream that is no longer managed.
     pub fn forget(&self, name: &StreamName) {
         self.history.forget(name.as_str());
+    }
+
+    /// Forgets what was seen of all streams: somebody else may have acted since.
+    pub fn forget_all(&self) {
+        self.history.clear();
     }
 
     async fn create(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {

@@ -307,7 +307,7 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for arguments in [&["get", "sse", "-o", "yaml"][..], &["get", "deploy,pod,cm,svc,pdb,sa"], &["get", "events"]] {
+            for arguments in [&["get", "sse", "-o", "yaml"][..], &["get", "deploy,pod,cm,svc,pdb,sa,ing,netpol,hpa"], &["get", "events"]] {
                 println!("--- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments).1);
             }
             self.cluster.node().each_process(self.namespace(), |pod, process| println!("--- pod {pod}\n{}", process.stderr()));
@@ -331,4 +331,19 @@ pub(crate) async fn install_resource(cluster: &Cluster) {
         let output = cluster.kubectl().args(arguments).output().expect("kubectl runs");
         assert!(output.status.success(), "kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Applies definitions of another project, by the names of their files among the tools.
+pub(crate) fn install_definitions(cluster: &Cluster, names: &[&str]) {
+    for name in names {
+        let file = sluice_tests::process::tool(&format!("crds/{name}.yaml"));
+        // One of them is too large for the annotation of a plain apply.
+        let mut command = cluster.kubectl();
+        command.args(["apply", "--server-side", "-f", file.to_str().unwrap()]);
+        let output = command.output().expect("kubectl runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let mut command = cluster.kubectl();
+    let output = command.args(["wait", "--for=condition=Established", "crd", "--all"]).output().expect("kubectl runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

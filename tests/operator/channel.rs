@@ -13,9 +13,16 @@ pub(crate) const DEPLOYMENT: Kind = ("apps", "v1", "Deployment");
 pub(crate) const SERVICE: Kind = ("", "v1", "Service");
 pub(crate) const BUDGET: Kind = ("policy", "v1", "PodDisruptionBudget");
 pub(crate) const POD: Kind = ("", "v1", "Pod");
+pub(crate) const INGRESS: Kind = ("networking.k8s.io", "v1", "Ingress");
+pub(crate) const NETWORK_POLICY: Kind = ("networking.k8s.io", "v1", "NetworkPolicy");
+pub(crate) const AUTOSCALER: Kind = ("autoscaling", "v2", "HorizontalPodAutoscaler");
+pub(crate) const HTTP_ROUTE: Kind = ("gateway.networking.k8s.io", "v1", "HTTPRoute");
+pub(crate) const POD_MONITOR: Kind = ("monitoring.coreos.com", "v1", "PodMonitor");
 
-/// Everything that the operator makes for a channel.
+/// Everything that the operator makes for every channel.
 pub(crate) const CHILDREN: [Kind; 5] = [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET];
+/// The same with what it makes for a channel that asks for it.
+pub(crate) const MORE_CHILDREN: [Kind; 7] = [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET, INGRESS, NETWORK_POLICY];
 
 /// All condition types; each is always there.
 pub(crate) const CONDITIONS: [&str; 7] = ["Ready", "StreamReady", "WorkloadAvailable", "Exposed", "Drifted", "Reconciling", "Stalled"];

@@ -11,8 +11,14 @@ use sluice_tests::{
 
 use crate::{
     bed::{LIMIT, test},
-    channel::{self, BUDGET, CHILDREN, CONFIG_MAP, DEPLOYMENT, Kind, SERVICE, SERVICE_ACCOUNT},
+    channel::{self, BUDGET, CONFIG_MAP, DEPLOYMENT, INGRESS, Kind, MORE_CHILDREN, NETWORK_POLICY, SERVICE, SERVICE_ACCOUNT},
 };
+
+/// A channel with an object of each kind of [`MORE_CHILDREN`].
+fn surrounded() -> Value {
+    json!({"workload": {"replicas": 1, "terminationGracePeriodSeconds": 10}, "exposure": {"ingress": {"host": "events.example.com"}},
+        "networkPolicy": {"mode": "Restrict"}})
+}
 
 /// A change of each child that does harm.
 fn harm(kind: Kind) -> Value {
@@ -24,6 +30,8 @@ fn harm(kind: Kind) -> Value {
         DEPLOYMENT => json!({"spec": {"replicas": 0, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}}),
         SERVICE => json!({"spec": {"selector": {"app.kubernetes.io/name": "somebody-else"}}}),
         BUDGET => json!({"spec": {"maxUnavailable": 100}}),
+        INGRESS => json!({"spec": {"rules": [{"host": "elsewhere.example"}]}}),
+        NETWORK_POLICY => json!({"spec": {"ingress": [{}]}}),
         other => unreachable!("{other:?}"),
     }
 }
@@ -31,9 +39,9 @@ fn harm(kind: Kind) -> Value {
 #[test]
 fn every_altered_child_is_put_back() {
     test("altered", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1, "terminationGracePeriodSeconds": 10}})).await;
+        bed.create("orders", surrounded()).await;
         bed.ready("orders").await;
-        for kind in CHILDREN {
+        for kind in MORE_CHILDREN {
             let before = bed.child(kind, "orders").await.unwrap();
             bed.patch(kind, &before.name_any(), harm(kind)).await;
             eventually(&format!("{} is put back", kind.2), LIMIT, async || {
@@ -50,9 +58,9 @@ fn every_altered_child_is_put_back() {
 #[test]
 fn every_deleted_child_is_made_again() {
     test("deleted", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1, "terminationGracePeriodSeconds": 10}})).await;
+        bed.create("orders", surrounded()).await;
         bed.ready("orders").await;
-        for kind in CHILDREN {
+        for kind in MORE_CHILDREN {
             let before = bed.child(kind, "orders").await.unwrap();
             bed.api(kind).delete(&before.name_any(), &DeleteParams::background()).await.unwrap();
             eventually(&format!("{} is made again", kind.2), LIMIT, async || {
@@ -83,15 +91,15 @@ fn a_child_that_lost_its_labels_and_owner_is_taken_back() {
 #[test]
 fn what_others_add_is_left_alone() {
     test("added", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
+        bed.create("orders", surrounded()).await;
         bed.ready("orders").await;
-        for kind in CHILDREN {
+        for kind in MORE_CHILDREN {
             let name = bed.child(kind, "orders").await.unwrap().name_any();
             bed.patch(kind, &name, json!({"metadata": {"labels": {"team": "shop"}, "annotations": {"example.com/note": "ours"}}})).await;
         }
         bed.change("orders", json!({"delivery": {"heartbeat": "20s"}})).await;
         bed.ready("orders").await;
-        for kind in CHILDREN {
+        for kind in MORE_CHILDREN {
             let child = bed.child(kind, "orders").await.unwrap();
             assert_eq!((child.labels()["team"].as_str(), child.annotations()["example.com/note"].as_str()), ("shop", "ours"), "{}", kind.2);
         }

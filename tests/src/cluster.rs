@@ -38,7 +38,7 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 const TOKEN_SECONDS: i64 = 3 * 60 * 60;
 /// The controllers that the operator's children need. Not among them: `endpointslice-controller`, since
 /// pods on loopback addresses are no valid endpoints; those that only a real node or cloud needs.
-const CONTROLLERS: &str = "deployment-controller,replicaset-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller";
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,horizontal-pod-autoscaler-controller";
 
 /// A running cluster.
 pub struct Cluster {
@@ -246,6 +246,7 @@ fn start_controller_manager(dir: &Path) -> Process {
         "--leader-elect=false".into(),
         format!("--controllers={CONTROLLERS}"),
         "--concurrent-gc-syncs=4".into(),
+        "--horizontal-pod-autoscaler-sync-period=2s".into(),
         "--profiling=false".into(),
     ]);
     Process::spawn("kube-controller-manager", command)

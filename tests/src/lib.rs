@@ -9,7 +9,10 @@ pub mod cluster;
 pub mod dataplane;
 pub mod nats;
 pub mod process;
+pub mod proxy;
 pub mod sse;
+#[cfg(test)]
+mod vectors;
 
 use std::{future::Future, pin::pin, time::Duration};
 

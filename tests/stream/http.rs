@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures::StreamExt;
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, Response, header::HeaderValue};
 use serde_json::Value;
 use sluice_tests::{
     clients::{Connection, Reader, Request},
@@ -96,6 +96,28 @@ fn what_is_not_there_or_not_allowed_is_said_as_a_problem() {
         assert!(!response.headers()["allow"].to_str().unwrap().contains("POST"));
         let problem: Value = response.json().await.unwrap();
         assert_eq!(problem["status"], 405, "{problem}");
+    });
+}
+
+#[test]
+fn a_page_of_any_origin_can_tell_that_a_channel_is_not_there() {
+    run(LIMIT, async {
+        let rig = Rig::new().await;
+        let origin = [("origin", "https://anywhere.example"), ("access-control-request-method", "GET")];
+        for path in ["/channels/invoices", "/channels/invoices/created"] {
+            let preflight = request(&rig, Method::OPTIONS, path, &origin).await;
+            assert_eq!(
+                (preflight.status().as_u16(), &preflight.headers()["access-control-allow-origin"]),
+                (204, &HeaderValue::from_static("*"))
+            );
+            assert_eq!(preflight.headers()["access-control-max-age"], "0", "a channel of that name may come, with rules of its own");
+            let response = request(&rig, Method::GET, path, &origin[..1]).await;
+            assert_eq!(
+                (response.status().as_u16(), &response.headers()["access-control-allow-origin"]),
+                (404, &HeaderValue::from_static("*"))
+            );
+            assert!(!response.headers().contains_key("access-control-allow-credentials"));
+        }
     });
 }
 

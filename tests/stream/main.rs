@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test at their place")]
 
 mod cluster;
+mod console;
 mod cursor;
 mod drain;
 mod fanout;

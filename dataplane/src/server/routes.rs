@@ -1,6 +1,6 @@
 //! One channel is one resource: `GET` reads its events, `POST` appends one, `HEAD` tells where it stands.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -10,7 +10,7 @@ use axum::{
     routing::any,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use sluice_channel::Cursor;
+use sluice_channel::{Cursor, config::Cors};
 
 use super::{
     cors,
@@ -35,8 +35,16 @@ pub fn router(shared: Arc<Shared>) -> Router {
 const READ_METHODS: &str = "GET, HEAD, OPTIONS";
 const PUBLISH_METHODS: &str = "POST, OPTIONS";
 
-fn unknown(name: &str) -> Response {
-    Problem::new(StatusCode::NOT_FOUND, format!("there is no channel {name:?} here")).into_response()
+/// A page of any origin may read this answer: to a `fetch` that may not, it is a broken connection, and it would try for ever.
+fn unknown(name: &str, method: &Method, headers: &HeaderMap) -> Response {
+    let cors = Cors { allowed_origins: vec!["*".to_owned()], allow_credentials: false, max_age: Duration::ZERO };
+    let mut response = if method == Method::OPTIONS {
+        cors::preflight(&cors, headers)
+    } else {
+        Problem::new(StatusCode::NOT_FOUND, format!("there is no channel {name:?} here")).into_response()
+    };
+    cors::apply(&cors, headers, &mut response);
+    response
 }
 
 async fn channel(
@@ -47,7 +55,7 @@ async fn channel(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(channel) = shared.channel(&name) else { return unknown(&name) };
+    let Some(channel) = shared.channel(&name) else { return unknown(&name, &method, &headers) };
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method == Method::GET {
@@ -113,7 +121,7 @@ async fn topic(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else { return unknown(&name) };
+    let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else { return unknown(&name, &method, &headers) };
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method != Method::POST {

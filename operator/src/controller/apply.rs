@@ -1,15 +1,23 @@
 //! Step 4: the cluster is made as desired, by server-side apply with one field manager, and only where it differs:
 //! an apply that changes nothing is a write request all the same.
 
-use std::{collections::HashMap, fmt::Debug};
+mod compare;
 
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+};
+
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use compare::{contains, project};
 
 use super::{
     dereference::{Live, MANAGER, is_ours},
@@ -20,6 +28,9 @@ use crate::{metrics::Metrics, stream::Difference};
 
 /// Annotation with the hash of what was applied last: a field that is no longer desired cannot be seen otherwise.
 pub const APPLIED: &str = "sluice.dev/applied";
+
+/// Field manager of a Deployment's number of pods once it is left to an autoscaler.
+const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
 /// Why an object is not as desired.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +55,48 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
+    /// The cluster does not know its kind.
+    #[error("the cluster does not know the kind {kind}: its definition is not installed")]
+    UnknownKind {
+        /// Its kind.
+        kind: String,
+    },
     /// The API server could not be asked, or asks to come again.
     #[error(transparent)]
     Api(#[from] kube::Error),
     /// An object could not be written as JSON; a defect of this program.
     #[error("cannot write an object: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl Error {
+    /// Whether another attempt may help without a change of the channel or the cluster.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NameTaken { .. } | Self::Refused { .. } | Self::UnknownKind { .. } => false,
+            Self::Api(_) | Self::Json(_) => true,
+        }
+    }
+}
+
+/// What became of the objects of a channel.
+#[derive(Debug)]
+pub struct Applied {
+    /// The pods and all that they need.
+    pub pods: Result<(), Error>,
+    /// The way in from outside; made only where the pods' objects are.
+    pub exposure: Result<(), Error>,
+    /// The PodMonitor; made only where the pods' objects are.
+    pub monitoring: Result<(), Error>,
+}
+
+impl Applied {
+    /// Nothing was done.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self { pods: Ok(()), exposure: Ok(()), monitoring: Ok(()) }
+    }
 }
 
 /// What the API server made of the objects that were applied: it writes some values its own way (`0.5` of a
@@ -70,17 +117,98 @@ pub struct Pass<'a> {
 
 impl Pass<'_> {
     /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there then.
-    ///
-    /// # Errors
-    /// The first [`Error`]; objects after it are left for the next pass.
-    pub async fn apply(&mut self, desired: Children, live: &mut Live) -> Result<(), Error> {
-        // Destructured whole, so that a new kind cannot be forgotten here. What pods need goes before them.
-        let Children { service_account, config, deployment, service, disruption_budget } = desired;
-        self.converge(service_account, &mut live.service_account).await?;
-        self.converge(Some(config), &mut live.config).await?;
-        self.converge(Some(service), &mut live.service).await?;
-        self.converge(disruption_budget, &mut live.disruption_budget).await?;
-        self.converge(Some(deployment), &mut live.deployment).await
+    pub async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
+        // Destructured whole, so that a new kind cannot be forgotten here.
+        let Children {
+            service_account,
+            config,
+            deployment,
+            service,
+            disruption_budget,
+            network_policy,
+            autoscaler,
+            ingress,
+            http_route,
+            pod_monitor,
+        } = desired;
+        let pods = async {
+            // What pods need goes before them, and so does what keeps others from them.
+            self.converge(service_account, &mut live.service_account).await?;
+            self.converge(Some(config), &mut live.config).await?;
+            self.converge(network_policy, &mut live.network_policy).await?;
+            self.converge(Some(service), &mut live.service).await?;
+            self.converge(disruption_budget, &mut live.disruption_budget).await?;
+            if autoscaler.is_none() {
+                // Two must not set the number of pods.
+                self.converge(None, &mut live.autoscaler).await?;
+            }
+            if deployment.spec.as_ref().is_some_and(|spec| spec.replicas.is_none())
+                && let Some(found) = &live.deployment
+            {
+                self.hand_over_replicas(found).await?;
+            }
+            self.converge(Some(deployment), &mut live.deployment).await?;
+            if autoscaler.is_some() {
+                self.converge(autoscaler, &mut live.autoscaler).await?;
+            }
+            Ok(())
+        };
+        let pods = pods.await;
+        // A Service that is not ours must not be opened to the outside.
+        let made = pods.is_ok();
+        let exposure = async {
+            if made || ingress.is_none() {
+                self.converge(ingress, &mut live.ingress).await?;
+            }
+            if made || http_route.is_none() {
+                self.converge_foreign(http_route, &mut live.http_route, &live.unknown).await?;
+            }
+            Ok(())
+        };
+        let exposure = exposure.await;
+        let monitoring = if made || pod_monitor.is_none() {
+            self.converge_foreign(pod_monitor, &mut live.pod_monitor, &live.unknown).await
+        } else {
+            Ok(())
+        };
+        Applied { pods, exposure, monitoring }
+    }
+
+    /// Like [`Self::converge`] for a kind that the cluster may not know.
+    async fn converge_foreign<K>(&mut self, desired: Option<K>, live: &mut Option<K>, unknown: &BTreeSet<String>) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let kind = K::kind(&()).into_owned();
+        match desired {
+            Some(_) if unknown.contains(&kind) => Err(Error::UnknownKind { kind }),
+            desired => self.converge(desired, live).await,
+        }
+    }
+
+    /// A field that its only manager no longer applies goes back to its default: one pod. So before the number of
+    /// pods is left to an autoscaler, a second manager applies it as it is.
+    async fn hand_over_replicas(&mut self, found: &Deployment) -> Result<(), Error> {
+        let owns = |entry: &ManagedFieldsEntry| {
+            entry.manager.as_deref() == Some(MANAGER)
+                && entry.operation.as_deref() == Some("Apply")
+                && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+        };
+        let replicas = found.spec.as_ref().and_then(|spec| spec.replicas);
+        let ours = is_ours(found.meta(), &self.channel.uid) && found.managed_fields().iter().any(owns);
+        let (true, Some(replicas)) = (ours, replicas) else { return Ok(()) };
+        let (api, name) = (Api::<Deployment>::namespaced(self.client.clone(), &self.channel.namespace), found.name_any());
+        let kept = json!({
+            "apiVersion": Deployment::api_version(&()), "kind": Deployment::kind(&()),
+            "metadata": {"name": name, "uid": found.uid()}, "spec": {"replicas": replicas},
+        });
+        self.metrics.api_write("Deployment", "apply");
+        match api.patch(&name, &PatchParams::apply(REPLICAS_MANAGER), &Patch::Apply(&kept)).await {
+            // Somebody else has set another number meanwhile, and so keeps it.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => Err(refused("Deployment".to_owned(), name, error)),
+            Ok(_) => Ok(()),
+        }
     }
 
     async fn converge<K>(&mut self, desired: Option<K>, live: &mut Option<K>) -> Result<(), Error>
@@ -139,13 +267,29 @@ impl Pass<'_> {
 /// # Errors
 /// [`Error::Json`], in theory.
 pub fn differences(desired: &Children, live: &Live, uid: &str) -> Result<Vec<Difference>, Error> {
-    let Children { service_account, config, deployment, service, disruption_budget } = desired;
+    let Children {
+        service_account,
+        config,
+        deployment,
+        service,
+        disruption_budget,
+        network_policy,
+        autoscaler,
+        ingress,
+        http_route,
+        pod_monitor,
+    } = desired;
     let rows = [
         difference(service_account.as_ref(), live.service_account.as_ref(), uid)?,
         difference(Some(config), live.config.as_ref(), uid)?,
         difference(Some(deployment), live.deployment.as_ref(), uid)?,
         difference(Some(service), live.service.as_ref(), uid)?,
         difference(disruption_budget.as_ref(), live.disruption_budget.as_ref(), uid)?,
+        difference(network_policy.as_ref(), live.network_policy.as_ref(), uid)?,
+        difference(autoscaler.as_ref(), live.autoscaler.as_ref(), uid)?,
+        difference(ingress.as_ref(), live.ingress.as_ref(), uid)?,
+        difference(http_route.as_ref(), live.http_route.as_ref(), uid)?,
+        difference(pod_monitor.as_ref(), live.pod_monitor.as_ref(), uid)?,
     ];
     Ok(rows.into_iter().flatten().collect())
 }
@@ -192,39 +336,6 @@ pub(super) fn fnv1a64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Whether `live` has everything that `want` has. More in it is others' business.
-fn contains(live: &Value, want: &Value) -> bool {
-    match (live, want) {
-        (Value::Object(live), Value::Object(want)) => {
-            want.iter().all(|(key, want)| live.get(key).map_or_else(|| is_empty(want), |live| contains(live, want)))
-        }
-        (Value::Array(live), Value::Array(want)) => live.len() == want.len() && live.iter().zip(want).all(|(l, w)| contains(l, w)),
-        (live, want) => live == want,
-    }
-}
-
-/// What the API server leaves out when it writes an object.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.values().all(is_empty),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
-/// The values of `live` at the places that `want` speaks of.
-fn project(want: &Value, live: &Value) -> Value {
-    match (want, live) {
-        (Value::Object(want), Value::Object(live)) => {
-            let fields = want.iter().map(|(key, want)| (key.clone(), project(want, live.get(key).unwrap_or(&Value::Null))));
-            Value::Object(fields.collect::<Map<_, _>>())
-        }
-        (Value::Array(want), Value::Array(live)) if want.len() == live.len() => want.iter().zip(live).map(|(w, l)| project(w, l)).collect(),
-        (_, live) => live.clone(),
-    }
-}
-
 fn refused(kind: String, name: String, error: kube::Error) -> Error {
     match error {
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
@@ -237,32 +348,4 @@ fn refused(kind: String, name: String, error: kube::Error) -> Error {
 /// Whether the API server knows of no such object.
 pub(super) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn more_than_desired_is_fine_and_less_is_not() {
-        let want = json!({"a": {"b": 1}, "list": [{"n": "x"}], "none": {}, "nothing": null});
-        assert!(contains(&json!({"a": {"b": 1, "c": 2}, "list": [{"n": "x", "more": 1}], "other": 1}), &want));
-        for less in [
-            json!({"a": {"b": 2}, "list": [{"n": "x"}]}),
-            json!({"a": {}, "list": [{"n": "x"}]}),
-            json!({"a": {"b": 1}, "list": []}),
-            json!({"a": {"b": 1}, "list": [{"n": "x"}, {"n": "y"}]}),
-        ] {
-            assert!(!contains(&less, &want), "{less}");
-        }
-    }
-
-    #[test]
-    fn what_the_server_writes_its_own_way_is_remembered() {
-        let want = json!({"cpu": "0.5", "list": [{"n": "x"}]});
-        let live = json!({"cpu": "500m", "list": [{"n": "x", "more": 1}], "other": 1});
-        let learned = project(&want, &live);
-        assert_eq!(learned, json!({"cpu": "500m", "list": [{"n": "x"}]}));
-        assert_ne!(project(&want, &json!({"cpu": "1", "list": [{"n": "x"}]})), learned);
-    }
 }

@@ -1,11 +1,17 @@
 //! Step 1: everything a pass needs to know of the cluster, read fresh, so that no stale cache decides anything.
 
-use std::fmt::Debug;
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+        networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -13,7 +19,12 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
-use super::desired::{object_name, selector_text};
+use super::{
+    desired::{object_name, selector_text},
+    foreign::{HTTPRoute, PodMonitor},
+    validate::Channel,
+};
+use crate::crd::{network::NetworkPolicyMode, workload};
 
 /// Field manager of everything that the operator applies.
 pub const MANAGER: &str = "sluice-operator";
@@ -32,34 +43,142 @@ pub struct Live {
     pub service: Option<Service>,
     /// See [`super::desired::Children`].
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// See [`super::desired::Children`].
+    pub network_policy: Option<NetworkPolicy>,
+    /// See [`super::desired::Children`].
+    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    /// See [`super::desired::Children`].
+    pub ingress: Option<Ingress>,
+    /// See [`super::desired::Children`].
+    pub http_route: Option<HTTPRoute>,
+    /// See [`super::desired::Children`].
+    pub pod_monitor: Option<PodMonitor>,
+    /// Kinds that the cluster does not know.
+    pub unknown: BTreeSet<String>,
     /// The channel's pods.
     pub pods: Vec<Pod>,
 }
 
-/// Reads the objects of the channel `name` in `namespace`.
+/// How long an object that a channel does not ask for and does not have is believed not to appear.
+const ABSENCE: Duration = Duration::from_secs(600);
+
+/// Kinds that a channel does not ask for and has no object of, each with the time it was looked for. Only this
+/// operator makes such objects, so a look in every pass would be waste.
+#[derive(Debug, Default)]
+pub struct Absent(HashMap<String, Instant>);
+
+impl Absent {
+    /// Whether to look for the object of a kind.
+    fn look<K: Resource<DynamicType = ()>>(&mut self, wanted: bool) -> bool {
+        let kind = K::kind(&());
+        if wanted || self.0.get(&*kind).is_some_and(|since| since.elapsed() >= ABSENCE) {
+            self.0.remove(&*kind);
+        }
+        !self.0.contains_key(&*kind)
+    }
+
+    /// Takes in what was found, or that nothing was looked for.
+    fn note<K: Resource<DynamicType = ()>>(&mut self, wanted: bool, found: Optional<K>, unknown: &mut BTreeSet<String>) -> Option<K> {
+        let kind = K::kind(&()).into_owned();
+        let found = match found {
+            Optional::Object(found) => found.map(|found| *found),
+            Optional::UnknownKind => {
+                unknown.insert(kind.clone());
+                None
+            }
+        };
+        if !wanted && found.is_none() {
+            self.0.entry(kind).or_insert_with(Instant::now);
+        }
+        found
+    }
+}
+
+/// Reads the objects of the channel.
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn live(client: &Client, namespace: &str, name: &str) -> Result<Live, kube::Error> {
-    let object = object_name(name);
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let selected = ListParams::default().labels(&selector_text(name));
-    let (service_account, config, deployment, service, disruption_budget, pods) = tokio::try_join!(
-        get(client, namespace, &object),
-        get(client, namespace, &object),
-        get(client, namespace, &object),
-        get(client, namespace, &object),
-        get(client, namespace, &object),
+pub async fn live(client: &Client, channel: &Channel, absent: &mut Absent) -> Result<Live, kube::Error> {
+    let place = Place { client, namespace: &channel.namespace, object: &object_name(channel.name.as_str()) };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), place.namespace);
+    let selected = ListParams::default().labels(&selector_text(channel.name.as_str()));
+    let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
+    let by_cpu = channel.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.cpu_utilization.is_some());
+    let (by_ingress, by_route) = (channel.exposure.ingress.is_some(), channel.exposure.http_route.is_some());
+    let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
+
+    let (service_account, config, deployment, service, disruption_budget, pods, policy, autoscaler, ingress, route, monitor) = tokio::try_join!(
+        place.get(),
+        place.get(),
+        place.get(),
+        place.get(),
+        place.get(),
         pods.list(&selected),
+        place.optional(absent.look::<NetworkPolicy>(restricted)),
+        place.optional(absent.look::<HorizontalPodAutoscaler>(by_cpu)),
+        place.optional(absent.look::<Ingress>(by_ingress)),
+        place.optional(absent.look::<HTTPRoute>(by_route)),
+        place.optional(absent.look::<PodMonitor>(monitored)),
     )?;
-    Ok(Live { service_account, config, deployment, service, disruption_budget, pods: pods.items })
+    let mut unknown = BTreeSet::new();
+    Ok(Live {
+        service_account,
+        config,
+        deployment,
+        service,
+        disruption_budget,
+        network_policy: absent.note(restricted, policy, &mut unknown),
+        autoscaler: absent.note(by_cpu, autoscaler, &mut unknown),
+        ingress: absent.note(by_ingress, ingress, &mut unknown),
+        http_route: absent.note(by_route, route, &mut unknown),
+        pod_monitor: absent.note(monitored, monitor, &mut unknown),
+        unknown,
+        pods: pods.items,
+    })
 }
 
-async fn get<K>(client: &Client, namespace: &str, name: &str) -> Result<Option<K>, kube::Error>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-{
-    Api::<K>::namespaced(client.clone(), namespace).get_opt(name).await
+/// Where the objects of a channel are.
+struct Place<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    object: &'a str,
+}
+
+/// An object of a kind that a channel may do without.
+enum Optional<K> {
+    Object(Option<Box<K>>),
+    UnknownKind,
+}
+
+impl Place<'_> {
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), self.namespace)
+    }
+
+    async fn get<K>(&self) -> Result<Option<K>, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        self.api::<K>().get_opt(self.object).await
+    }
+
+    async fn optional<K>(&self, look: bool) -> Result<Optional<K>, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        if !look {
+            return Ok(Optional::Object(None));
+        }
+        match self.api::<K>().get(self.object).await {
+            Ok(found) => Ok(Optional::Object(Some(Box::new(found)))),
+            // An object that is missing is named in the answer; a kind that is missing is not even known by name.
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                let named = status.details.as_ref().is_some_and(|details| details.name == self.object);
+                Ok(if named { Optional::Object(None) } else { Optional::UnknownKind })
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Whether an object is the channel's: owned by it, or made by this operator and robbed of its owner.

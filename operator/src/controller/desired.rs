@@ -4,6 +4,10 @@
 pub mod config;
 pub mod deployment;
 pub mod disruption;
+pub mod exposure;
+mod monitoring;
+mod network;
+pub mod scaling;
 pub mod service;
 
 use std::collections::BTreeMap;
@@ -11,15 +15,25 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
 };
 use kube::Resource as _;
 
-use super::validate::Channel;
-use crate::crd::{SseChannel, workload::Switch};
+use super::{
+    foreign::{HTTPRoute, PodMonitor},
+    validate::Channel,
+};
+use crate::crd::{
+    SseChannel,
+    network::NetworkPolicyMode,
+    workload::{self, Switch},
+};
+pub use scaling::Load;
 
 /// Label on every object of a channel, with the channel's name.
 pub const CHANNEL_LABEL: &str = "sluice.dev/channel";
@@ -45,6 +59,8 @@ pub struct Settings {
     pub jetstream_domain: Option<String>,
     /// DNS domain of the cluster.
     pub cluster_domain: String,
+    /// Namespace of the operator's own pod, which asks the pods of channels what they serve.
+    pub operator_namespace: String,
 }
 
 /// Every object of a channel. A `None` must not exist.
@@ -60,6 +76,16 @@ pub struct Children {
     pub service: Service,
     /// One pod at a time.
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// Who may reach the pods.
+    pub network_policy: Option<NetworkPolicy>,
+    /// Number of pods by processor use.
+    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    /// The way in from outside, by an Ingress.
+    pub ingress: Option<Ingress>,
+    /// The way in from outside, by the Gateway API.
+    pub http_route: Option<HTTPRoute>,
+    /// Tells Prometheus of the pods.
+    pub pod_monitor: Option<PodMonitor>,
 }
 
 /// Why the objects could not be written down.
@@ -70,18 +96,25 @@ pub enum Error {
     Config(#[from] serde_json::Error),
 }
 
-/// The objects of `channel`.
+/// The objects of `channel` under `load`.
 ///
 /// # Errors
 /// [`Error::Config`], in theory.
-pub fn desired(channel: &Channel, settings: &Settings) -> Result<Children, Error> {
+pub fn desired(channel: &Channel, settings: &Settings, load: Load) -> Result<Children, Error> {
     let own_account = channel.workload.service_account_name.is_empty();
+    let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
+    let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
     Ok(Children {
         service_account: own_account.then(|| service_account(channel)),
         config: config::config_map(channel)?,
-        deployment: deployment::deployment(channel, settings),
+        deployment: deployment::deployment(channel, settings, load),
         service: service::service(channel),
         disruption_budget: (channel.workload.disruption_budget == Switch::Enabled).then(|| disruption::budget(channel)),
+        network_policy: restricted.then(|| network::policy(channel, settings)),
+        autoscaler: scaling::autoscaler(channel, load),
+        ingress: exposure::ingress(channel),
+        http_route: exposure::http_route(channel),
+        pod_monitor: monitored.then(|| monitoring::pod_monitor(channel)),
     })
 }
 

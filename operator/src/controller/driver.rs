@@ -1,7 +1,7 @@
 //! Starts and stops the watches and passes.
 //!
-//! There is no leader election: [`run`] must not run twice at once. It is the one place from which anything is
-//! written, and it ends when its token is cancelled, so a lease can be put around it.
+//! Watches run whether this operator leads or not, so that a standby knows all channels when its turn comes. Everything
+//! that writes is a pass, and every pass is held by [`Lead`].
 
 use std::{
     net::SocketAddr,
@@ -16,6 +16,7 @@ use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -35,6 +36,7 @@ use super::{Context, desired, on_error, pods::Prober, reconcile};
 use crate::{
     admin::{self, Admin},
     crd::SseChannel,
+    leader::{self, Candidate, Lead},
     metrics::Metrics,
     nats::{self, Connection, NatsArgs},
     stream::Streams,
@@ -45,8 +47,9 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 /// Changes that come together are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long passes under way may take to end after a signal.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How long passes under way may take to end after a signal. With the release of the lease it is well below the grace
+/// period that Kubernetes gives by default, 30 s.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the operator is started with.
 #[derive(Debug, Clone)]
@@ -65,6 +68,8 @@ pub struct Options {
     pub resync: Duration,
     /// Port at which pods are asked what they serve.
     pub pod_admin_port: u16,
+    /// How it is found out which of several operators acts; `None` = this one does.
+    pub election: Option<leader::Settings>,
 }
 
 /// Why the operator ended.
@@ -89,14 +94,28 @@ pub enum Error {
 /// # Errors
 /// [`Error`] when it could not start. Once started, trouble is met by trying again.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let Options { nats, namespaces, settings, cluster, admin: address, resync, pod_admin_port } = options;
+    let Options { nats, namespaces, mut settings, cluster, admin: address, resync, pod_admin_port, election } = options;
     let config = Config::infer().await?;
+    // In a pod, the namespace of its service account.
+    settings.operator_namespace.clone_from(&config.default_namespace);
     let listener = admin::bind(address).await?;
     let connection = Connection::open(&nats, "sluice-operator").await?;
     let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
-    let client = Client::try_from(config)?;
     let metrics = Arc::new(Metrics::default());
     let reporter = Reporter { controller: "sluice-operator".to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let (candidate, lead) = match election {
+        Some(settings) => {
+            // A client of its own: a renewal does not queue behind the passes' requests.
+            let client = Client::try_from(config.clone())?;
+            let (candidate, lead) = Candidate::new(settings, &client, reporter.clone(), Arc::clone(&metrics));
+            (Some(candidate), lead)
+        }
+        None => {
+            metrics.leader(true);
+            (None, Lead::alone())
+        }
+    };
+    let client = Client::try_from(config)?;
     let ctx = Arc::new(Context {
         client: client.clone(),
         streams: Streams::over(&connection),
@@ -104,30 +123,41 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         cluster,
         resync,
         prober: Prober::new(pod_admin_port),
+        lead: lead.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics: Arc::clone(&metrics),
         memories: std::sync::Mutex::default(),
     });
     let ready = Arc::new(AtomicBool::new(false));
-    let mut tasks = JoinSet::new();
-    tasks.spawn({
-        let (admin, stop) = (Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready) }, stop.clone());
+    // The lease is held, and probes are answered, until the last pass has ended.
+    let (passed, mut passes, mut others) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
+    others.spawn({
+        let (admin, stop) = (Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead }, passed.clone());
         async move {
             if let Err(error) = admin::serve(listener, admin, stop).await {
                 tracing::error!(%error, "the admin listener ended");
             }
         }
     });
-    tasks.spawn(count_nats(connection.state(), metrics, stop.clone()));
+    others.spawn(count_nats(connection.state(), metrics, passed.clone()));
+    if let Some(candidate) = candidate {
+        let ctx = Arc::clone(&ctx);
+        others.spawn(candidate.run(passed.clone(), move || ctx.forget_all()));
+    }
     let scopes: Vec<Option<String>> = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-    tracing::info!(namespaces = ?scopes, cluster = %ctx.cluster, "looking after channels");
+    tracing::info!(namespaces = ?scopes, cluster = %ctx.cluster, "following channels");
     for namespace in scopes {
-        tasks.spawn(control(Arc::clone(&ctx), namespace, connection.state(), Arc::clone(&ready), stop.clone()));
+        passes.spawn(control(Arc::clone(&ctx), namespace, connection.state(), Arc::clone(&ready), stop.clone()));
     }
     stop.cancelled().await;
     tracing::info!("stopping: passes under way are finished");
-    if tokio::time::timeout(STOP_LIMIT, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+    if tokio::time::timeout(STOP_LIMIT, async { while passes.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start");
+        passes.shutdown().await;
+    }
+    passed.cancel();
+    if tokio::time::timeout(STOP_LIMIT, async { while others.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("a connection to the admin listener did not end within {STOP_LIMIT:?}");
     }
     Ok(())
 }
@@ -148,7 +178,12 @@ async fn control(
         .owns(scoped::<Deployment>(client, namespace.as_deref()), ours())
         .owns(scoped::<Service>(client, namespace.as_deref()), ours())
         .owns(scoped::<PodDisruptionBudget>(client, namespace.as_deref()), ours())
+        .owns(scoped::<NetworkPolicy>(client, namespace.as_deref()), ours())
+        .owns(scoped::<Ingress>(client, namespace.as_deref()), ours())
+        // Not watched: HTTPRoutes and PodMonitors, which a cluster may not know, and HorizontalPodAutoscalers, whose
+        // status changes every 15 s. They are looked at in each pass.
         .reconcile_all_on(ups_and_downs(nats))
+        .reconcile_all_on(ctx.lead.terms())
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop.cancelled_owned());
     let store = controller.store();

@@ -51,6 +51,10 @@ pub struct Pods {
     pub ready: Vec<(String, Serves)>,
     /// The first trouble of a pod that is not ready: a reason and what is the case.
     pub trouble: Option<(&'static str, String)>,
+    /// Open streams of the channel on all pods that told theirs.
+    pub connections: u64,
+    /// Whether a ready pod did not tell its number of streams.
+    pub uncounted: bool,
 }
 
 impl Pods {
@@ -86,6 +90,9 @@ pub struct AnswerChannel {
     /// What its reader is troubled by.
     #[serde(default)]
     pub error: Option<String>,
+    /// Streams that are open right now.
+    #[serde(default)]
+    pub connections: Option<u32>,
 }
 
 impl Prober {
@@ -106,6 +113,9 @@ impl Prober {
         let answers: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
         let mut found = Pods::default();
         for (pod, answer) in present.into_iter().zip(answers) {
+            let connections = answer.iter().flatten().find_map(|channel| channel.connections);
+            found.connections += connections.map_or(0, u64::from);
+            found.uncounted |= connections.is_none() && is_ready(pod);
             if is_ready(pod) {
                 let serves = match &answer {
                     Some(Some(channel)) => Serves::Generation(channel.generation),
@@ -184,10 +194,10 @@ mod tests {
     fn a_pod_that_does_not_answer_serves_what_it_served() {
         let mut served = HashMap::new();
         let mut first =
-            Pods { ready: vec![("a".to_owned(), Serves::Generation(3)), ("gone".to_owned(), Serves::Generation(3))], trouble: None };
+            Pods { ready: vec![("a".to_owned(), Serves::Generation(3)), ("gone".to_owned(), Serves::Generation(3))], ..Pods::default() };
         first.recall(&mut served);
         let mut second =
-            Pods { ready: vec![("a".to_owned(), Serves::Unreachable), ("new".to_owned(), Serves::Unreachable)], trouble: None };
+            Pods { ready: vec![("a".to_owned(), Serves::Unreachable), ("new".to_owned(), Serves::Unreachable)], ..Pods::default() };
         second.recall(&mut served);
         assert_eq!(second.ready, [("a".to_owned(), Serves::Generation(3)), ("new".to_owned(), Serves::Unreachable)]);
         assert_eq!(served, HashMap::from([("a".to_owned(), 3)]));

@@ -1,5 +1,7 @@
 //! Step 5: what was observed becomes the status. Pure but for [`write`], which writes only what differs.
 
+pub mod exposure;
+
 use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, ResourceExt,
@@ -16,15 +18,19 @@ use super::{
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
-        condition::{self, DRIFTED, EXPOSED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        condition::{self, DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
         status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
     },
     metrics::Metrics,
     stream::{self, Difference, Report},
 };
 
+/// Most rows of `status.endpoints`.
+const ENDPOINTS: usize = 8;
 /// Most rows of `status.drift`.
 const DRIFT_ROWS: usize = 20;
+
+pub use exposure::Exposure;
 
 /// What one pass saw.
 pub struct Observation<'a> {
@@ -40,6 +46,12 @@ pub struct Observation<'a> {
     pub drift: Vec<Difference>,
     /// Address inside the cluster.
     pub url: String,
+    /// What became of the way in from outside.
+    pub exposure: Exposure<'a>,
+    /// Addresses outside the cluster, if the way in works.
+    pub external_urls: Vec<String>,
+    /// Why there is no PodMonitor although there should be one.
+    pub unmonitored: Option<String>,
 }
 
 /// What became of the objects of a channel.
@@ -63,14 +75,18 @@ pub enum Workload<'a> {
 #[must_use]
 pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> SseChannelStatus {
     let stream_ready = stream_ready(seen);
-    let workload = workload(seen);
+    let (workload, exposed) = (workload(seen), exposure::verdict(seen.exposure));
+    let outside = if exposed.status == Some(true) { seen.external_urls.as_slice() } else { &[] };
+    let endpoint = |type_, url: &String| Endpoint { type_, url: url.clone() };
+    let mut endpoints = vec![endpoint(EndpointType::Internal, &seen.url)];
+    endpoints.extend(outside.iter().take(ENDPOINTS - 1).map(|url| endpoint(EndpointType::External, url)));
     let mut drift: Vec<Difference> = seen.stream.as_ref().map(|report| report.drift.clone()).unwrap_or_default();
     drift.extend(seen.drift.iter().cloned());
     let verdicts = [
-        ready(&stream_ready, &workload),
+        ready(seen, &stream_ready, &workload),
         stream_ready,
         workload.verdict.clone(),
-        Verdict::new(EXPOSED, Some(true), reason::NOT_REQUESTED, "spec.exposure asks for nothing"),
+        exposed,
         drifted(seen, &drift),
         reconciling(seen, &workload),
         stalled(seen),
@@ -81,7 +97,7 @@ pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> S
         conditions: condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now),
         stream: Some(stream_status(seen, previous.stream)),
         workload: workload.counts,
-        endpoints: vec![Endpoint { type_: EndpointType::Internal, url: seen.url.clone() }],
+        endpoints,
         drift: drift.into_iter().take(DRIFT_ROWS).map(row).collect(),
     }
 }
@@ -95,7 +111,7 @@ pub fn unobserved(channel: &SseChannel, why: &'static str, message: &str, stalle
         of(READY, if why == reason::PAUSED { None } else { Some(false) }),
         of(STREAM_READY, None),
         of(WORKLOAD_AVAILABLE, None),
-        Verdict::new(EXPOSED, Some(true), reason::NOT_REQUESTED, "spec.exposure asks for nothing"),
+        exposure::unobserved(channel, why, message),
         of(DRIFTED, None),
         of(RECONCILING, Some(why == reason::DELETING && !stalled)),
         of(STALLED, Some(stalled)),
@@ -129,6 +145,15 @@ fn stream_ready(seen: &Observation<'_>) -> Verdict {
     }
 }
 
+/// The reason for an object that could not be made.
+fn failure(error: &apply::Error) -> &'static str {
+    match error {
+        apply::Error::NameTaken { .. } => reason::NAME_TAKEN,
+        apply::Error::Refused { .. } | apply::Error::UnknownKind { .. } => reason::API_REJECTED,
+        apply::Error::Api(_) | apply::Error::Json(_) => reason::RETRYING,
+    }
+}
+
 struct WorkloadView {
     verdict: Verdict,
     /// What stands against `Ready` although enough pods are there: a roll-out, or the file that is on its way.
@@ -143,14 +168,7 @@ fn workload(seen: &Observation<'_>) -> WorkloadView {
             let message = "pods are made once the stream is known to be this channel's".to_owned();
             WorkloadView { verdict: of(false, reason::PENDING, message), unsettled: None, counts: None }
         }
-        Workload::Failed(error) => {
-            let why = match error {
-                apply::Error::NameTaken { .. } => reason::NAME_TAKEN,
-                apply::Error::Refused { .. } => reason::API_REJECTED,
-                apply::Error::Api(_) | apply::Error::Json(_) => reason::RETRYING,
-            };
-            WorkloadView { verdict: of(false, why, error.to_string()), unsettled: None, counts: None }
-        }
+        Workload::Failed(error) => WorkloadView { verdict: of(false, failure(error), error.to_string()), unsettled: None, counts: None },
         Workload::Seen { deployment: None, .. } => {
             let message = "there is no Deployment".to_owned();
             WorkloadView { verdict: of(false, reason::SERVER_DIFFERS, message), unsettled: None, counts: None }
@@ -205,7 +223,7 @@ fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
     })
 }
 
-fn ready(stream: &Verdict, workload: &WorkloadView) -> Verdict {
+fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> Verdict {
     if stream.status != Some(true) {
         return Verdict { type_: READY, status: Some(false), ..stream.clone() };
     }
@@ -214,7 +232,13 @@ fn ready(stream: &Verdict, workload: &WorkloadView) -> Verdict {
     }
     match &workload.unsettled {
         Some((why, message)) => Verdict::new(READY, Some(false), why, message.clone()),
-        None => Verdict::new(READY, Some(true), reason::READY, "the stream is in sync and every pod serves this generation"),
+        None => {
+            let mut message = "the stream is in sync and every pod serves this generation".to_owned();
+            if let Some(why) = &seen.unmonitored {
+                message = format!("{message}; no PodMonitor: {why}");
+            }
+            Verdict::new(READY, Some(true), reason::READY, message)
+        }
     }
 }
 
@@ -239,7 +263,7 @@ fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
         (Ok(_), Some((why, _))) if *why == reason::SCALED_TO_ZERO => idle(),
         (Ok(_), Some((_, message))) => under_way(message.clone()),
         (Ok(_), None) => match &seen.workload {
-            Workload::Failed(apply::Error::Api(_) | apply::Error::Json(_)) => {
+            Workload::Failed(error) if error.is_transient() => {
                 Verdict::new(RECONCILING, Some(true), reason::RETRYING, workload.verdict.message.clone())
             }
             Workload::Seen { .. } if workload.verdict.status == Some(false) && seen.drift.is_empty() => {
@@ -254,8 +278,7 @@ fn stalled(seen: &Observation<'_>) -> Verdict {
     let of = |why, message: String| Verdict::new(STALLED, Some(true), why, message);
     match (seen.stream, &seen.workload) {
         (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
-        (_, Workload::Failed(error @ apply::Error::NameTaken { .. })) => of(reason::NAME_TAKEN, error.to_string()),
-        (_, Workload::Failed(error @ apply::Error::Refused { .. })) => of(reason::API_REJECTED, error.to_string()),
+        (_, Workload::Failed(error)) if !error.is_transient() => of(failure(error), error.to_string()),
         _ => Verdict::new(STALLED, Some(false), reason::IDLE, "nothing stands in the way"),
     }
 }

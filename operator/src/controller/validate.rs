@@ -1,5 +1,7 @@
 //! Step 2, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and durations are checked.
 
+use std::net::IpAddr;
+
 use sluice_channel::{
     ChannelConfig, ChannelName, StreamName,
     config::{self, Encoding, Start},
@@ -10,9 +12,11 @@ use crate::{
     crd::{
         ManagementPolicy, SseChannel,
         delivery::{self, DeliverySpec, PublishMode},
+        exposure::ExposureSpec,
+        network::{NetworkPeer, NetworkPolicySpec},
         stream::{DeletionPolicy, StreamSpec},
         text,
-        workload::{ServiceSpec, WorkloadSpec},
+        workload::{MonitoringSpec, ServiceSpec, WorkloadSpec},
     },
     stream::{self, Owner},
 };
@@ -39,6 +43,9 @@ pub enum Error {
         "spec.stream.topicPrefix {0:?} is no beginning of the default subject {1:?}; leave topicPrefix out, or set spec.stream.subjects as well"
     )]
     TopicPrefix(String, String),
+    /// A range of addresses that is none.
+    #[error("spec.networkPolicy.from[{0}].cidr {1:?} must be a range of addresses like 10.0.0.0/8 or 2001:db8::/32")]
+    Cidr(usize, String),
     /// A number that cannot be.
     #[error("{field} must be {must}")]
     Range {
@@ -72,6 +79,12 @@ pub struct Channel {
     pub workload: WorkloadSpec,
     /// The Service.
     pub service: ServiceSpec,
+    /// How it is reached from outside.
+    pub exposure: ExposureSpec,
+    /// Who may reach the pods.
+    pub network_policy: NetworkPolicySpec,
+    /// How the pods are monitored.
+    pub monitoring: MonitoringSpec,
 }
 
 /// Checks `channel`. `cluster` is the identity of the Kubernetes cluster, `local` without one.
@@ -114,7 +127,29 @@ pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
         config,
         workload: spec.workload.clone(),
         service: spec.service.clone(),
+        exposure: spec.exposure.clone(),
+        network_policy: network_policy(&spec.network_policy)?,
+        monitoring: spec.monitoring.clone(),
     })
+}
+
+fn network_policy(spec: &NetworkPolicySpec) -> Result<NetworkPolicySpec, Error> {
+    // An empty one is a peer by labels.
+    let is_range = |peer: &NetworkPeer| peer.cidr.is_empty() || is_cidr(&peer.cidr);
+    match spec.from.iter().enumerate().find(|(_, peer)| !is_range(peer)) {
+        Some((i, peer)) => Err(Error::Cidr(i, peer.cidr.clone())),
+        None => Ok(spec.clone()),
+    }
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    let most = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    !bits.starts_with('+') && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
 }
 
 fn stream(spec: &StreamSpec, owner: Owner, namespace: &str, name: &ChannelName) -> Result<stream::Desired, Error> {
@@ -223,6 +258,23 @@ pub(crate) mod tests {
         assert_eq!(channel.stream.subjects, ["sse.shop.orders.>"]);
         assert_eq!(channel.config.stream.topic_prefix, "sse.shop.orders.");
         assert_eq!(channel.config.generation, 7);
+    }
+
+    #[test]
+    fn a_range_of_addresses_is_one() {
+        for (cidr, good) in [
+            ("10.0.0.0/8", true),
+            ("2001:db8::/32", true),
+            ("10.0.0.0", false),
+            ("10.0.0.0/33", false),
+            ("10.0.0/8", false),
+            ("10.0.0.0/+8", false),
+            ("ten/8", false),
+        ] {
+            let spec = json!({"networkPolicy": {"mode": "Restrict", "from": [{"podLabels": {"a": "b"}}, {"cidr": cidr}]}});
+            let result = validate(&channel("orders", &spec), "c").map(|_| ());
+            assert_eq!(result, if good { Ok(()) } else { Err(Error::Cidr(1, cidr.to_owned())) });
+        }
     }
 
     #[test]

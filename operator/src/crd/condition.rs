@@ -37,6 +37,8 @@ pub mod reason {
     pub const MINIMUM_REPLICAS_AVAILABLE: &str = "MinimumReplicasAvailable";
     /// `workload.replicas` is 0, as asked.
     pub const SCALED_TO_ZERO: &str = "ScaledToZero";
+    /// The Ingress has an address, or every Gateway has taken the HTTPRoute.
+    pub const ACCEPTED: &str = "Accepted";
     /// Nothing was asked for.
     pub const NOT_REQUESTED: &str = "NotRequested";
     /// Not looked at yet, or something before it failed.
@@ -93,6 +95,12 @@ pub mod reason {
     pub const CRASH_LOOPING: &str = "CrashLooping";
     /// No node takes a pod. Fix: room in the cluster, `resources`, `nodeSelector`, `topologySpread`.
     pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// The Ingress has no address. Fix: an ingress controller for its class, which publishes its address.
+    pub const NO_ADDRESS: &str = "NoAddress";
+    /// A Gateway has not taken the HTTPRoute. Fix: as the message says.
+    pub const NOT_ACCEPTED: &str = "NotAccepted";
+    /// The cluster has no HTTPRoutes. Fix: install the Gateway API, or use `exposure.ingress`.
+    pub const GATEWAY_API_MISSING: &str = "GatewayApiMissing";
     /// Ready pods do not serve this generation yet. Kubernetes brings the file to them within about a minute.
     pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
     /// A ready pod's admin port cannot be reached from the operator. Fix: network policies.

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     delivery::{AuthSpec, DeliverySpec, PublishSpec},
+    exposure::ExposureSpec,
+    network::NetworkPolicySpec,
     status::SseChannelStatus,
     stream::{NatsSpec, StreamSpec},
-    workload::{ExposureSpec, MonitoringSpec, NetworkPolicySpec, ServiceSpec, WorkloadSpec},
+    workload::{MonitoringSpec, ServiceSpec, WorkloadSpec},
 };
 
 /// What a channel should be. `spec: {}` is a working channel.
@@ -41,6 +43,9 @@ use super::{
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1),
     validation = Rule::new("size(self.metadata.name) <= 48 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be a DNS label of at most 48 characters: a letter, then letters, digits or '-', all lower case, no dots"),
+    validation = Rule::new("!has(self.spec.exposure.ingress) || self.spec.exposure.ingress.path in ['', '/', '/channels', '/channels/' + self.metadata.name]")
+        .message("must be /, /channels or /channels/<name>: an Ingress cannot change the path, and pods serve the channel at /channels/<name>. For another path use exposure.httpRoute")
+        .field_path(".spec.exposure.ingress.path"),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -77,10 +82,10 @@ pub struct SseChannelSpec {
     /// The Service in front of the pods.
     #[serde(default)]
     pub service: ServiceSpec,
-    /// How the channel is reached from outside the cluster. Not supported yet.
+    /// How the channel is reached from outside the cluster.
     #[serde(default)]
     pub exposure: ExposureSpec,
-    /// Who may reach the pods. Not supported yet.
+    /// Who may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
     /// How the pods are monitored.

@@ -6,18 +6,14 @@ use k8s_openapi::api::core::v1::Toleration;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    of_nothing,
-    text::{Amount, Text},
-};
+use super::{of_nothing, text::Amount};
 
 /// The pods that serve a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.autoscaling)")
-        .message("is not supported yet; leave it out and set workload.replicas, or scale the channel with kubectl scale")
-        .field_path(".autoscaling").reason(Reason::FieldValueForbidden),
+    validation = Rule::new("!has(self.autoscaling) || !has(self.autoscaling.cpuUtilization) || 'cpu' in self.resources.requests")
+        .message("is a share of the processor that a pod requests: set workload.resources.requests.cpu").field_path(".autoscaling.cpuUtilization"),
     validation = Rule::new("!has(self.podOverlay)")
         .message("is not supported yet; leave it out and use the named fields of workload")
         .field_path(".podOverlay").reason(Reason::FieldValueForbidden),
@@ -27,11 +23,11 @@ use super::{
         .message("must not contain sluice.dev/ keys: the operator sets those itself").field_path(".podAnnotations"),
 )]
 pub struct WorkloadSpec {
-    /// Number of pods.
+    /// Number of pods. Without effect while autoscaling is set.
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
-    /// Scaling by load. Not supported yet.
+    /// Number of pods by load, instead of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Autoscaling")]
     pub autoscaling: Option<Autoscaling>,
@@ -103,10 +99,14 @@ fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// Scaling by load. Not supported yet.
+/// Number of pods by load. With both measures the larger number counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("must be at least minReplicas").field_path(".maxReplicas"))]
+#[x_kube(
+    validation = Rule::new("self.minReplicas <= self.maxReplicas").message("must be at least minReplicas").field_path(".maxReplicas"),
+    validation = Rule::new("has(self.connectionsPerPod) || has(self.cpuUtilization)")
+        .message("needs something to scale by: set connectionsPerPod, cpuUtilization or both"),
+)]
 pub struct Autoscaling {
     /// Fewest pods.
     #[serde(default = "replicas")]
@@ -115,11 +115,11 @@ pub struct Autoscaling {
     /// Most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// Streams per pod to aim at.
+    /// Open streams per pod to aim at. The operator counts them: up at once, down after five minutes of less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 1, max = 1_000_000))]
     pub connections_per_pod: Option<i32>,
-    /// Processor use to aim at, percent of the request.
+    /// Processor use to aim at, percent of the request, by a HorizontalPodAutoscaler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 1, max = 100))]
     pub cpu_utilization: Option<i32>,
@@ -222,144 +222,9 @@ pub enum SessionAffinity {
     ClientIP,
 }
 
-/// How the channel is reached from outside. Not supported yet.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("!(has(self.ingress) && has(self.httpRoute))").message("at most one of ingress and httpRoute may be set"),
-    validation = Rule::new("!has(self.ingress)")
-        .message("is not supported yet; leave it out and write an Ingress to the channel's Service yourself")
-        .field_path(".ingress").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.httpRoute)")
-        .message("is not supported yet; leave it out and write an HTTPRoute to the channel's Service yourself")
-        .field_path(".httpRoute").reason(Reason::FieldValueForbidden),
-)]
-pub struct ExposureSpec {
-    /// Through an Ingress.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "IngressSpec")]
-    pub ingress: Option<IngressSpec>,
-    /// Through a Gateway API HTTPRoute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "HttpRouteSpec")]
-    pub http_route: Option<HttpRouteSpec>,
-}
-
-/// An Ingress for the channel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct IngressSpec {
-    /// Ingress class.
-    #[serde(default)]
-    #[schemars(length(max = 253))]
-    pub class_name: String,
-    /// Host name.
-    #[schemars(length(min = 1, max = 253))]
-    pub host: String,
-    /// Path. Default: /channels/<name>
-    #[serde(default)]
-    #[schemars(length(max = 256))]
-    pub path: String,
-    /// Secret with the certificate.
-    #[serde(default)]
-    #[schemars(length(max = 253))]
-    pub tls_secret_name: String,
-    /// Annotations of the Ingress.
-    #[serde(default)]
-    #[schemars(extend("maxProperties" = 32))]
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// An HTTPRoute for the channel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HttpRouteSpec {
-    /// Gateways that take the route.
-    #[schemars(length(min = 1, max = 4))]
-    pub parent_refs: Vec<ParentRef>,
-    /// Host names.
-    #[serde(default)]
-    #[schemars(length(max = 8))]
-    pub hostnames: Vec<Text>,
-    /// Path. Default: /channels/<name>
-    #[serde(default)]
-    #[schemars(length(max = 256))]
-    pub path: String,
-}
-
-/// A Gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ParentRef {
-    /// Name of the Gateway.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Namespace of the Gateway. Default: the channel's.
-    #[serde(default)]
-    #[schemars(length(max = 63))]
-    pub namespace: String,
-    /// Listener of the Gateway.
-    #[serde(default)]
-    #[schemars(length(max = 253))]
-    pub section_name: String,
-}
-
-/// Who may reach the pods. Not supported yet.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("self.mode == 'Disabled'")
-        .message("Restrict is not supported yet; use Disabled and write a NetworkPolicy for the label sluice.dev/channel yourself")
-        .field_path(".mode").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("size(self.from) == 0")
-        .message("is not supported yet; leave it out").field_path(".from").reason(Reason::FieldValueForbidden),
-)]
-pub struct NetworkPolicySpec {
-    /// Whether a NetworkPolicy is made.
-    #[serde(default)]
-    pub mode: NetworkPolicyMode,
-    /// Peers that may connect.
-    #[serde(default)]
-    #[schemars(length(max = 16))]
-    pub from: Vec<NetworkPeer>,
-}
-
-/// Whether a NetworkPolicy is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub enum NetworkPolicyMode {
-    /// None is made.
-    #[default]
-    Disabled,
-    /// Only `from` may connect. Not supported yet.
-    Restrict,
-}
-
-/// A peer that may connect.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct NetworkPeer {
-    /// Labels of namespaces.
-    #[serde(default)]
-    #[schemars(extend("maxProperties" = 16))]
-    pub namespace_labels: BTreeMap<String, String>,
-    /// Labels of pods.
-    #[serde(default)]
-    #[schemars(extend("maxProperties" = 16))]
-    pub pod_labels: BTreeMap<String, String>,
-    /// Range of addresses.
-    #[serde(default)]
-    #[schemars(length(max = 64))]
-    pub cidr: String,
-}
-
 /// How the pods are monitored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("self.podMonitor == 'Disabled'")
-        .message("Enabled is not supported yet; use Disabled and scrape /metrics on the pods' port named admin")
-        .field_path(".podMonitor").reason(Reason::FieldValueForbidden),
-)]
 pub struct MonitoringSpec {
     /// Whether a PodMonitor of the Prometheus operator is made.
     #[serde(default)]
@@ -372,6 +237,6 @@ pub enum PodMonitor {
     /// None is made.
     #[default]
     Disabled,
-    /// One is made. Not supported yet.
+    /// One is made, where the Prometheus operator's definitions are installed.
     Enabled,
 }

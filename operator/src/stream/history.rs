@@ -41,6 +41,10 @@ impl History {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn regressed(&self, name: &str, observed: &Observed) -> bool {
         let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         history.get(name).is_some_and(|seen| seen.created == observed.created && seen.last_sequence > observed.last_sequence)

@@ -99,6 +99,23 @@ impl Server {
         if known > 0 && known < replicas { Err(Error::NotEnoughServers { replicas, known: Some(known) }) } else { Ok(()) }
     }
 
+    /// Version of the server as it said when the connection was made.
+    pub(super) fn version(&self) -> String {
+        self.context.client().server_info().version
+    }
+
+    /// Whether JetStream answers for the operator's account.
+    pub(super) async fn account(&self) -> Result<(), Error> {
+        match self.request::<_, Value>("INFO", &json!({})).await {
+            Err(Error::Api { code, text })
+                if code == ErrorCode::JETSTREAM_NOT_ENABLED.0 || code == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT.0 =>
+            {
+                Err(Error::JetStreamDisabled(text))
+            }
+            other => other.map(|_| ()),
+        }
+    }
+
     pub(super) async fn info(&self, name: &str) -> Result<Option<Observed>, Error> {
         match self.request::<_, Info>(&format!("STREAM.INFO.{name}"), &json!({})).await {
             Err(Error::Api { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(None),

@@ -1,21 +1,12 @@
 //! The API server's audit log: who asked for what, and what was answered.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 /// Everything but the controllers' own reads, one entry a request, when it is answered.
-pub(super) const POLICY: &str = "\
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived, ResponseStarted]
-rules:
-- {level: None, userGroups: ['system:masters']}
-- {level: None, users: ['system:apiserver']}
-- {level: Request, verbs: [create, update, patch, delete, deletecollection]}
-- {level: Metadata}
-";
+pub(super) const POLICY: &str = include_str!("audit-policy.yaml");
 
 /// Reads the audit log.
 #[derive(Debug)]
@@ -47,7 +38,7 @@ pub struct Entry {
     pub request_object: serde_json::Value,
     /// What the API server noted, such as the authorizer's decision.
     #[serde(default)]
-    pub annotations: std::collections::BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The caller.
@@ -55,6 +46,9 @@ pub struct Entry {
 pub struct User {
     /// `system:serviceaccount:<namespace>:<name>` for a service account.
     pub username: String,
+    /// What else is known of it.
+    #[serde(default)]
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// What a request is about.
@@ -82,6 +76,11 @@ pub struct ResponseStatus {
 }
 
 impl Entry {
+    /// The pod that asked, for a service account's token that was made for a pod.
+    pub fn pod(&self) -> Option<&str> {
+        self.user.extra.get("authentication.kubernetes.io/pod-name")?.first().map(String::as_str)
+    }
+
     /// Whether it asks to change something.
     pub fn is_write(&self) -> bool {
         !matches!(self.verb.as_str(), "get" | "list" | "watch")
@@ -103,7 +102,8 @@ impl Entry {
 }
 
 impl Audit {
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// The log that the API server writes at `path`.
+    pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 

@@ -16,7 +16,7 @@ use k8s_openapi::{
 };
 use sluice_channel::limits::{ADMIN_PORT, HTTP_PORT};
 
-use super::{Settings, labels, metadata, object_name, selector};
+use super::{Load, Settings, labels, metadata, object_name, scaling, selector};
 use crate::{
     controller::validate::Channel,
     crd::{text::Amount, workload::TopologySpread},
@@ -30,11 +30,11 @@ const NATS_DIR: &str = "/etc/sluice/nats";
 /// The conventional `nonroot` of distroless images; numeric, because `runAsNonRoot` cannot check a name.
 const USER: i64 = 65_532;
 
-pub(super) fn deployment(channel: &Channel, settings: &Settings) -> Deployment {
+pub(super) fn deployment(channel: &Channel, settings: &Settings, load: Load) -> Deployment {
     Deployment {
         metadata: metadata(channel),
         spec: Some(DeploymentSpec {
-            replicas: Some(channel.workload.replicas),
+            replicas: scaling::replicas(channel, load),
             selector: selector(channel),
             revision_history_limit: Some(3),
             strategy: Some(DeploymentStrategy {

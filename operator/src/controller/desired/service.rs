@@ -12,7 +12,9 @@ use crate::{
 };
 
 /// Port of the Service; clients inside the cluster need none in the URL.
-const PORT: i32 = 80;
+pub(super) const PORT: i32 = 80;
+/// Name of that port.
+pub(super) const PORT_NAME: &str = "http";
 
 pub(super) fn service(channel: &Channel) -> Service {
     let mut metadata = metadata(channel);
@@ -35,7 +37,7 @@ pub(super) fn service(channel: &Channel) -> Service {
             session_affinity: Some(affinity.to_owned()),
             selector: Some(selector_labels(channel.name.as_str())),
             ports: Some(vec![ServicePort {
-                name: Some("http".to_owned()),
+                name: Some(PORT_NAME.to_owned()),
                 port: PORT,
                 protocol: Some("TCP".to_owned()),
                 target_port: Some(IntOrString::String("http".to_owned())),

@@ -1,4 +1,7 @@
-use k8s_openapi::api::apps::v1::{DeploymentSpec, DeploymentStatus};
+use k8s_openapi::api::{
+    apps::v1::{DeploymentSpec, DeploymentStatus},
+    networking::v1::Ingress,
+};
 use serde_json::json;
 use sluice_channel::Epoch;
 
@@ -28,11 +31,25 @@ fn deployment(wanted: i32, replicas: i32, updated: i32, ready: i32) -> Deploymen
 }
 
 fn pods(serves: &[Serves]) -> Pods {
-    Pods { ready: serves.iter().enumerate().map(|(i, s)| (format!("p{i}"), s.clone())).collect(), trouble: None }
+    Pods { ready: serves.iter().enumerate().map(|(i, s)| (format!("p{i}"), s.clone())).collect(), ..Pods::default() }
+}
+
+fn observation<'a>(stream: &'a Result<Report, stream::Error>, workload: Workload<'a>) -> Observation<'a> {
+    Observation {
+        name: "orders",
+        stream_name: "S",
+        stream,
+        workload,
+        drift: Vec::new(),
+        url: "u".to_owned(),
+        exposure: Exposure::NotRequested,
+        external_urls: Vec::new(),
+        unmonitored: None,
+    }
 }
 
 fn conditions(stream: &Result<Report, stream::Error>, workload: Workload<'_>, drift: Vec<Difference>) -> Vec<String> {
-    let seen = Observation { name: "orders", stream_name: "S", stream, workload, drift, url: String::new() };
+    let seen = Observation { drift, ..observation(stream, workload) };
     let status = status(&channel("orders", &json!({})), &seen, Timestamp::UNIX_EPOCH);
     assert_eq!(status.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), condition::TYPES);
     status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()
@@ -122,9 +139,7 @@ fn what_is_known_of_the_stream_survives_an_outage() {
     let known = StreamStatus { name: "S".to_owned(), epoch: "00000001".to_owned(), created_time: "t".to_owned(), owned: true };
     object.status = Some(SseChannelStatus { stream: Some(known.clone()), ..SseChannelStatus::default() });
     let away = Err(stream::Error::Unreachable { servers: String::new() });
-    let seen =
-        Observation { name: "orders", stream_name: "S", stream: &away, workload: Workload::Waiting, drift: Vec::new(), url: String::new() };
-    assert_eq!(status(&object, &seen, Timestamp::UNIX_EPOCH).stream, Some(known));
+    assert_eq!(status(&object, &observation(&away, Workload::Waiting), Timestamp::UNIX_EPOCH).stream, Some(known));
 }
 
 #[test]
@@ -132,17 +147,31 @@ fn the_same_observation_gives_the_same_status_at_any_time() {
     let (deployment, pods) = (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]));
     let (stream, mut object) = (in_sync(), channel("orders", &json!({})));
     let at = |object: &SseChannel, second| {
-        let seen = Observation {
-            name: "orders",
-            stream_name: "S",
-            stream: &stream,
-            workload: seen(&deployment, &pods),
-            drift: Vec::new(),
-            url: "u".to_owned(),
-        };
-        status(object, &seen, Timestamp::from_second(second).unwrap())
+        status(object, &observation(&stream, seen(&deployment, &pods)), Timestamp::from_second(second).unwrap())
     };
     let first = at(&object, 10);
     object.status = Some(first.clone());
     assert_eq!(at(&object, 99), first);
+}
+
+#[test]
+fn addresses_outside_are_told_while_they_work() {
+    let (deployment, pods, stream) = (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]), in_sync());
+    let taken: Ingress = serde_json::from_value(json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}})).unwrap();
+    let (object, urls) = (channel("orders", &json!({})), || (0..9).map(|i| format!("e{i}")).collect::<Vec<_>>());
+    for (ingress, expected) in [(taken, ENDPOINTS), (Ingress::default(), 1)] {
+        let exposure = Exposure::Ingress(Some(&ingress));
+        let seen = Observation { exposure, external_urls: urls(), ..observation(&stream, seen(&deployment, &pods)) };
+        let status = status(&object, &seen, Timestamp::UNIX_EPOCH);
+        assert_eq!((status.endpoints.len(), status.endpoints[0].type_), (expected, EndpointType::Internal));
+        assert_eq!(status.conditions[0].status, "True", "Ready does not wait for others' load balancers");
+    }
+}
+
+#[test]
+fn a_missing_pod_monitor_is_told_and_stands_in_nobodys_way() {
+    let (deployment, pods, stream) = (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]), in_sync());
+    let seen = Observation { unmonitored: Some("not there".to_owned()), ..observation(&stream, seen(&deployment, &pods)) };
+    let ready = &status(&channel("orders", &json!({})), &seen, Timestamp::UNIX_EPOCH).conditions[0];
+    assert!(ready.status == "True" && ready.message.ends_with("no PodMonitor: not there"), "{ready:?}");
 }

@@ -19,6 +19,9 @@ use tempfile::TempDir;
 use super::Shared;
 use crate::process::workspace_program;
 
+const DATA_PLANE: &str = "sluice-dataplane";
+const OPERATOR: &str = "sluice-operator";
+
 /// The only container of a pod.
 pub(super) struct Container {
     template: Template,
@@ -58,20 +61,26 @@ impl Container {
         let environment = self.environment(pod);
         let own = |text: &str| self.own_paths(&expanded(text, &environment)).replace("0.0.0.0:", &format!("{}:", self.address));
         let mut words = self.template.command.iter().flatten().chain(self.template.args.iter().flatten()).map(|word| own(word));
-        // An image's entry point is the data plane, called by whatever path.
+        // An image's entry point is the program that it is called after, else the data plane.
         let program = if self.template.command.is_some() { words.next() } else { None };
         let program =
-            program.as_deref().and_then(|p| p.rsplit('/').next().map(str::to_owned)).unwrap_or_else(|| "sluice-dataplane".to_owned());
+            program.as_deref().and_then(|p| p.rsplit('/').next().map(str::to_owned)).unwrap_or_else(|| self.entry_point().to_owned());
         let mut command = Command::new(workspace_program(&program));
         let words: Vec<String> = words.collect();
         command.args(&words);
         for (flag, port) in [("--listen", 8080), ("--admin", 9090)] {
-            if !words.iter().any(|w| w == flag || w.starts_with(&format!("{flag}="))) {
+            if program == DATA_PLANE && !words.iter().any(|w| w == flag || w.starts_with(&format!("{flag}="))) {
                 command.arg(format!("{flag}={}:{port}", self.address));
             }
         }
         command.envs(environment.iter().map(|(name, value)| (name, own(value))));
         command
+    }
+
+    fn entry_point(&self) -> &'static str {
+        let image = self.template.image.as_deref().unwrap_or_default();
+        let name = image.rsplit('/').next().and_then(|last| last.split(':').next());
+        if name == Some(OPERATOR) { OPERATOR } else { DATA_PLANE }
     }
 
     fn environment(&self, pod: &Pod) -> BTreeMap<String, String> {

@@ -1,0 +1,92 @@
+//! The console: a page for people, on the admin listener. Plain files, no outside assets; it reads channels as any
+//! subscriber does, so what it shows is what a subscriber gets.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{pod::Shared, server};
+
+const PAGE: &str = include_str!("console/index.html");
+const STYLE: &str = include_str!("console/console.css");
+const SCRIPT: &str = include_str!("console/console.js");
+/// The page loads and asks nothing but this listener, and nobody may frame it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The page, what it asks, and the channels themselves beside it: a page may only read its own origin.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/", get(|| file("text/html; charset=utf-8", PAGE)))
+        .route("/console.css", get(|| file("text/css; charset=utf-8", STYLE)))
+        .route("/console.js", get(|| file("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/debug/channels", get(channels))
+        .with_state(Arc::clone(&shared))
+        .merge(server::router(shared))
+}
+
+/// Refuses requests that change something when a browser says they come from another site's page: whoever reads
+/// a page on the machine that runs `sluice-operator local` must not be able to drain it or publish to it.
+pub(crate) fn same_site_only(router: Router) -> Router {
+    router.layer(from_fn(|request: Request, next: Next| async move {
+        // Fetch Metadata: always sent by browsers to trustworthy addresses such as loopback, never by tools.
+        let foreign = request.headers().get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
+        let safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+        if foreign && !safe {
+            return (StatusCode::FORBIDDEN, "requests from pages of other sites are refused here\n").into_response();
+        }
+        next.run(request).await
+    }))
+}
+
+#[allow(clippy::unused_async)] // axum's handlers are
+async fn file(kind: &'static str, text: &'static str) -> Response {
+    let headers: [(HeaderName, HeaderValue); 4] = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        // An upgraded pod's page must not run with the script of the one before.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    (headers, text).into_response()
+}
+
+async fn channels(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let channels: Vec<_> = shared
+        .channels()
+        .iter()
+        .filter(|channel| !channel.is_removed())
+        .map(|channel| {
+            let (config, head, status) = (channel.config(), channel.log().head_now(), channel.log().status());
+            let metrics = channel.metrics();
+            json!({
+                "name": config.name.as_str(),
+                "namespace": config.namespace,
+                "generation": config.generation,
+                "reader": status.phase,
+                "error": status.error,
+                "epoch": head.epoch.map(|e| e.to_string()),
+                "first": head.first,
+                "last": head.next.saturating_sub(1),
+                "connections": metrics.connections.get(),
+                "maxConnections": config.delivery.max_connections,
+                "delivered": metrics.events_delivered.get(),
+                "publish": config.publish.http,
+                "topicPrefix": config.stream.topic_prefix,
+            })
+        })
+        .collect();
+    Json(json!({
+        "instance": shared.instance,
+        "version": env!("CARGO_PKG_VERSION"),
+        "phase": shared.phase.get(),
+        "channels": channels,
+    }))
+}

@@ -1,0 +1,14 @@
+//! The PodMonitor, which tells a Prometheus operator to scrape the pods' admin port.
+
+use super::{metadata, selector};
+use crate::controller::{
+    foreign::{PodMetricsEndpoint, PodMonitor, PodMonitorSpec},
+    validate::Channel,
+};
+
+pub(super) fn pod_monitor(channel: &Channel) -> PodMonitor {
+    let endpoint = PodMetricsEndpoint { port: "admin".to_owned(), path: "/metrics".to_owned() };
+    let mut monitor = PodMonitor::new("", PodMonitorSpec { selector: selector(channel), pod_metrics_endpoints: vec![endpoint] });
+    monitor.metadata = metadata(channel);
+    monitor
+}

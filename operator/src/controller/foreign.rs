@@ -1,0 +1,91 @@
+//! Kinds that other projects define, as far as this operator speaks of them. Their definitions may be missing in a
+//! cluster, so nothing watches them: they are looked at in each pass.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::CustomResource;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `gateway.networking.k8s.io/v1 HTTPRoute` (sigs.k8s.io/gateway-api, 1.2 or newer for its timeouts).
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "gateway.networking.k8s.io",
+    version = "v1",
+    kind = "HTTPRoute",
+    plural = "httproutes",
+    namespaced,
+    schema = "disabled",
+    status = "HTTPRouteStatus",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HTTPRouteSpec {
+    /// Gateways that take the route.
+    pub parent_refs: Vec<ParentReference>,
+    /// Host names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hostnames: Vec<String>,
+    /// What is routed where.
+    pub rules: Vec<Value>,
+}
+
+/// A Gateway, or one of its listeners.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ParentReference {
+    /// Name of the Gateway.
+    pub name: String,
+    /// Its namespace; the route's own when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of its listener; all when `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// What Gateways say of a route.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HTTPRouteStatus {
+    /// One entry for each Gateway and controller.
+    pub parents: Vec<RouteParentStatus>,
+}
+
+/// What one Gateway says of a route.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouteParentStatus {
+    /// The Gateway.
+    pub parent_ref: ParentReference,
+    /// `Accepted`, `ResolvedRefs` and others.
+    pub conditions: Vec<Condition>,
+}
+
+/// `monitoring.coreos.com/v1 PodMonitor` (prometheus-operator).
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "monitoring.coreos.com",
+    version = "v1",
+    kind = "PodMonitor",
+    plural = "podmonitors",
+    namespaced,
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodMonitorSpec {
+    /// Pods in the monitor's namespace.
+    pub selector: LabelSelector,
+    /// Where each is scraped.
+    pub pod_metrics_endpoints: Vec<PodMetricsEndpoint>,
+}
+
+/// Where a pod is scraped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodMetricsEndpoint {
+    /// Name of the container's port.
+    pub port: String,
+    /// Path of the metrics.
+    pub path: String,
+}

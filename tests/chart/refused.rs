@@ -1,0 +1,98 @@
+//! Values that are refused, and in what words.
+
+use serde_json::{Value, json};
+
+use crate::helm::template;
+
+/// Values, and the words of which the message must hold all.
+fn table() -> Vec<(Value, &'static [&'static str])> {
+    vec![
+        (json!({"replicas": 3}), &["replicas"]),
+        (json!({"replicaCount": "two"}), &["replicaCount", "integer", "string"]),
+        (json!({"replicaCount": -1}), &["replicaCount"]),
+        (json!({"nats": {"servers": "nats://a:4222"}}), &["nats", "servers", "array"]),
+        (json!({"nats": {"servers": ["nats://user:pass@a:4222"]}}), &["servers", "pattern"]),
+        (json!({"nats": {"servers": ["http://a:4222"]}}), &["servers", "pattern"]),
+        (json!({"nats": {"server": ["nats://a:4222"]}}), &["server"]),
+        (json!({"natsServer": {"enabled": "yes"}}), &["natsServer", "enabled", "boolean"]),
+        (json!({"natsServer": {"enabled": true, "persistence": {"size": "ten"}}}), &["persistence", "size"]),
+        (json!({"natsServer": {"enabled": true, "image": {"tag": 2.15}}}), &["image", "tag", "string"]),
+        (json!({"image": {"pullPolicy": "Sometimes"}}), &["pullPolicy", "IfNotPresent"]),
+        (json!({"resync": "30"}), &["resync", "pattern"]),
+        (json!({"logFormat": "xml"}), &["logFormat", "json"]),
+        (json!({"watchNamespaces": ["Shop"]}), &["watchNamespaces", "pattern"]),
+        (json!({"watchNamespaces": ["a", "a"]}), &["watchNamespaces", "equal"]),
+        (json!({"leaderElection": {"leaseDuration": 15}}), &["leaseDuration", "string"]),
+        (json!({"leaderElection": {"enabled": false}}), &["enabled"]),
+        (json!({"resources": {"limit": {"memory": "1Gi"}}}), &["resources", "limit"]),
+        (json!({"podLabels": {"app.kubernetes.io/name": "mine"}}), &["podLabels"]),
+        (json!({"tolerations": [{"effect": "Never"}]}), &["tolerations", "effect"]),
+        (json!({"env": [{"value": "x"}]}), &["env", "name"]),
+        (json!({"crds": {"keep": false}}), &["keep"]),
+        (json!({"networkPolicy": {"from": [{"cidr": "10.0.0.0/8"}]}}), &["networkPolicy", "cidr"]),
+        (json!({"podMonitor": {"interval": "often"}}), &["podMonitor", "interval"]),
+        (json!({"terminationGracePeriodSeconds": 0}), &["terminationGracePeriodSeconds"]),
+    ]
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused_in_words_that_name_it() {
+    for (mut values, words) in table() {
+        let broken = values.clone();
+        if values.get("nats").is_none() && values.get("natsServer").is_none() {
+            values["nats"] = json!({"servers": ["nats://nats:4222"]});
+        }
+        let said = template(&values);
+        assert!(!said.ok, "{broken} was taken");
+        assert!(said.err.contains("values don't meet the specifications of the schema"), "{broken}: {}", said.err);
+        for word in words {
+            assert!(said.err.contains(word), "{broken}: {word} is not in: {}", said.err);
+        }
+    }
+}
+
+#[test]
+fn every_object_of_the_schema_is_closed() {
+    let schema: Value = serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
+    let mut open = Vec::new();
+    walk(&schema, "", &mut open);
+    // What Kubernetes itself defines, and what Helm hands to all charts.
+    open.retain(|path| !path.contains("ffinity") && !["from", "valueFrom", "objects", "global"].iter().any(|known| path.contains(known)));
+    assert_eq!(open, [""; 0], "objects that take any key");
+}
+
+fn walk(schema: &Value, path: &str, open: &mut Vec<String>) {
+    if schema["type"] == "object" && schema.get("additionalProperties").is_none() {
+        open.push(path.to_owned());
+    }
+    match schema {
+        Value::Object(members) => members.iter().for_each(|(name, member)| walk(member, &format!("{path}/{name}"), open)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, path, open)),
+        _ => {}
+    }
+}
+
+/// A value without a rule would be taken unseen, and a rule without a value would be undocumented.
+#[test]
+fn values_and_schema_name_the_same() {
+    let schema: Value = serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
+    let values: Value = serde_saphyr::from_str(&crate::helm::read("charts/sluice/values.yaml")).unwrap();
+    let mut findings = Vec::new();
+    compare(&schema["properties"], &values, "", &mut findings);
+    findings.retain(|path| path != ".global");
+    assert_eq!(findings, [""; 0]);
+}
+
+fn compare(properties: &Value, values: &Value, path: &str, findings: &mut Vec<String>) {
+    let (properties, values) = (properties.as_object().unwrap(), values.as_object().unwrap());
+    findings.extend(properties.keys().filter(|name| !values.contains_key(*name)).map(|name| format!("{path}.{name}")));
+    for (name, value) in values {
+        match properties.get(name) {
+            None => findings.push(format!("{path}.{name}")),
+            Some(property) if property.get("properties").is_some() => {
+                compare(&property["properties"], value, &format!("{path}.{name}"), findings);
+            }
+            Some(_) => {}
+        }
+    }
+}

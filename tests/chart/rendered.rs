@@ -1,0 +1,158 @@
+//! What the chart renders.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use sluice_tests::{cluster::Cluster, process::tool};
+use tempfile::TempDir;
+
+use crate::{
+    helm::{Objects, Said, admin_conf, chart, helm, pod, read, template},
+    rows::table,
+};
+
+#[test]
+fn lint_finds_nothing() {
+    for row in table() {
+        let said = helm(&["lint", "--strict", chart().to_str().unwrap()], &row.values, None);
+        assert!(said.ok && !said.out.contains("[WARNING]") && !said.out.contains("[ERROR]"), "{}: {}{}", row.what, said.out, said.err);
+    }
+}
+
+#[test]
+fn values_lead_to_what_they_say() {
+    for row in table() {
+        println!("{}", row.what);
+        (row.facts)(&Objects::rendered(&row.values));
+    }
+}
+
+/// The strictest of the Pod Security Standards, field by field; the API server judges the same elsewhere.
+#[test]
+fn every_pod_is_restricted() {
+    let mut seen = 0;
+    for row in table() {
+        let objects = Objects::rendered(&row.values);
+        for pod in objects.all().filter_map(pod) {
+            seen += 1;
+            let of_pod = &pod["securityContext"];
+            assert_eq!(
+                (&of_pod["runAsNonRoot"], &of_pod["runAsUser"], &of_pod["runAsGroup"]),
+                (&json!(true), &json!(65532), &json!(65532))
+            );
+            assert_eq!(of_pod["seccompProfile"], json!({"type": "RuntimeDefault"}));
+            for forbidden in ["hostNetwork", "hostPID", "hostIPC"] {
+                assert!(pod.get(forbidden).is_none());
+            }
+            for container in pod["containers"].as_array().unwrap() {
+                let security =
+                    json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+                assert_eq!(container["securityContext"], security, "{}", row.what);
+                assert!(!container["resources"]["requests"].is_null() && !container["resources"]["limits"]["memory"].is_null());
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} pods");
+}
+
+#[test]
+fn every_object_is_labelled_and_in_the_release_s_namespace() {
+    const CLUSTER_WIDE: [&str; 3] = ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+    for row in table() {
+        for object in Objects::rendered(&row.values).all() {
+            let (kind, metadata) = (object["kind"].as_str().unwrap(), &object["metadata"]);
+            let what = format!("{}: {kind} {}", row.what, metadata["name"]);
+            for label in ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component", "helm.sh/chart"] {
+                assert!(metadata["labels"][label].is_string(), "{what} has no label {label}");
+            }
+            match metadata["namespace"].as_str() {
+                None => assert!(CLUSTER_WIDE.contains(&kind), "{what} has no namespace"),
+                Some(namespace) => assert!(["sluice-system", "shop"].contains(&namespace), "{what} is in {namespace}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_operator_s_rights_are_those_of_the_files() {
+    let rules = |file: &str| serde_saphyr::from_str::<Value>(&read(file)).unwrap();
+    for row in table() {
+        let objects = Objects::rendered(&row.values);
+        let own = objects.names("ClusterRole").into_iter().find(|name| !name.ends_with("-view") && !name.ends_with("-edit")).unwrap();
+        assert_eq!(objects.get("ClusterRole", own)["rules"], rules("charts/sluice/files/rbac-rules.yaml"), "{}", row.what);
+        let leader = objects.names("Role");
+        assert_eq!(leader.len(), 1);
+        assert_eq!(objects.get("Role", leader[0])["rules"], rules("charts/sluice/files/leader-rules.yaml"), "{}", row.what);
+    }
+}
+
+#[test]
+fn the_definition_is_the_generated_one_and_is_kept() {
+    let objects = Objects::rendered(&json!({"natsServer": {"enabled": true}}));
+    let installed = objects.get("CustomResourceDefinition", "ssechannels.sluice.dev");
+    let generated: Value = serde_saphyr::from_str(&read("crds/ssechannels.yaml")).unwrap();
+    assert_eq!(installed["spec"], generated["spec"]);
+    assert_eq!(installed["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+}
+
+#[test]
+fn versions_are_the_workspace_s() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart: Value = serde_saphyr::from_str(&read("charts/sluice/Chart.yaml")).unwrap();
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
+    let objects = Objects::rendered(&json!({"natsServer": {"enabled": true}}));
+    assert_eq!(objects.operator()["containers"][0]["image"], format!("sluice-operator:{version}"));
+    assert!(objects.arguments().contains(&format!("--dataplane-image=sluice-dataplane:{version}").as_str()));
+    let file = read("Dockerfile");
+    for stage in ["operator", "dataplane"] {
+        let label = format!("org.opencontainers.image.title=\"sluice-{stage}\" org.opencontainers.image.version=\"{version}\"");
+        assert!(file.contains(&label), "Dockerfile: {label}");
+    }
+}
+
+#[test]
+fn the_notes_say_what_to_do_next() {
+    let cluster = admin_conf(Cluster::shared());
+    let notes = |values: Value| {
+        let path = chart();
+        let said =
+            helm(&["install", "sse", path.to_str().unwrap(), "-n", "ops", "--dry-run=client"], &values, Some(&cluster)).expect("a dry run");
+        said.split_once("\nNOTES:\n").expect("notes").1.to_owned()
+    };
+    let text = notes(json!({"natsServer": {"enabled": true}}));
+    for command in [
+        "kubectl rollout status -n ops deploy/sse-sluice",
+        "helm test sse -n ops --logs",
+        "kubectl wait -n default --for=condition=Ready sse/orders",
+        "kubectl port-forward -n default svc/orders-sse 8080:80",
+    ] {
+        assert!(text.contains(command), "{command}:\n{text}");
+    }
+    assert!(text.contains("to try with") && !text.contains("WARNING"), "{text}");
+    let forgets = notes(json!({"natsServer": {"enabled": true, "persistence": {"enabled": false}}}));
+    assert!(forgets.contains("ALL EVENTS ARE LOST"), "{forgets}");
+    let own = notes(json!({"nats": {"servers": ["nats://mine:4222"]}, "watchNamespaces": ["shop"]}));
+    assert!(own.contains("nats://mine:4222") && !own.contains("to try with") && own.contains("-n shop"), "{own}");
+}
+
+#[test]
+fn without_a_nats_it_says_how_to_name_one() {
+    let said = template(&json!({}));
+    assert!(!said.ok && said.err.contains("--set natsServer.enabled=true") && said.err.contains("nats.servers"), "{said:?}");
+}
+
+#[test]
+fn nats_server_takes_its_configuration() {
+    let files = TempDir::new().unwrap();
+    let mut seen = 0;
+    for row in table() {
+        let objects = Objects::rendered(&row.values);
+        let Some(map) = objects.find("ConfigMap", "sluice-nats") else { continue };
+        seen += 1;
+        let file = files.path().join("nats.conf");
+        std::fs::write(&file, map["data"]["nats.conf"].as_str().unwrap()).unwrap();
+        let said = Said::of(Command::new(tool("nats-server")).arg("-t").arg("-c").arg(&file));
+        assert!(said.ok && said.err.contains("is valid"), "{}: {said:?}", row.what);
+    }
+    assert!(seen >= 3, "only {seen}");
+}

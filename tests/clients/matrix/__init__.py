@@ -1,0 +1,1 @@
+"""The matrix of clients, cases and proxies against the real data plane."""

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# load.sh [--only NODE] ARCHIVE...: import OCI archives into the image stores of all running nodes, or of one.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+only=
+[ "${1:-}" != --only ] || { only=$2; shift 2; }
+for dir in "$run"/node-*/; do
+  node=$(basename "$dir")
+  is_running "$node" && [ "${only:-$node}" = "$node" ] || continue
+  for archive; do
+    # Its warnings about the machine's kernel are of no use here.
+    said=$(in_host "$node" ctr -n k8s.io images import --digests=false - < "$archive" 2>&1) || fail "$archive on $node: $said"
+  done
+done

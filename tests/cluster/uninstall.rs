@@ -1,0 +1,51 @@
+//! The release goes and comes back; channels, pods and events stay.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{
+    bed::{Bed, LIVE, RELEASE, SHOP, SYSTEM, uids},
+    first_steps::install_release,
+    kubectl::{helm, kubectl, kubectl_with},
+};
+
+/// `helm uninstall` keeps the definition, the channels, their pods and the events; `helm install` picks them up again.
+pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
+    let pods = uids(&bed.until_pods(LIVE, 3).await);
+    let before = bed.until_ready(SHOP, "orders").await;
+    let events = history(bed).await;
+    assert!(events.len() >= 2, "{events:?}");
+
+    helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "120s"]).await;
+    kubectl(&["wait", "--for=delete", "pod", "--all", "-n", SYSTEM, "--timeout=90s"]).await;
+    kubectl(&["get", "crd/ssechannels.sluice.dev"]).await;
+    assert_eq!(uids(&bed.channel_pods(LIVE).await), pods, "the pods go on without an operator");
+    // NATS went with the release, but not its volume; and what the pods have in memory is still served.
+    kubectl(&["get", "pvc", "-n", SYSTEM]).await;
+
+    install_release(bed).await;
+    let after = bed.until_ready(SHOP, "orders").await;
+    assert_eq!(before["status"]["stream"]["epoch"], after["status"]["stream"]["epoch"], "it is the same stream");
+    assert_eq!(uids(&bed.until_pods(LIVE, 3).await), pods, "and the same pods");
+    assert_eq!(history(bed).await, events, "with the same events");
+
+    // It works as on the first day.
+    let said = kubectl_with(
+        &["apply", "-n", SHOP, "-f", "-"],
+        "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: late}\nspec: {workload: {replicas: 1}}\n",
+    );
+    assert!(said.await.ok);
+    bed.until_ready(SHOP, "late").await;
+    kubectl(&["delete", "sse/late", "-n", SHOP, "--timeout=60s"]).await;
+}
+
+/// All events of `orders` that are kept, as a client reads them.
+async fn history(bed: &Bed) -> Vec<(String, String)> {
+    let address = bed.address(SHOP, "orders-sse", "http").await;
+    let url = format!("http://{address}/channels/orders?from=earliest&limit=1000");
+    let request = reqwest::Client::new().get(url).header("Accept", "application/json").timeout(Duration::from_secs(20));
+    let page: Value = request.send().await.expect("an answer").json().await.expect("a page");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    page["events"].as_array().map(|events| events.iter().map(|e| (text(&e["id"]), text(&e["data"]))).collect()).unwrap_or_default()
+}

@@ -1,0 +1,134 @@
+//! A TCP proxy whose line can be cut: packets are lost, nobody is told.
+
+use std::{net::SocketAddr, pin::pin};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+/// A proxy on a loopback port of its own; it ends with the guard.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    cut: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts one in front of `target`.
+    ///
+    /// # Panics
+    /// When no port is to be had.
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port for the proxy");
+        let address = listener.local_addr().expect("the proxy's address");
+        let (cut, line) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(connection(client, target, line.clone()));
+            }
+        });
+        Self { address, cut, task }
+    }
+
+    /// Where to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on nothing passes: connections stay open and silent, as behind a broken link.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// New connections pass again. Those from before or during the cut are closed, with what was under way in them.
+    pub fn mend(&self) {
+        self.cut.send_replace(false);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connection(client: TcpStream, target: SocketAddr, mut line: watch::Receiver<bool>) {
+    if *line.borrow_and_update() {
+        let _ = line.changed().await;
+        return;
+    }
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    // Pinned here, so that both ends are held, silent, until the line is mended.
+    let mut copies = pin!(async { tokio::join!(copy(from_client, to_server), copy(from_server, to_client)) });
+    let was_cut = tokio::select! {
+        _ = copies.as_mut() => false,
+        cut = async { line.wait_for(|cut| *cut).await.is_ok() } => cut,
+    };
+    if was_cut {
+        let _ = line.wait_for(|cut| !*cut).await;
+    }
+}
+
+/// Until one side ends; the end is passed on.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(read) = from.read(&mut buffer).await {
+        if read == 0 || to.write_all(&buffer[..read]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_line_is_silent_and_a_mended_one_is_new() {
+        crate::run(Duration::from_secs(20), async {
+            let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let target = echo.local_addr().unwrap();
+            let server = tokio::spawn(async move {
+                let mut all = JoinSet::new();
+                while let Ok((stream, _)) = echo.accept().await {
+                    all.spawn(async move {
+                        let (from, to) = stream.into_split();
+                        copy(from, to).await;
+                    });
+                }
+            });
+            let proxy = Proxy::start(target).await;
+            let mut line = TcpStream::connect(proxy.address()).await.unwrap();
+            let mut byte = [0];
+            line.write_all(b"a").await.unwrap();
+            line.read_exact(&mut byte).await.unwrap();
+            proxy.cut();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            line.write_all(b"b").await.unwrap();
+            let silent = Duration::from_millis(300);
+            assert!(tokio::time::timeout(silent, line.read(&mut byte)).await.is_err());
+            let mut another = TcpStream::connect(proxy.address()).await.unwrap();
+            assert!(tokio::time::timeout(silent, another.read(&mut byte)).await.is_err());
+            proxy.mend();
+            assert!(!matches!(line.read(&mut byte).await, Ok(1)), "what was under way is lost");
+            assert!(!matches!(another.read(&mut byte).await, Ok(1)));
+            let mut line = TcpStream::connect(proxy.address()).await.unwrap();
+            line.write_all(b"c").await.unwrap();
+            line.read_exact(&mut byte).await.unwrap();
+            assert_eq!(&byte, b"c");
+            server.abort();
+        });
+    }
+}

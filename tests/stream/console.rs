@@ -1,0 +1,96 @@
+//! The console on the admin listener: what it serves, what it tells, whom it refuses. How it looks and works in a
+//! browser is tested with the other clients.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, Response};
+use serde_json::Value;
+use sluice_tests::{
+    clients::{Reader, Request},
+    eventually, run,
+};
+
+use crate::rig::{ORDERS, Rig, SOON};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+async fn admin(rig: &Rig, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
+    let mut request = Client::new().request(method, format!("http://{}{path}", rig.plane.admin())).timeout(SOON);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.unwrap()
+}
+
+#[test]
+fn the_page_asks_nothing_but_its_own_listener() {
+    run(LIMIT, async {
+        let rig = Rig::new().await;
+        for (path, kind) in [
+            ("/", "text/html; charset=utf-8"),
+            ("/console.css", "text/css; charset=utf-8"),
+            ("/console.js", "text/javascript; charset=utf-8"),
+        ] {
+            let response = admin(&rig, Method::GET, path, &[]).await;
+            assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()), (200, kind), "{path}");
+            let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+            assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+            let text = response.text().await.unwrap();
+            assert!(!text.contains("https://"), "{path} names an outside asset");
+        }
+        for path in ["/", "/console.js", "/debug/channels"] {
+            let public = Client::new().get(rig.plane.url(path)).timeout(SOON).send().await.unwrap();
+            assert_eq!(public.status().as_u16(), 404, "{path} must not be on the public listener");
+        }
+    });
+}
+
+#[test]
+fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
+    run(LIMIT, async {
+        let rig = Rig::channel(|c| c.publish.http = true).await;
+        rig.publish_many("a", 30).await;
+        let _live = rig.open(ORDERS).await;
+        // Reads nothing: whatever does not fit into the socket it stays behind by; here it is only the order that counts.
+        let _other = rig.open(&format!("{ORDERS}?topic=b")).await;
+        let pod: Value = eventually("both are subscribers", SOON, async || {
+            let pod: Value = admin(&rig, Method::GET, "/debug/channels", &[]).await.json().await.unwrap();
+            (pod["channels"][0]["connections"] == 2 && pod["channels"][0]["last"] == 30).then_some(pod)
+        })
+        .await;
+        let channel = &pod["channels"][0];
+        assert_eq!(
+            (&pod["phase"], &channel["name"], &channel["first"], &channel["publish"]),
+            (&"Ready".into(), &"orders".into(), &1.into(), &true.into()),
+            "{pod}"
+        );
+        assert_eq!(channel["epoch"], rig.epoch.to_string(), "{pod}");
+        let list: Value = admin(&rig, Method::GET, "/debug/subscribers?channel=orders&limit=1", &[]).await.json().await.unwrap();
+        assert_eq!((list["subscribers"].as_array().unwrap().len(), &list["total"]), (1, &2.into()), "{list}");
+        let none: Value = admin(&rig, Method::GET, "/debug/subscribers?channel=other", &[]).await.json().await.unwrap();
+        assert_eq!(none["total"], 0, "{none}");
+    });
+}
+
+#[test]
+fn channels_are_read_and_published_beside_it_but_not_by_pages_of_other_sites() {
+    run(LIMIT, async {
+        let rig = Rig::channel(|c| c.publish.http = true).await;
+        let path = format!("{ORDERS}/a");
+        for site in ["cross-site", "same-site"] {
+            for (path, method) in [(path.as_str(), Method::POST), ("/drain", Method::POST)] {
+                let refused = admin(&rig, method, path, &[("sec-fetch-site", site)]).await;
+                assert_eq!(refused.status().as_u16(), 403, "{path} from {site}");
+            }
+        }
+        assert_eq!(rig.plane.readyz().await.0, 200, "no drain has begun");
+        let mut reader = Reader::open(rig.plane.admin(), &Request::get(format!("{ORDERS}?from=earliest"))).await;
+        for site in [Some("same-origin"), Some("none"), None] {
+            let headers: Vec<_> = site.map(|s| ("sec-fetch-site", s)).into_iter().collect();
+            assert_eq!(admin(&rig, Method::POST, &path, &headers).await.status().as_u16(), 201, "{site:?}");
+        }
+        // Nothing of what was refused is in the stream.
+        reader.until_sequence(3, SOON).await;
+        assert_eq!(reader.ledger.sequences(), [1, 2, 3]);
+    });
+}

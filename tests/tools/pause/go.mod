@@ -1,0 +1,3 @@
+module sluice.dev/tests/tools/pause
+
+go 1.26.8
