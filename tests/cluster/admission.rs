@@ -36,7 +36,12 @@ pub(crate) async fn refusals_say_what_to_do(_bed: &'static Bed) {
 /// `kubectl explain` has a sentence for every field of the first level, and the defaults' meaning.
 pub(crate) async fn explain_reads_well(_bed: &'static Bed) {
     let spec = kubectl(&["explain", "ssechannel.spec"]).await;
-    let wanted = ["`spec: {}` is a working", "The JetStream stream that keeps the events", "The pods that serve the channel", "How events are delivered"];
+    let wanted = [
+        "`spec: {}` is a working",
+        "The JetStream stream that keeps the events",
+        "The pods that serve the channel",
+        "How events are delivered",
+    ];
     for phrase in wanted {
         assert!(spec.contains(phrase), "{phrase:?} is not in:\n{spec}");
     }

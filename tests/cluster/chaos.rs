@@ -4,10 +4,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
-use kube::{
-    Api, ResourceExt,
-    api::EvictParams,
-};
+use kube::{Api, ResourceExt, api::EvictParams};
 use sluice_channel::{ChannelName, name};
 use sluice_tests::eventually;
 

@@ -37,8 +37,9 @@ pub(crate) struct Row {
 impl Row {
     /// All rows as a table.
     pub(crate) fn table(rows: &[Self]) -> String {
-        let head =
-            ["case", "seconds", "sent", "delivered", "duplicated", "missing", "reconnects", "longest silence, s"].map(str::to_owned).to_vec();
+        let head = ["case", "seconds", "sent", "delivered", "duplicated", "missing", "reconnects", "longest silence, s"]
+            .map(str::to_owned)
+            .to_vec();
         let cells = |row: &Self| {
             vec![
                 row.case.clone(),
@@ -58,7 +59,8 @@ impl Row {
             cells.map(|(i, (cell, width))| if i == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") }).collect()
         };
         let mut text: Vec<String> = lines.iter().map(|cells| line(cells) + "|").collect();
-        let rule: String = widths.iter().enumerate().map(|(i, w)| format!("|{}{}", "-".repeat(w + 1), if i == 0 { "-" } else { ":" })).collect();
+        let rule: String =
+            widths.iter().enumerate().map(|(i, w)| format!("|{}{}", "-".repeat(w + 1), if i == 0 { "-" } else { ":" })).collect();
         text.insert(1, rule + "|");
         format!("\n{SUBSCRIBERS} subscribers through the Service, an event every {} ms\n\n{}\n", PACE.as_millis(), text.join("\n"))
     }
@@ -124,9 +126,7 @@ impl Fleet {
         });
         let goal = goal.await;
         let deadline = Instant::now() + LIMIT;
-        while Instant::now() < deadline
-            && self.subscribers.iter().any(|s| s.tally.lock().expect("no panic while held").last() < goal)
-        {
+        while Instant::now() < deadline && self.subscribers.iter().any(|s| s.tally.lock().expect("no panic while held").last() < goal) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let sent: Vec<(u64, u64)> = {

@@ -81,7 +81,9 @@ fn cases() -> Vec<Trial> {
             case!(chaos::nats_is_killed),
         ]);
     } else {
-        println!("not run here, since the nodes' processes cannot be reached: power cut of a node, and SIGKILL of a pod, of the operator, of nats-server");
+        println!(
+            "not run here, since the nodes' processes cannot be reached: power cut of a node, and SIGKILL of a pod, of the operator, of nats-server"
+        );
     }
     cases.extend([
         case!(chaos::a_pod_is_deleted),
