@@ -43,7 +43,8 @@ help: ## list these commands
 	@echo "make cluster-test  the tests on such a cluster, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out"
 	@echo "make lint     format and lints only"
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
-	@echo "make bench    load benchmark beside a floor server; BENCH_SECONDS, BENCH_CONNECTIONS"
+	@echo "make test-clients   browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)"
+	@echo "make bench    benchmarks: the parts, then load beside a floor and a peer; BENCH_SECONDS, BENCH_CONNECTIONS"
 	@echo "make images   container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev"
 	@echo "make tools    obtain nats-server, etcd, kube-apiserver and helm into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
@@ -125,11 +126,22 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 	@cp crds/ssechannels.yaml charts/sluice/files/ssechannels.yaml
 	@echo "wrote crds/ssechannels.yaml and charts/sluice/files/ssechannels.yaml"
 
+# Apart from `make test`: it needs a browser and two proxies from the system's packages, and about five minutes of waiting.
+CLIENTS ?=
+.PHONY: test-clients
+test-clients: ## clients and proxies that people use
+	$(rust)
+	$(golang)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --locked $(QUIET) --workspace --bins
+	@tests/clients/run.sh $(CLIENTS) </dev/null
+
 .PHONY: bench
-bench: ## load benchmark
+bench: ## the parts, then the load
 	$(rust)
 	@tests/tools/build.sh nats
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
+	@$(CARGO) bench --locked $(QUIET) -p sluice-dataplane --bench micro
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
 
 .PHONY: images

@@ -4,6 +4,7 @@
 //! Invariant: no I/O, no async runtime and no Kubernetes here (held by `tests/tidy`).
 
 pub mod config;
+pub mod credentials;
 pub mod cursor;
 pub mod event;
 pub mod limits;
@@ -11,6 +12,7 @@ pub mod name;
 pub mod topic;
 
 pub use config::ChannelConfig;
+pub use credentials::Credentials;
 pub use cursor::{Cursor, Epoch};
 pub use event::Event;
 pub use name::{ChannelName, StreamName};

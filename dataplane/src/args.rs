@@ -40,6 +40,10 @@ pub struct Args {
     /// Name of this process; a pod's name. Default: the host's name.
     #[arg(long, env = "SLUICE_INSTANCE", value_name = "NAME")]
     instance: Option<String>,
+    /// Threads that write streams of plain HTTP/1.1 to their sockets; 0 leaves them to the HTTP library. Default: the
+    /// CPUs this process may use (affinity and cgroup quota).
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    fanout_threads: Option<u16>,
     /// How long to accept after SIGTERM, until the last proxy knows.
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
     drain_delay: Duration,
@@ -87,6 +91,7 @@ impl Args {
             nats_client_key,
             jetstream_domain,
             instance,
+            fanout_threads,
             drain_delay,
             drain_period,
             log_format: _,
@@ -100,8 +105,14 @@ impl Args {
             domain: jetstream_domain,
             name: format!("sluice-dataplane {instance}"),
         };
-        Options { config_dir, listen, admin, nats, instance, pace: Pace { delay: drain_delay, period: drain_period } }
+        let fanout_threads = fanout_threads.map_or_else(available_cpus, usize::from);
+        Options { config_dir, listen, admin, nats, instance, fanout_threads, pace: Pace { delay: drain_delay, period: drain_period } }
     }
+}
+
+/// CPUs this process may use: its affinity, less what a cgroup's quota (v1 or v2) leaves of them.
+fn available_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn host_name() -> Option<String> {

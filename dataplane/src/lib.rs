@@ -12,6 +12,7 @@ pub mod channel;
 pub mod config_dir;
 mod console;
 pub mod drain;
+pub mod fanout;
 pub mod frame;
 pub mod log;
 pub mod metrics;

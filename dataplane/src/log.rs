@@ -15,7 +15,7 @@ pub mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Waker};
 
 use parking_lot::{Mutex, RwLock};
 use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use self::{
     history::{History, Scope},
     ring::Ring,
-    segment::Slice,
+    segment::{Segment, Slice},
 };
 use crate::{
     frame::{Dialect, GapReason},
@@ -58,15 +58,19 @@ pub enum Origin {
     Store,
 }
 
-/// Answer to a read.
+/// What is at a position without asking the store.
 #[derive(Debug)]
-pub enum Read {
-    /// What to write.
-    Slice(Slice, Origin),
+pub enum Now {
+    /// In the ring: what to write.
+    Slice(Slice),
+    /// In a cached segment, which covers the position.
+    Cached(Arc<Segment>),
     /// The position is the head: wait for it to move.
     Wait,
     /// The position is of a former life.
     FormerLife,
+    /// Only the store has it: [`Log::segment`].
+    Missing,
 }
 
 /// What may change while the log is in use.
@@ -97,6 +101,8 @@ pub struct Log {
     rings: RwLock<Rings>,
     history: History,
     head: watch::Sender<Head>,
+    /// Woken when the head changes: threads that cannot wait for the watch.
+    wakers: RwLock<Vec<Waker>>,
     status: Mutex<Status>,
     invalid: std::sync::atomic::AtomicU64,
 }
@@ -111,6 +117,7 @@ impl Log {
             options: RwLock::new(options),
             rings: RwLock::new(Rings { life: 0, plain: Ring::new(Dialect::Plain, 1), envelope: None }),
             head: watch::Sender::new(Head::default()),
+            wakers: RwLock::default(),
             status: Mutex::new(Status::default()),
             invalid: std::sync::atomic::AtomicU64::new(0),
         }
@@ -126,6 +133,25 @@ impl Log {
     #[must_use]
     pub fn head_now(&self) -> Head {
         *self.head.borrow()
+    }
+
+    /// Wakes `waker` at each change of the head from now on.
+    pub fn wake_on_change(&self, waker: Waker) {
+        self.wakers.write().push(waker);
+    }
+
+    /// No longer wakes `waker`.
+    pub fn forget_waker(&self, waker: &Waker) {
+        self.wakers.write().retain(|known| !known.will_wake(waker));
+    }
+
+    /// Changes the head; `change` says whether it did.
+    fn change_head(&self, change: impl FnOnce(&mut Head) -> bool) -> bool {
+        let changed = self.head.send_if_modified(change);
+        if changed {
+            self.wakers.read().iter().for_each(Waker::wake_by_ref);
+        }
+        changed
     }
 
     /// The store underneath.
@@ -159,26 +185,49 @@ impl Log {
         }
     }
 
-    /// Reads from `position` on, for a subscriber that was told of every hole up to `told`.
-    ///
-    /// # Errors
-    /// The store's; the same read may be tried again, nothing is lost.
-    pub async fn read(&self, life: u64, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Result<Read, Error> {
+    /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not wait.
+    #[must_use]
+    pub fn read_now(&self, life: u64, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Now {
         let head = self.head_now();
-        let Some(epoch) = head.epoch.filter(|_| head.life == life) else { return Ok(Read::FormerLife) };
+        let Some(epoch) = head.epoch.filter(|_| head.life == life) else { return Now::FormerLife };
         if position >= head.next {
-            return Ok(Read::Wait);
+            return Now::Wait;
         }
         match self.ring_slice(life, position, told, filter, dialect) {
-            Some(Some(slice)) => return Ok(Read::Slice(slice, Origin::Memory)),
-            Some(None) => {}
-            None => return Ok(Read::FormerLife),
+            Some(Some(slice)) => Now::Slice(slice),
+            None => Now::FormerLife,
+            Some(None) => {
+                let scope = self.scope(head, epoch, dialect);
+                let Some(segment) = self.history.cached(scope, position) else { return Now::Missing };
+                self.expect(scope, &segment);
+                Now::Cached(segment)
+            }
         }
-        let (segment, asked) = self.history.segment(self.scope(head, epoch, dialect), position).await?;
+    }
+
+    /// Has the segment after `segment` read before it is asked for, unless memory has it.
+    fn expect(&self, scope: Scope, segment: &Segment) {
+        let next = segment.end();
+        if next <= scope.last && next < self.rings.read().plain.start() {
+            self.history.expect(scope, next);
+        }
+    }
+
+    /// The segment of history that covers `position`, from memory or the store; `None` when `life` is over or the
+    /// position is not in the past.
+    ///
+    /// # Errors
+    /// The store's; the same call may be made again, nothing is lost.
+    pub async fn segment(&self, life: u64, position: u64, dialect: Dialect) -> Result<Option<(Arc<Segment>, Origin)>, Error> {
+        let head = self.head_now();
+        let Some(epoch) = head.epoch.filter(|_| head.life == life && position < head.next) else { return Ok(None) };
+        let scope = self.scope(head, epoch, dialect);
+        let (segment, asked) = self.history.segment(scope, position).await?;
         if self.head_now().life != life {
-            return Ok(Read::FormerLife);
+            return Ok(None);
         }
-        Ok(Read::Slice(segment.slice(position, told, filter), if asked { Origin::Store } else { Origin::Memory }))
+        self.expect(scope, &segment);
+        Ok(Some((segment, if asked { Origin::Store } else { Origin::Memory })))
     }
 
     /// Events as the store has them from `position` up to the head, at least one if there is one. Not cached.
@@ -284,7 +333,7 @@ impl Log {
             plain.next()
         };
         self.invalid.fetch_add(invalid, std::sync::atomic::Ordering::Relaxed);
-        self.head.send_modify(|head| head.next = next);
+        self.change_head(|head| std::mem::replace(&mut head.next, next) != next);
     }
 
     /// Starts a new life at `start`.
@@ -292,6 +341,9 @@ impl Log {
         let life = self.head.borrow().life + 1;
         *self.rings.write() = Rings { life, plain: Ring::new(Dialect::Plain, start), envelope: None };
         self.history.clear();
-        self.head.send_modify(|head| *head = Head { life, epoch: Some(epoch), first, next: start, down_since: head.down_since });
+        self.change_head(|head| {
+            *head = Head { life, epoch: Some(epoch), first, next: start, down_since: head.down_since };
+            true
+        });
     }
 }

@@ -1,15 +1,14 @@
 //! What the pod counts, in OpenMetrics text.
 
+mod histogram;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+pub use histogram::Histogram;
 
 use crate::{
     frame::{CloseReason, GapReason},
@@ -54,15 +53,10 @@ pub struct Metrics {
     gaps: Family<ByReason, Counter>,
     closes: Family<ByReason, Counter>,
     publishes: Family<ByResult, Counter>,
-    publish_to_write: Family<ByChannel, Histogram, fn() -> Histogram>,
+    publish_to_write: Family<ByChannel, Histogram>,
     reader_lag: Family<ByChannel, Gauge>,
     invalid_payloads: Family<ByChannel, Gauge>,
     config_errors: Counter,
-}
-
-/// 1 ms to 32 s.
-fn latency_buckets() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
 
 impl Default for Metrics {
@@ -76,7 +70,7 @@ impl Default for Metrics {
             gaps: Family::default(),
             closes: Family::default(),
             publishes: Family::default(),
-            publish_to_write: Family::new_with_constructor(latency_buckets as fn() -> Histogram),
+            publish_to_write: Family::default(),
             reader_lag: Family::default(),
             invalid_payloads: Family::default(),
             config_errors: Counter::default(),

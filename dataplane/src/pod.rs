@@ -12,11 +12,12 @@ use crate::{
     channel::Channel,
     config_dir::{Changes, ConfigDir},
     drain::{self, Pace},
+    fanout::FanOut,
     frame::CloseReason,
     metrics::Metrics,
     phase::{Phase, PhaseCell},
     registry::Registry,
-    server,
+    server::{self, accept::Service},
     source::jetstream::{self, JetStream, Settings},
 };
 
@@ -68,6 +69,8 @@ pub struct Options {
     pub nats: Settings,
     /// Name of this pod.
     pub instance: String,
+    /// Threads that write streams of plain HTTP/1.1; 0 = none, hyper writes them.
+    pub fanout_threads: usize,
     /// How it ends.
     pub pace: Pace,
 }
@@ -84,6 +87,9 @@ pub enum Error {
     /// The NATS settings can never work.
     #[error("cannot use the NATS settings: {0}")]
     Nats(String),
+    /// A thread could not be started.
+    #[error("cannot start the fan-out threads: {0}; --fanout-threads sets their number")]
+    FanOut(std::io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
@@ -115,11 +121,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     };
     readers.apply(initial);
 
+    let fan_out = fan_out(options.fanout_threads, &shared, &background, &abort)?;
+    let service = Service { router: server::router(Arc::clone(&shared)), fan_out: fan_out.clone() };
     // Owned by `abort`: they end when the pod does.
-    let serving =
-        server::accept::serve(public, server::router(Arc::clone(&shared)), streams.clone(), stop_accepting.clone(), abort.clone());
+    let serving = server::accept::serve(public, service, streams.clone(), stop_accepting.clone(), abort.clone());
     background.spawn(serving);
-    let admin_serving = server::accept::serve(admin, admin::router(Arc::clone(&shared)), background.clone(), abort.clone(), abort.clone());
+    let service = Service { router: admin::router(Arc::clone(&shared)), fan_out: None };
+    let admin_serving = server::accept::serve(admin, service, background.clone(), abort.clone(), abort.clone());
     background.spawn(admin_serving);
     background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
     background.spawn(abort.clone().run_until_cancelled_owned(follow(readers, config_dir)));
@@ -141,8 +149,22 @@ pub async fn run(options: Options) -> Result<(), Error> {
     shared.phase.advance(Phase::Stopped);
     abort.cancel();
     background.close();
+    if let Some(fan_out) = fan_out {
+        let stopping = tokio::task::spawn_blocking(move || fan_out.stop());
+        let _ = tokio::time::timeout(Duration::from_secs(1), stopping).await;
+    }
     let _ = tokio::time::timeout(Duration::from_secs(1), background.wait()).await;
     Ok(())
+}
+
+/// The fan-out threads, unless there are to be none.
+fn fan_out(threads: usize, shared: &Shared, tasks: &TaskTracker, abort: &CancellationToken) -> Result<Option<Arc<FanOut>>, Error> {
+    if threads == 0 {
+        return Ok(None);
+    }
+    let started = FanOut::start(threads, tasks, abort, &shared.drain).map_err(Error::FanOut)?;
+    tracing::debug!(threads, "fan-out");
+    Ok(Some(Arc::new(started)))
 }
 
 /// The one line on standard output: whoever started the pod learns the ports.

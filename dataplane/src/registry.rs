@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::{Duration, Instant},
 };
@@ -92,6 +95,18 @@ impl Connection {
     }
 }
 
+/// Who writes a stream, and is told when it is to end.
+pub trait Writer: Send + Sync + std::fmt::Debug {
+    /// The stream that the writer knows as `key` is to end.
+    fn close_wanted(&self, key: u64);
+}
+
+#[derive(Debug, Default)]
+struct Close {
+    asked: Option<(CloseReason, Duration)>,
+    writer: Option<(Arc<dyn Writer>, u64)>,
+}
+
 /// One open stream.
 #[derive(Debug)]
 pub struct Entry {
@@ -103,38 +118,45 @@ pub struct Entry {
     known: AtomicBool,
     position: AtomicU64,
     stage: AtomicU8,
-    /// 0 = none; else the reason's number in `REASONS` plus one.
-    close_reason: AtomicU8,
-    close_retry_millis: AtomicU32,
+    /// Whether `close` holds a wish: read without its lock on each step of a stream.
+    closing: AtomicBool,
+    close: Mutex<Close>,
     close_wanted: Notify,
 }
-
-const REASONS: [CloseReason; 7] = [
-    CloseReason::Drain,
-    CloseReason::Age,
-    CloseReason::Token,
-    CloseReason::Overload,
-    CloseReason::Slow,
-    CloseReason::Removed,
-    CloseReason::Client,
-];
 
 impl Entry {
     /// Asks the stream to end for `reason` with this reconnection time; the first one to ask wins.
     pub fn close(&self, reason: CloseReason, retry: Duration) {
-        let number = REASONS.iter().position(|r| *r == reason).unwrap_or_default();
-        self.close_retry_millis.store(u32::try_from(retry.as_millis()).unwrap_or(u32::MAX), Relaxed);
-        let number = u8::try_from(number + 1).unwrap_or(1);
-        let _ = self.close_reason.compare_exchange(0, number, Relaxed, Relaxed);
-        self.close_wanted.notify_one();
+        let writer = {
+            let mut close = self.close.lock();
+            if close.asked.is_some() {
+                return;
+            }
+            close.asked = Some((reason, retry));
+            self.closing.store(true, Release);
+            close.writer.clone()
+        };
+        match writer {
+            Some((writer, key)) => writer.close_wanted(key),
+            None => self.close_wanted.notify_one(),
+        }
     }
 
     /// Why the stream is to end, and the reconnection time to give.
     #[must_use]
     pub fn close_asked(&self) -> Option<(CloseReason, Duration)> {
-        let number = self.close_reason.load(Relaxed);
-        let reason = REASONS.get(usize::from(number.checked_sub(1)?))?;
-        Some((*reason, Duration::from_millis(self.close_retry_millis.load(Relaxed).into())))
+        if self.closing.load(Acquire) { self.close.lock().asked } else { None }
+    }
+
+    /// Names the thread that writes the stream from now on. A wish to close that came before is found by
+    /// [`Self::close_asked`], one that comes later is told to `writer`.
+    pub fn written_by(&self, writer: Arc<dyn Writer>, key: u64) {
+        self.close.lock().writer = Some((writer, key));
+    }
+
+    /// Whether a fan-out thread writes it, which minds its write timeout too.
+    fn has_writer(&self) -> bool {
+        self.close.lock().writer.is_some()
     }
 
     /// Resolves once the stream is to end.
@@ -150,6 +172,11 @@ impl Entry {
         self.position.store(position, Relaxed);
         self.stage.store(stage as u8, Relaxed);
         self.known.store(true, Relaxed);
+    }
+
+    /// Notes that a live subscriber moved on.
+    pub fn moved(&self, position: u64) {
+        self.position.store(position, Relaxed);
     }
 
     /// The channel.
@@ -211,8 +238,8 @@ impl Registry {
             known: AtomicBool::new(false),
             position: AtomicU64::new(0),
             stage: AtomicU8::new(Stage::Admitting as u8),
-            close_reason: AtomicU8::new(0),
-            close_retry_millis: AtomicU32::new(0),
+            closing: AtomicBool::new(false),
+            close: Mutex::new(Close::default()),
             close_wanted: Notify::new(),
         });
         self.entries.lock().insert(id, Arc::clone(&entry));
@@ -258,16 +285,18 @@ impl Registry {
         self.entries().into_iter().filter(|e| channel.is_none_or(|name| e.channel.name().as_str() == name)).map(view).collect()
     }
 
-    /// Lets go of every connection whose socket has taken nothing for its channel's write timeout. Nothing can
-    /// be told to such a subscriber: its socket is full. Its cursor is intact, so it comes back to the place.
+    /// Lets go of every connection of hyper's whose socket has taken nothing for its channel's write timeout. Nothing
+    /// can be told to such a subscriber: its socket is full. Its cursor is intact, so it comes back to the place.
     pub fn sweep(&self) {
-        for entry in self.entries() {
+        let overdue = |entry: &&Arc<Entry>| {
             let blocked = entry.connection.blocked_for();
-            if blocked > entry.channel.config().delivery.write_timeout {
-                tracing::debug!(peer = %entry.connection.peer, ?blocked, "a socket takes nothing: closing it");
-                entry.close(CloseReason::Slow, Duration::ZERO);
-                entry.connection.kill();
-            }
+            !blocked.is_zero() && blocked > entry.channel.config().delivery.write_timeout && !entry.has_writer()
+        };
+        let overdue: Vec<_> = self.entries.lock().values().filter(overdue).cloned().collect();
+        for entry in overdue {
+            tracing::debug!(peer = %entry.connection.peer, "a socket takes nothing: closing it");
+            entry.close(CloseReason::Slow, Duration::ZERO);
+            entry.connection.kill();
         }
     }
 }

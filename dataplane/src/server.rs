@@ -2,6 +2,7 @@
 
 pub mod accept;
 mod cors;
+pub mod handoff;
 mod page;
 mod problem;
 mod publish;

@@ -1,30 +1,37 @@
 //! A subscriber: a cursor and a filter over the log. It yields ready frames; something else writes them.
 //!
 //! Admitting → Replaying → Live → Closing(reason). There is no queue per subscriber: a slow one is one whose
-//! position is further back.
+//! position is further back. Nothing here waits: [`Subscriber::step`] says what to do next, and whoever drives it
+//! (a fan-out thread, or [`Frames`] for a body of hyper's) writes, waits and asks the store.
 
+mod frames;
 mod output;
+mod question;
 mod start;
+mod tell;
 
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rand::Rng;
-use serde_json::json;
-use sluice_channel::{Cursor, Epoch, Filter, config};
-use tokio::{sync::watch, time::Instant};
+use sluice_channel::{Cursor, Epoch, Filter};
+use tokio::time::Instant;
 
 use crate::{
-    frame::{self, CloseReason, Dialect, Gap, GapReason},
-    log::{Head, Origin, Read, segment::Slice},
+    frame::{self, CloseReason, Dialect, GapReason},
+    log::{
+        Head, Now, Origin,
+        segment::{Segment, Slice},
+    },
     registry::{Entry, Registration, Stage},
 };
 
-pub use output::write_close;
-use output::{join, seconds_since};
+pub use frames::Frames;
+pub use output::{seconds_since, write_close};
+pub use question::{Answer, Question};
 pub use start::{Place, Start, resolve};
 
 /// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].
@@ -45,12 +52,26 @@ pub struct Request {
     pub open: bool,
 }
 
+/// What a subscriber needs next.
+#[derive(Debug)]
+pub enum Step {
+    /// Write these: whole frames, in this order.
+    Write(Vec<Bytes>),
+    /// Nothing to do until the head moves, the stream is to close, or this moment.
+    Wait(Instant),
+    /// Ask the store, and give its answer to [`Subscriber::answer`]. Until then the subscriber only waits.
+    Ask(Question),
+    /// A long run without a match: others have their turn first.
+    Yield,
+    /// The last frames were given out.
+    End,
+}
+
 /// One subscriber's way through the log.
 #[derive(Debug)]
 pub struct Subscriber {
     entry: Registration,
     request: Request,
-    head: watch::Receiver<Head>,
     stage: Stage,
     opened: bool,
     life: u64,
@@ -66,42 +87,23 @@ pub struct Subscriber {
     told_down: bool,
     /// The store had to be asked for the start and did not answer.
     admission_failed: bool,
+    /// A question is on its way.
+    asked: bool,
+    /// The segment that is being read, where it is none of the ring's.
+    segment: Option<(Arc<Segment>, Origin)>,
     heartbeat_at: Instant,
     ends_at: Option<Instant>,
+    /// The store did not answer: it is not asked again before this.
+    paused_until: Option<Instant>,
     backoff: Duration,
     ended: bool,
-}
-
-/// How a wait ended.
-enum Wake<T> {
-    Done(T),
-    Close,
-    Time,
-}
-
-/// Waits for `work`, the wish to close, or `deadline`, in this order when several are due.
-async fn wait<T>(entry: &Entry, deadline: Option<Instant>, work: impl Future<Output = T>) -> Wake<T> {
-    let time = async {
-        match deadline {
-            Some(deadline) => tokio::time::sleep_until(deadline).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        () = entry.close_wanted() => Wake::Close,
-        done = work => Wake::Done(done),
-        () = time => Wake::Time,
-    }
 }
 
 impl Subscriber {
     /// A subscriber that is registered as `entry`.
     #[must_use]
     pub fn new(entry: Registration, request: Request) -> Self {
-        let channel = entry.channel();
-        let head = channel.log().head();
-        let delivery = &channel.config().delivery;
+        let delivery = &entry.channel().config().delivery;
         let age = delivery.max_connection_age;
         let now = Instant::now();
         // 80–100 %, so that subscribers who came together do not go together.
@@ -109,7 +111,6 @@ impl Subscriber {
         let heartbeat_at = now + delivery.heartbeat;
         Self {
             request,
-            head,
             stage: Stage::Admitting,
             opened: false,
             life: 0,
@@ -120,149 +121,194 @@ impl Subscriber {
             shown: 0,
             told_down: false,
             admission_failed: false,
+            asked: false,
+            segment: None,
             heartbeat_at,
             ends_at,
+            paused_until: None,
             backoff: MIN_BACKOFF,
             ended: false,
             entry,
         }
     }
 
-    /// The next bytes to write, whole frames; `None` at the end of the stream. Waits no longer than the
-    /// heartbeat interval plus one answer of the store.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// Its entry in the registry.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Which events it wants.
+    #[must_use]
+    pub const fn filter(&self) -> &Filter {
+        &self.request.filter
+    }
+
+    /// In which form it wants them.
+    #[must_use]
+    pub const fn dialect(&self) -> Dialect {
+        self.request.dialect
+    }
+
+    /// Goes on as of `head` and `now`. A question that is on its way holds up events, never heartbeats or the end.
+    pub fn step(&mut self, head: Head, now: Instant) -> Step {
         if self.ended {
-            return None;
+            return Step::End;
         }
-        let bytes = if self.opened { self.advance().await } else { self.open() };
-        self.heartbeat_at = Instant::now() + self.entry.channel().config().delivery.heartbeat;
-        self.entry.channel().metrics().bytes_written.inc_by(bytes.len() as u64);
-        Some(bytes)
+        let step = if self.opened { self.advance(head, now) } else { self.open() };
+        self.counted(step, now)
+    }
+
+    fn counted(&mut self, step: Step, now: Instant) -> Step {
+        if let Step::Write(parts) = &step {
+            let channel = self.entry.channel();
+            self.heartbeat_at = now + channel.config().delivery.heartbeat;
+            channel.metrics().bytes_written.inc_by(parts.iter().map(Bytes::len).sum::<usize>() as u64);
+        }
+        step
     }
 
     /// The first frame goes out before anything is asked of the store.
-    fn open(&mut self) -> Bytes {
+    fn open(&mut self) -> Step {
         self.opened = true;
         let mut out = Vec::new();
         frame::retry(&mut out, self.entry.channel().retry());
-        out.into()
+        one(out)
     }
 
-    async fn advance(&mut self) -> Bytes {
-        loop {
-            if let Some((reason, retry)) = self.entry.close_asked() {
-                return self.close(reason, retry);
-            }
-            let now = Instant::now();
-            if self.ends_at.is_some_and(|end| now >= end) {
-                let retry = self.entry.channel().retry();
-                self.entry.close(CloseReason::Age, retry);
-                continue;
-            }
-            if now >= self.heartbeat_at {
-                return self.heartbeat();
-            }
-            let head = *self.head.borrow_and_update();
-            // Who has no place yet is given one first where that needs no store: our events carry a cursor.
-            let placed = self.stage != Stage::Admitting || (self.cursor().is_some() && self.admission_failed);
-            if head.down_since.is_some() != self.told_down && placed {
-                return self.degraded(head);
-            }
-            let frames = if self.stage == Stage::Admitting { self.admit(head).await } else { self.step(head).await };
-            if let Some(bytes) = frames {
-                return bytes;
-            }
+    fn advance(&mut self, head: Head, now: Instant) -> Step {
+        if self.ends_at.is_some_and(|end| now >= end) {
+            self.entry.close(CloseReason::Age, self.entry.channel().retry());
         }
+        if let Some((reason, retry)) = self.entry.close_asked() {
+            return self.close(reason, retry);
+        }
+        if now >= self.heartbeat_at {
+            return self.heartbeat();
+        }
+        // Who has no place yet is given one first where that needs no store: our events carry a cursor.
+        let placed = self.stage != Stage::Admitting || (self.cursor().is_some() && self.admission_failed);
+        if head.down_since.is_some() != self.told_down && placed {
+            return self.degraded(head);
+        }
+        if self.asked {
+            return self.wait();
+        }
+        if self.paused_until.is_some_and(|until| now < until) {
+            return self.wait();
+        }
+        self.paused_until = None;
+        if self.stage == Stage::Admitting { self.admit(head, now) } else { self.read(head) }
     }
 
-    fn deadline(&self) -> Instant {
-        self.ends_at.map_or(self.heartbeat_at, |end| end.min(self.heartbeat_at))
+    fn wait(&self) -> Step {
+        Step::Wait(self.due())
     }
 
-    /// Finds the start position; `None` = look again.
-    async fn admit(&mut self, head: Head) -> Option<Bytes> {
+    /// When it has something to do even if nothing happens.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        [self.ends_at, self.paused_until].into_iter().flatten().fold(self.heartbeat_at, Instant::min)
+    }
+
+    /// Finds the start position.
+    fn admit(&mut self, head: Head, now: Instant) -> Step {
         let Some(epoch) = head.epoch else {
             if !self.admission_failed && head.down_since.is_some() {
                 self.admission_failed = true;
-                return None;
+                return self.advance(head, now);
             }
-            let _ = wait(&self.entry, Some(self.deadline()), self.head.changed()).await;
-            return None;
+            return self.wait();
         };
         let channel = self.entry.channel();
-        // Bounded by the store's own time limit, so the heartbeat may wait for it.
-        match wait(&self.entry, None, resolve(channel, &self.request.start, &self.request.filter, head, epoch)).await {
-            Wake::Done(Ok(place)) => {
-                self.backoff = MIN_BACKOFF;
-                Some(self.begin(head, epoch, place))
+        match start::at_once(channel, &self.request.start, head, epoch) {
+            Some(place) => self.begin(head, epoch, place),
+            None => {
+                self.asked = true;
+                Step::Ask(Question::place(channel, &self.request, head, epoch))
             }
-            Wake::Done(Err(error)) => {
-                tracing::debug!(%error, "the start position cannot be found yet");
-                self.admission_failed = true;
-                self.pause().await;
-                None
-            }
-            Wake::Close | Wake::Time => None,
         }
     }
 
-    /// The first frames that carry a cursor: from here on a reconnect loses nothing.
-    fn begin(&mut self, head: Head, epoch: Epoch, place: Place) -> Bytes {
-        self.life = head.life;
-        self.epoch = Some(epoch);
-        self.position = place.position;
-        self.fresh = place.fresh;
-        self.stage = Stage::Replaying;
-        let mut out = Vec::new();
-        if let Some(gap) = place.gap {
-            self.write_gap(&mut out, gap);
-        }
-        if self.request.open {
-            let delivery = &self.entry.channel().config().delivery;
-            let data = json!({
-                "cursor": self.cursor().map(|c| c.to_string()),
-                "earliest": Cursor::new(epoch, head.first.min(head.next.saturating_sub(1))).to_string(),
-                "latest": Cursor::new(epoch, head.next.saturating_sub(1)).to_string(),
-                "heartbeat": delivery.heartbeat.as_millis(),
-                "maxConnectionAge": delivery.max_connection_age.as_millis(),
-            });
-            frame::control(&mut out, "channel.open", self.cursor(), &data.to_string(), None);
-        }
-        if place.gap.is_none() {
-            frame::control(&mut out, "channel.cursor", self.cursor(), "", None);
-        }
-        self.moved();
-        out.into()
-    }
-
-    /// One step along the log; `None` = look again.
-    async fn step(&mut self, head: Head) -> Option<Bytes> {
+    /// One step along the log.
+    fn read(&mut self, head: Head) -> Step {
         if head.life != self.life {
-            return Some(self.new_life(head));
+            return self.new_life(head);
         }
-        let channel = self.entry.channel();
-        let read = channel.log().read(self.life, self.position, self.told, &self.request.filter, self.request.dialect);
-        match wait(&self.entry, None, read).await {
-            Wake::Done(Ok(Read::Slice(slice, origin))) => self.take(slice, origin, head).await,
-            Wake::Done(Ok(Read::Wait)) => {
+        if let Some((segment, origin)) = self.segment.take().filter(|(segment, _)| segment.covers(self.position)) {
+            let step = self.take(segment.slice(self.position, self.told, &self.request.filter), origin, head);
+            // The store was asked once.
+            self.segment = Some((segment, Origin::Memory)).filter(|(segment, _)| segment.covers(self.position));
+            return step;
+        }
+        let log = self.entry.channel().log();
+        match log.read_now(self.life, self.position, self.told, &self.request.filter, self.request.dialect) {
+            Now::Slice(slice) => self.take(slice, Origin::Memory, head),
+            Now::Cached(segment) => {
+                self.segment = Some((segment, Origin::Memory));
+                self.read(head)
+            }
+            Now::Wait => {
                 if self.stage != Stage::Live {
                     self.stage = Stage::Live;
                     self.note();
                 }
-                let _ = wait(&self.entry, Some(self.deadline()), self.head.changed()).await;
-                None
+                self.wait()
             }
-            Wake::Done(Err(error)) => {
-                tracing::debug!(%error, position = self.position, "the store cannot be read now");
-                self.pause().await;
-                None
+            // The head that tells of the new life comes in a moment.
+            Now::FormerLife => self.wait(),
+            Now::Missing => {
+                self.asked = true;
+                Step::Ask(Question::segment(log, self.life, self.position, self.request.dialect))
             }
-            Wake::Done(Ok(Read::FormerLife)) | Wake::Close | Wake::Time => None,
         }
     }
 
-    async fn take(&mut self, slice: Slice, origin: Origin, head: Head) -> Option<Bytes> {
-        self.backoff = MIN_BACKOFF;
+    /// Takes the answer to the question that [`Step::Ask`] gave out, and goes on.
+    pub fn answer(&mut self, answer: Answer, now: Instant) -> Step {
+        self.asked = false;
+        let step = match answer {
+            Answer::Place(head, epoch, Ok(place)) => {
+                self.backoff = MIN_BACKOFF;
+                self.begin(head, epoch, place)
+            }
+            Answer::Segment(Ok(read)) => {
+                self.backoff = MIN_BACKOFF;
+                self.segment = read;
+                Step::Yield
+            }
+            Answer::Place(_, _, Err(error)) => {
+                tracing::debug!(%error, "the start position cannot be found yet");
+                self.admission_failed = true;
+                self.pause(now)
+            }
+            Answer::Segment(Err(error)) => {
+                tracing::debug!(%error, position = self.position, "the store cannot be read now");
+                self.pause(now)
+            }
+        };
+        self.counted(step, now)
+    }
+
+    /// Whether a question is on its way: the head is nothing to wait for then.
+    #[must_use]
+    pub const fn is_asking(&self) -> bool {
+        self.asked
+    }
+
+    /// Says that the question will not be answered.
+    pub fn unanswered(&mut self) {
+        self.asked = false;
+    }
+
+    fn pause(&mut self, now: Instant) -> Step {
+        self.paused_until = Some(now + self.backoff.mul_f64(rand::rng().random_range(0.5..1.0)));
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+        // An outage may have to be told of first.
+        Step::Yield
+    }
+
+    fn take(&mut self, slice: Slice, origin: Origin, head: Head) -> Step {
         let metrics = self.entry.channel().metrics();
         let live = self.stage == Stage::Live;
         if !live {
@@ -273,17 +319,15 @@ impl Subscriber {
                 self.position = next;
                 if parts.is_empty() {
                     self.note();
-                    // A long run without a match must not keep the thread from others.
-                    tokio::task::yield_now().await;
-                    return None;
+                    return Step::Yield;
                 }
                 metrics.events_delivered.inc_by(events);
                 if live {
-                    metrics.publish_to_write.observe(seconds_since(oldest_nanos));
+                    metrics.publish_to_write.observe(seconds_since(oldest_nanos), 1);
                 }
                 self.fresh = false;
                 self.moved();
-                Some(join(parts))
+                Step::Write(parts)
             }
             Slice::Gap { gap, next } => {
                 let begins_here = gap.from == Some(self.position);
@@ -291,85 +335,37 @@ impl Subscriber {
                 self.position = next;
                 if self.fresh && begins_here && gap.reason != GapReason::Compacted {
                     self.note();
-                    return None;
+                    return Step::Yield;
                 }
-                Some(self.gap(gap, head))
+                self.gap(gap, head)
             }
         }
     }
 
-    /// Tells of a hole; where the channel says so, goes on at the head.
-    fn gap(&mut self, mut gap: Gap, head: Head) -> Bytes {
-        let skip = self.entry.channel().config().delivery.on_gap == config::Start::Latest && gap.reason == GapReason::Expired;
-        if skip && head.next > self.position {
-            self.position = head.next;
-            gap.to = Some(head.next - 1);
-            gap.missed = gap.from.map(|from| head.next - from);
-            self.told = head.next - 1;
+    /// Its position, when all that it waits for is the next event; then one write serves all that stand there,
+    /// and [`Self::passed`] says how far it came.
+    #[must_use]
+    pub fn live_at(&self, head: Head) -> Option<u64> {
+        let waits = self.stage == Stage::Live && !self.asked && self.paused_until.is_none();
+        let told = self.told < self.position && self.told_down == head.down_since.is_some();
+        (waits && told && self.life == head.life).then_some(self.position)
+    }
+
+    /// Everything before `next` was handed over, or none of it passed the filter (`wrote` is `None`, else the
+    /// moment of the next heartbeat).
+    pub fn passed(&mut self, next: u64, wrote: Option<Instant>) {
+        self.position = next;
+        if let Some(heartbeat_at) = wrote {
+            self.fresh = false;
+            self.shown = next.saturating_sub(1);
+            self.heartbeat_at = heartbeat_at;
         }
-        let mut out = Vec::new();
-        self.write_gap(&mut out, gap);
-        self.moved();
-        out.into()
+        self.entry.moved(next);
     }
 
-    /// The stream was recreated or moved back: what the subscriber's position meant is gone.
-    fn new_life(&mut self, head: Head) -> Bytes {
-        self.life = head.life;
-        self.epoch = head.epoch;
-        self.told = 0;
-        self.stage = Stage::Replaying;
-        let place = start::after_gap(self.entry.channel(), head, GapReason::Epoch);
-        self.position = place.position;
-        self.fresh = true;
-        let mut out = Vec::new();
-        if let Some(gap) = place.gap {
-            self.write_gap(&mut out, gap);
-        }
-        self.moved();
-        out.into()
-    }
-
-    fn write_gap(&self, out: &mut Vec<u8>, gap: Gap) {
-        self.entry.channel().metrics().gap(gap.reason);
-        // A struct of numbers and a word: serialising cannot fail.
-        let data = serde_json::to_string(&gap).unwrap_or_default();
-        frame::control(out, "channel.gap", self.cursor(), &data, None);
-    }
-
-    fn degraded(&mut self, head: Head) -> Bytes {
-        let (name, since) = match head.down_since {
-            Some(since) => ("channel.degraded", since),
-            None => ("channel.recovered", jiff::Timestamp::now().as_millisecond()),
-        };
-        self.told_down = head.down_since.is_some();
-        self.shown = self.shown.max(self.position.saturating_sub(1));
-        let data = json!({"since": frame::rfc3339(since.saturating_mul(1_000_000))});
-        let mut out = Vec::new();
-        frame::control(&mut out, name, self.cursor(), &data.to_string(), None);
-        out.into()
-    }
-
-    /// A cursor when it has moved without being shown, else a comment.
-    fn heartbeat(&mut self) -> Bytes {
-        match self.cursor() {
-            Some(cursor) if self.stage != Stage::Admitting && cursor.sequence > self.shown => {
-                self.shown = cursor.sequence;
-                let mut out = Vec::new();
-                frame::control(&mut out, "channel.cursor", Some(cursor), "", None);
-                out.into()
-            }
-            _ => Bytes::from_static(frame::HEARTBEAT),
-        }
-    }
-
-    fn close(&mut self, reason: CloseReason, retry: Duration) -> Bytes {
-        self.ended = true;
-        self.stage = Stage::Closing;
-        self.note();
-        let mut out = Vec::new();
-        write_close(&mut out, self.cursor(), reason, retry);
-        out.into()
+    /// Lets go of the segment it is reading: who waits for a socket holds no memory.
+    pub fn let_go(&mut self) {
+        self.segment = None;
     }
 
     /// Everything up to here was handed over. Before the start is found, what the subscriber itself has named.
@@ -391,10 +387,8 @@ impl Subscriber {
             self.entry.at(epoch, self.position, self.stage);
         }
     }
+}
 
-    async fn pause(&mut self) {
-        let until = Instant::now() + self.backoff.mul_f64(rand::rng().random_range(0.5..1.0));
-        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
-        let _ = wait(&self.entry, Some(until.min(self.deadline())), std::future::pending::<()>()).await;
-    }
+fn one(bytes: Vec<u8>) -> Step {
+    Step::Write(vec![bytes.into()])
 }

@@ -10,6 +10,7 @@ pub mod foreign;
 pub mod pods;
 mod scaling;
 pub mod status;
+mod tell;
 pub mod validate;
 
 use std::{
@@ -20,13 +21,9 @@ use std::{
 
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     core::DeserializeGuard,
-    runtime::{
-        controller::Action,
-        events::{Event, EventType, Recorder},
-        reflector::ObjectRef,
-    },
+    runtime::{controller::Action, events::Recorder, reflector::ObjectRef},
 };
 use sluice_channel::ChannelConfig;
 
@@ -34,11 +31,10 @@ use crate::{
     crd::{ManagementPolicy, SseChannel, condition::reason},
     leader::Lead,
     metrics::Metrics,
-    stream::{self, Change, Mode, Report, Streams},
+    stream::{self, Mode, Report, Streams},
 };
 use apply::Applied;
 use delete::Left;
-use desired::Load;
 pub use driver::{Options, run};
 use status::{Exposure, Observation, Workload};
 
@@ -94,6 +90,8 @@ struct Memory {
     scaling: scaling::Window,
     /// What was said last of a missing PodMonitor.
     unmonitored: Option<String>,
+    /// Version of the object that was said to be undecodable.
+    undecodable: Option<String>,
     /// The generation that each ready pod served when it was asked last.
     served: HashMap<String, i64>,
 }
@@ -101,16 +99,6 @@ struct Memory {
 impl Context {
     fn now(&self) -> Timestamp {
         Timestamp::now()
-    }
-
-    /// Tells the channel's readers (`kubectl describe`) what happened. Best effort: an Event is no state.
-    async fn tell(&self, channel: &SseChannel, what: &str, note: &str, warning: bool) {
-        let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        let event = Event { type_, reason: what.to_owned(), note: Some(note.to_owned()), action: "Reconcile".to_owned(), secondary: None };
-        self.metrics.api_write("Event", "create");
-        if let Err(error) = self.recorder.publish(&event, &channel.object_ref(&())).await {
-            tracing::warn!(channel = %channel.name_any(), %error, "cannot record the event {what}: {note}");
-        }
     }
 
     fn memory<T>(&self, channel: &ObjectRef<SseChannel>, with: impl FnOnce(&mut Memory) -> T) -> T {
@@ -180,6 +168,7 @@ async fn pass(name: &str, namespace: &str, reference: &ObjectRef<SseChannel>, ct
         Err(invalid) => {
             // Nothing can be done before it is changed; the others go on.
             tracing::error!(channel = %reference, error = %invalid.error, "cannot be decoded and is left alone; correct its spec");
+            tell::of_undecodable(&invalid, reference, ctx).await;
             return Ok(Action::await_change());
         }
     };
@@ -220,7 +209,7 @@ async fn observe_and_act(
         ctx.streams.remember(&known.name, &known.created_time);
     }
     let stream = ctx.streams.ensure(&valid.stream, if observe { Mode::Observe } else { Mode::Enforce }).await;
-    tell_of_stream(channel, &valid, &stream, ctx).await;
+    tell::of_stream(channel, &valid, &stream, ctx).await;
 
     let mut absent = ctx.memory(reference, |memory| std::mem::take(&mut memory.absent));
     let live = dereference::live(&ctx.client, &valid, &mut absent).await;
@@ -234,7 +223,7 @@ async fn observe_and_act(
         true => Some(ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await),
         false => None,
     };
-    let load = load(&valid, &live, counted.as_ref(), observe, reference, ctx);
+    let load = scaling::load(&valid, &live, counted.as_ref(), observe, reference, ctx);
     let children = desired::desired(&valid, &ctx.settings, load)?;
     // Pods never serve a stream that may be somebody else's.
     let serve = match &stream {
@@ -276,40 +265,13 @@ async fn observe_and_act(
         unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
     };
     let status = status::status(channel, &seen, ctx.now());
-    tell_of_surroundings(channel, &status, &seen, reference, ctx).await;
+    tell::of_surroundings(channel, &status, &seen, reference, ctx).await;
     status::write(api, channel, &status, &ctx.metrics).await?;
     let Applied { pods, exposure, monitoring } = applied;
     if let Some(error) = [pods, exposure, monitoring].into_iter().filter_map(Result::err).find(apply::Error::is_transient) {
         return Err(error.into());
     }
     Ok(next(&valid, &stream, &status, reference, ctx))
-}
-
-/// What the channel's load asks for.
-fn load(
-    valid: &validate::Channel,
-    live: &dereference::Live,
-    counted: Option<&pods::Pods>,
-    observe: bool,
-    reference: &ObjectRef<SseChannel>,
-    ctx: &Context,
-) -> Load {
-    let deployment = live.deployment.as_ref().filter(|found| dereference::is_ours(found.meta(), &valid.uid));
-    let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
-    let deployed = deployment.is_some();
-    let (Some(scaling), Some(pods)) = (&valid.workload.autoscaling, counted) else { return Load { asked: None, deployed } };
-    // While only observing, any number within bounds is as the spec says.
-    let found = match scaling.cpu_utilization {
-        Some(_) => live.autoscaler.as_ref().and_then(|a| a.spec.as_ref()).and_then(|spec| spec.min_replicas),
-        None => replicas,
-    };
-    let found = found.unwrap_or(scaling.min_replicas);
-    let asked = match scaling::needed(scaling, pods, found) {
-        Some(_) if observe => Some(found),
-        Some(needed) => Some(ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found))),
-        None => None,
-    };
-    Load { asked, deployed }
 }
 
 /// When to look again without being told.
@@ -348,58 +310,5 @@ fn keep_generation(valid: &mut validate::Channel, live: Option<&ConfigMap>) {
     let found = text.and_then(|text| ChannelConfig::from_json(text.as_bytes()).ok());
     if let Some(found) = found {
         valid.config.generation = found.generation;
-    }
-}
-
-async fn tell_of_stream(channel: &SseChannel, valid: &validate::Channel, result: &Result<Report, stream::Error>, ctx: &Context) {
-    let name = &valid.stream.name;
-    let had_one = channel.status.as_ref().and_then(|s| s.stream.as_ref()).is_some_and(|s| s.owned);
-    match result {
-        Ok(report) => match &report.change {
-            Change::None => {}
-            Change::Created if !had_one => ctx.tell(channel, "StreamCreated", &format!("stream {name} was created"), false).await,
-            Change::Created | Change::Recreated => {
-                let note =
-                    format!("stream {name} had gone and was created again: its events are lost, subscribers are told by channel.gap");
-                ctx.tell(channel, "StreamRecreated", &note, true).await;
-            }
-            Change::Adopted => ctx.tell(channel, "StreamAdopted", &format!("stream {name} was taken over with its events"), false).await,
-            Change::Updated(fields) => {
-                let fields: Vec<_> = fields.iter().map(|d| format!("{} from {} to {}", d.field, d.observed, d.desired)).collect();
-                let note: String = format!("stream {name} was changed: {}", fields.join(", ")).chars().take(900).collect();
-                ctx.tell(channel, "StreamUpdated", &note, false).await;
-            }
-            Change::Restored => {
-                let note = format!("stream {name} was set back to an older state; it has a new epoch, subscribers are told by channel.gap");
-                ctx.tell(channel, "StreamRestored", &note, true).await;
-            }
-        },
-        Err(error) => {
-            // Once for each new reason, not for each attempt.
-            let before = channel.status.as_ref().and_then(|s| status::find(&s.conditions, crate::crd::condition::STREAM_READY));
-            if before.is_none_or(|c| c.reason != error.reason()) {
-                ctx.tell(channel, error.reason(), &error.to_string(), true).await;
-            }
-        }
-    }
-}
-
-/// Tells once of each trouble with what surrounds the pods.
-async fn tell_of_surroundings(
-    channel: &SseChannel,
-    status: &crate::crd::SseChannelStatus,
-    seen: &Observation<'_>,
-    reference: &ObjectRef<SseChannel>,
-    ctx: &Context,
-) {
-    let exposed = |status: &crate::crd::SseChannelStatus| status::find(&status.conditions, crate::crd::condition::EXPOSED).cloned();
-    if let (Exposure::Failed(_), Some(now)) = (seen.exposure, exposed(status))
-        && channel.status.as_ref().and_then(exposed).is_none_or(|before| before.reason != now.reason)
-    {
-        ctx.tell(channel, &now.reason, &now.message, true).await;
-    }
-    let before = ctx.memory(reference, |memory| std::mem::replace(&mut memory.unmonitored, seen.unmonitored.clone()));
-    if let Some(why) = seen.unmonitored.as_ref().filter(|why| before.as_ref() != Some(why)) {
-        ctx.tell(channel, "NotMonitored", &format!("no PodMonitor: {why}; the channel serves all the same"), true).await;
     }
 }

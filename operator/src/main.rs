@@ -39,8 +39,9 @@ fn main() -> ExitCode {
             USAGE.into()
         }
         Err(error) => {
-            // One line for people: what is wrong and what to do. Never a stack trace.
-            eprintln!("sluice-operator: {error:#}");
+            // One line for people: what is wrong and what to do. Never a stack trace, and without the errors below:
+            // each error's own text says its cause already.
+            eprintln!("sluice-operator: {error}");
             ExitCode::FAILURE
         }
     }
@@ -69,7 +70,10 @@ fn start(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let options = args.into_options().map_err(Unusable)?;
-            runtime.block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)))
+            let ended = runtime.block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)));
+            // A look-up of a name that gets no answer runs on a thread that cannot be stopped; it is not waited for.
+            runtime.shutdown_background();
+            ended
         }
         Command::Local(args) => {
             // One thread: the kernel ends the children when the thread that started them ends.

@@ -8,6 +8,7 @@ use std::{
 
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
 use clap::Args;
+use sluice_channel::Credentials;
 use tokio::sync::watch;
 
 /// How long one request may take.
@@ -170,14 +171,7 @@ fn observe(state: &watch::Sender<State>, event: &Event) {
 /// Signs the server's nonce with what the credentials file holds now: a rotated secret needs no restart.
 async fn credentials(path: &Path, nonce: &[u8]) -> Result<Auth, String> {
     let text = tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
-    let section = |kind: &str| {
-        let mut lines = text.lines().map(str::trim);
-        lines.find(|line| line.starts_with("-----BEGIN") && line.contains(kind))?;
-        lines.find(|line| !line.is_empty()).map(str::to_owned)
-    };
-    let (Some(jwt), Some(seed)) = (section("USER JWT"), section("NKEY SEED")) else {
-        return Err(format!("{}: must hold a user JWT and an NKEY seed, as `nsc generate creds` writes them", path.display()));
-    };
+    let Credentials { jwt, seed } = Credentials::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut auth = Auth::new();
     auth.signature = Some(key.sign(nonce).map_err(|e| e.to_string())?);

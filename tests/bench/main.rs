@@ -1,6 +1,6 @@
-//! `make bench`: what the product costs beside a server that only writes bytes.
+//! `make bench`: what the product costs beside a server that only writes bytes, and beside what one writes by hand.
 //!
-//! Both are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
+//! All are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
 //! Speed never fails this program; an event lost, doubled or out of order, or a broken connection does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -9,6 +9,7 @@ mod floor;
 mod generator;
 mod histogram;
 mod machine;
+mod peer;
 mod publisher;
 mod report;
 mod side;
@@ -29,6 +30,8 @@ const SMALL_CROWD: usize = 1_000;
 const HISTORY: u64 = 100_000;
 /// Events of the shallow replay, for each client.
 const RECENT: u64 = 1_000;
+/// Clients of the deep replay for many.
+const MANY: usize = 100;
 /// Clients that connect at the same time.
 const IN_FLIGHT: usize = 200;
 
@@ -38,8 +41,10 @@ struct Settings {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    if std::env::args().nth(1).as_deref() == Some("floor") {
-        return floor::serve().map(|()| ExitCode::SUCCESS);
+    match std::env::args().nth(1).as_deref() {
+        Some("floor") => return floor::serve().map(|()| ExitCode::SUCCESS),
+        Some("peer") => return peer::serve().map(|()| ExitCode::SUCCESS),
+        _ => {}
     }
     decoder::self_test().map_err(anyhow::Error::msg)?;
     histogram::self_test().map_err(anyhow::Error::msg)?;
@@ -52,12 +57,16 @@ fn main() -> anyhow::Result<ExitCode> {
     // Started while this thread is on the servers' core: what it starts inherits that, and sizes its thread pools by it.
     machine::pin(server_core)?;
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let wanted = |name: &str| only.is_empty() || only.split(',').any(|word| word == name);
     let mut sides = Vec::new();
-    if only != "floor" {
-        sides.push((0, runtime.block_on(Side::product())?));
+    if wanted("sluice") {
+        sides.push(runtime.block_on(Side::product())?);
     }
-    if only != "sluice" {
-        sides.push((1, runtime.block_on(Side::floor())?));
+    if wanted("floor") {
+        sides.push(runtime.block_on(Side::floor())?);
+    }
+    if wanted("peer") {
+        sides.push(runtime.block_on(Side::peer())?);
     }
     machine::pin(own_core)?;
     println!(
@@ -68,25 +77,28 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     let small = SMALL_CROWD.min(settings.connections);
     for count in [small, settings.connections] {
-        for (index, side) in &mut sides {
+        for side in &mut sides {
             eprintln!("{}: {count} connections ...", side.name);
-            crowd(*index, side, &mut generator, &mut report, count, settings.seconds).with_context(|| side.name)?;
+            crowd(side, &mut generator, &mut report, count, settings.seconds).with_context(|| side.name)?;
         }
         if small == settings.connections {
             break;
         }
     }
-    for (index, side) in &mut sides {
+    for side in &mut sides {
         let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
-        report.add("peak RSS of the server after the crowds, MiB", *index, peak, 1);
+        report.add("peak RSS of the server after the crowds, MiB", side.number, peak, 1);
     }
-    for (index, side) in &mut sides {
+    for side in &mut sides {
+        if !side.replays {
+            continue;
+        }
         eprintln!("{}: replay ...", side.name);
         machine::pin(server_core)?;
         fill(side, &mut generator)?;
         runtime.block_on(side.restart());
         machine::pin(own_core)?;
-        replays(*index, side, &mut generator, &mut report, small).with_context(|| side.name)?;
+        replays(side, &mut generator, &mut report, small).with_context(|| side.name)?;
     }
     report.print();
     let errors = &generator.errors;
@@ -111,8 +123,8 @@ fn micros(time: Duration) -> f64 {
 }
 
 /// `count` clients connect, idle, and are sent events at a fixed rate and then as fast as they take them.
-fn crowd(index: usize, side: &mut Side, generator: &mut Generator, report: &mut Report, count: usize, seconds: u64) -> anyhow::Result<()> {
-    let pid = side.pid();
+fn crowd(side: &mut Side, generator: &mut Generator, report: &mut Report, count: usize, seconds: u64) -> anyhow::Result<()> {
+    let (index, pid) = (side.number, side.pid());
     machine::wait_quiet(pid, Duration::from_secs(10));
     let (cpu, rss, files) = (machine::cpu(pid), machine::rss(pid), machine::open_files(pid));
     let took = generator.open(&side.target(None), count, side.last, IN_FLIGHT, Settled::Open)?;
@@ -173,12 +185,16 @@ fn fill(side: &mut Side, generator: &mut Generator) -> anyhow::Result<()> {
 }
 
 /// One client reads a deep history, twice; many clients read a shallow one.
-fn replays(index: usize, side: &mut Side, generator: &mut Generator, report: &mut Report, clients: usize) -> anyhow::Result<()> {
+fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, clients: usize) -> anyhow::Result<()> {
+    let index = side.number;
     let shallow = format!("{clients} clients × last 1,000 events");
+    let many = MANY.min(clients);
+    let deep = format!("{many} clients × 100,000 events");
     for (label, clients, depth) in [
         ("1 client × 100,000 events, from the store", 1, HISTORY),
         ("1 client × 100,000 events, again", 1, HISTORY),
         (shallow.as_str(), clients, RECENT),
+        (deep.as_str(), many, HISTORY),
     ] {
         let pid = side.pid();
         machine::wait_quiet(pid, Duration::from_secs(10));

@@ -1,5 +1,5 @@
 //! The one publisher of a run: NATS `PUB` with a reply subject for the product, so that JetStream acknowledges each
-//! event; HTTP `POST` for the floor. One socket, not blocking, so that it shares the generator's thread.
+//! event; HTTP `POST` for the others. One socket, not blocking, so that it shares the generator's thread.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -36,7 +36,7 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Publishes to the floor.
+    /// Publishes to the floor or the peer.
     pub(crate) fn http(address: SocketAddr) -> anyhow::Result<Self> {
         Self::connect(address, Protocol::Http)
     }
@@ -58,7 +58,9 @@ impl Publisher {
         let length = payload.len();
         let message = match &self.protocol {
             Protocol::Nats { subject } => format!("PUB {subject} {INBOX} {length}\r\n{payload}\r\n"),
-            Protocol::Http => format!("POST / HTTP/1.1\r\nHost: floor\r\nContent-Length: {length}\r\n\r\n{payload}"),
+            Protocol::Http => {
+                format!("POST / HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{payload}")
+            }
         };
         self.write(message.as_bytes())
     }
@@ -109,7 +111,8 @@ impl Publisher {
             "PING" => self.write(b"PONG\r\n")?,
             _ if line.starts_with("MSG ") && body.contains("\"seq\"") => self.acknowledged += 1,
             _ if line.starts_with("HTTP/1.1 202") => self.acknowledged += 1,
-            _ if line.starts_with("INFO ") || line.starts_with("Content-Length") || line.is_empty() || line == "PONG" => {}
+            _ if matches!(self.protocol, Protocol::Http) && line.contains(": ") => {}
+            _ if line.starts_with("INFO ") || line.is_empty() || line == "PONG" => {}
             _ => bail!("a publish was answered: {line} {body}"),
         }
         Ok(())

@@ -1,9 +1,11 @@
-//! The one table: product beside floor.
+//! The one table: product beside floor and peer.
+
+use crate::side::SIDES;
 
 /// One line of the table.
 struct Row {
     label: String,
-    values: [Option<f64>; 2],
+    values: [Option<f64>; SIDES.len()],
     digits: usize,
 }
 
@@ -14,28 +16,38 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Notes a figure of one side (0 = product, 1 = floor).
+    /// Notes a figure of one side (its number in [`SIDES`]).
     pub(crate) fn add(&mut self, label: &str, side: usize, value: f64, digits: usize) {
         let found = self.rows.iter().position(|r| r.label == label);
         let index = found.unwrap_or_else(|| {
-            self.rows.push(Row { label: label.to_owned(), values: [None; 2], digits });
+            self.rows.push(Row { label: label.to_owned(), values: [None; SIDES.len()], digits });
             self.rows.len() - 1
         });
         self.rows[index].values[side] = Some(value);
     }
 
-    /// Writes the table to standard output.
+    /// Writes the table to standard output, as Markdown.
     pub(crate) fn print(&self) {
         let width = self.rows.iter().map(|r| r.label.chars().count()).max().unwrap_or(0);
-        println!("\n{:width$} | {:>11} | {:>11} | {:>7}", "measure", "sluice", "floor", "ratio");
-        println!("{:-<width$}-|-{:->11}-|-{:->11}-|-{:->7}", "", "", "", "");
+        let [product, floor, peer] = SIDES;
+        println!("\n| {:width$} | {product:>11} | {floor:>11} | {peer:>16} | × {floor:<5} | × peer |", "measure");
+        println!("|-{:-<width$}-|-{:->11}-|-{:->11}-|-{:->16}-|---------|--------|", "", "", "", "");
         for row in &self.rows {
             let cell = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |v| grouped(v, row.digits));
-            let ratio = match row.values {
-                [Some(product), Some(floor)] if floor > 0.0 => format!("{:.2}", product / floor),
+            let ratio = |other: Option<f64>| match (row.values[0], other) {
+                (Some(product), Some(other)) if other > 0.0 => format!("{:.2}", product / other),
                 _ => "–".to_owned(),
             };
-            println!("{:width$} | {:>11} | {:>11} | {ratio:>7}", row.label, cell(row.values[0]), cell(row.values[1]));
+            let [product, floor, peer] = row.values;
+            println!(
+                "| {:width$} | {:>11} | {:>11} | {:>16} | {:>7} | {:>6} |",
+                row.label,
+                cell(product),
+                cell(floor),
+                cell(peer),
+                ratio(floor),
+                ratio(peer)
+            );
         }
     }
 }

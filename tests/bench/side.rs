@@ -1,4 +1,4 @@
-//! The two servers under test, each with its publisher.
+//! The servers under test, each with its publisher.
 
 use std::{
     net::SocketAddr,
@@ -15,15 +15,17 @@ use sluice_tests::{
 
 use crate::{generator::Target, publisher::Publisher};
 
-/// How long the floor may take to listen.
+/// Names of the sides, in the order of the table.
+pub(crate) const SIDES: [&str; 3] = ["sluice", "floor", "axum + broadcast"];
+/// How long the floor or the peer may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is measured: `sluice-dataplane` with its nats-server, or the floor.
+/// What is measured: `sluice-dataplane` with its nats-server, or this program again as another server.
 pub(crate) enum Server {
     /// The product.
     Product(Box<Product>),
-    /// The floor, and its address.
-    Floor(Process, SocketAddr),
+    /// The floor or the peer, and its address.
+    Other(Process, SocketAddr),
 }
 
 pub(crate) struct Product {
@@ -34,6 +36,10 @@ pub(crate) struct Product {
 
 pub(crate) struct Side {
     pub(crate) name: &'static str,
+    /// Its number in [`SIDES`].
+    pub(crate) number: usize,
+    /// Whether it keeps a history.
+    pub(crate) replays: bool,
     pub(crate) server: Server,
     pub(crate) publisher: Publisher,
     path: String,
@@ -54,28 +60,46 @@ impl Side {
         let publisher = Publisher::nats(address, &format!("{}load", names.prefix))?;
         nats.process();
         let server = Server::Product(Box::new(Product { nats, configs, plane }));
-        Ok(Self { name: "sluice", server, publisher, path: format!("/channels/{}", names.channel), epoch, last: 0 })
+        Ok(Self {
+            name: SIDES[0],
+            number: 0,
+            replays: true,
+            server,
+            publisher,
+            path: format!("/channels/{}", names.channel),
+            epoch,
+            last: 0,
+        })
     }
 
     /// Starts this program again as the floor.
     pub(crate) async fn floor() -> anyhow::Result<Self> {
+        Self::other(1, "floor", true).await
+    }
+
+    /// Starts this program again as the peer.
+    pub(crate) async fn peer() -> anyhow::Result<Self> {
+        Self::other(2, "peer", false).await
+    }
+
+    async fn other(number: usize, role: &str, replays: bool) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
-        command.arg("floor").stdin(Stdio::null());
-        let process = Process::spawn("floor", command);
-        let address = sluice_tests::eventually("the floor listens", START_LIMIT, async || {
+        command.arg(role).stdin(Stdio::null());
+        let process = Process::spawn(role, command);
+        let address = sluice_tests::eventually("the server listens", START_LIMIT, async || {
             process.stdout().trim().strip_prefix("listening http=")?.parse().ok()
         })
         .await;
         let publisher = Publisher::http(address)?;
-        let server = Server::Floor(process, address);
-        Ok(Self { name: "floor", server, publisher, path: "/".to_owned(), epoch: "00000000".to_owned(), last: 0 })
+        let server = Server::Other(process, address);
+        Ok(Self { name: SIDES[number], number, replays, server, publisher, path: "/".to_owned(), epoch: "00000000".to_owned(), last: 0 })
     }
 
     /// The serving process.
     pub(crate) fn pid(&mut self) -> u32 {
         match &mut self.server {
             Server::Product(product) => product.plane.process().pid(),
-            Server::Floor(process, _) => process.pid(),
+            Server::Other(process, _) => process.pid(),
         }
     }
 
@@ -83,7 +107,7 @@ impl Side {
     pub(crate) fn broker(&mut self) -> Option<u32> {
         match &mut self.server {
             Server::Product(product) => Some(product.nats.process().pid()),
-            Server::Floor(..) => None,
+            Server::Other(..) => None,
         }
     }
 
@@ -91,7 +115,7 @@ impl Side {
     pub(crate) fn target(&self, after: Option<u64>) -> Target<'_> {
         let address = match &self.server {
             Server::Product(product) => product.plane.http(),
-            Server::Floor(_, address) => *address,
+            Server::Other(_, address) => *address,
         };
         Target { address, path: &self.path, cursor: after.map(|sequence| format!("{}-{sequence}", self.epoch)) }
     }

@@ -55,19 +55,19 @@ fn what_cannot_be_meant_is_refused_in_words_that_name_it() {
 fn every_object_of_the_schema_is_closed() {
     let schema: Value = serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
     let mut open = Vec::new();
-    walk(&schema, String::new(), &mut open);
+    walk(&schema, "", &mut open);
     // What Kubernetes itself defines, and what Helm hands to all charts.
     open.retain(|path| !path.contains("ffinity") && !["from", "valueFrom", "objects", "global"].iter().any(|known| path.contains(known)));
     assert_eq!(open, [""; 0], "objects that take any key");
 }
 
-fn walk(schema: &Value, path: String, open: &mut Vec<String>) {
+fn walk(schema: &Value, path: &str, open: &mut Vec<String>) {
     if schema["type"] == "object" && schema.get("additionalProperties").is_none() {
-        open.push(path.clone());
+        open.push(path.to_owned());
     }
     match schema {
-        Value::Object(members) => members.iter().for_each(|(name, member)| walk(member, format!("{path}/{name}"), open)),
-        Value::Array(items) => items.iter().for_each(|item| walk(item, path.clone(), open)),
+        Value::Object(members) => members.iter().for_each(|(name, member)| walk(member, &format!("{path}/{name}"), open)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, path, open)),
         _ => {}
     }
 }
@@ -90,7 +90,7 @@ fn compare(properties: &Value, values: &Value, path: &str, findings: &mut Vec<St
         match properties.get(name) {
             None => findings.push(format!("{path}.{name}")),
             Some(property) if property.get("properties").is_some() => {
-                compare(&property["properties"], value, &format!("{path}.{name}"), findings)
+                compare(&property["properties"], value, &format!("{path}.{name}"), findings);
             }
             Some(_) => {}
         }

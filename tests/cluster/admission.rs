@@ -49,7 +49,7 @@ pub(crate) async fn explain_reads_well(_bed: &'static Bed) {
         let fields = text.split("FIELDS:").nth(1).unwrap_or("");
         // A field's line is followed by its description, further in.
         let lines: Vec<&str> = fields.lines().filter(|l| !l.trim().is_empty()).collect();
-        let is_field = |line: &str| line.contains("\t<") || line.trim_end().ends_with('>');
+        let is_field = |line: &str| line.starts_with("  ") && !line.starts_with("   ") && line.contains("\t<");
         let bare = lines.windows(2).filter(|w| is_field(w[0]) && is_field(w[1])).map(|w| w[0].to_owned()).collect::<Vec<_>>();
         (lines.len(), bare)
     };

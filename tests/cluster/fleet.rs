@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use sluice_tests::{clients::digest, eventually, nats::Streams};
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 
 use crate::{bed::LIMIT, subscriber::Subscriber};
 
@@ -35,6 +35,15 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// This row alone.
+    fn line(&self) -> String {
+        let Self { case, took, sent, delivered, duplicated, missing, reconnects, silence } = self;
+        let (took, silence) = (took.as_secs_f64(), silence.as_secs_f64());
+        format!(
+            "{case}: {took:.0} s, {sent} sent, {delivered} delivered, {duplicated} duplicated, {missing} missing, {reconnects} reconnects, longest silence {silence:.1} s"
+        )
+    }
+
     /// All rows as a table.
     pub(crate) fn table(rows: &[Self]) -> String {
         let head = ["case", "seconds", "sent", "delivered", "duplicated", "missing", "reconnects", "longest silence, s"]
@@ -75,6 +84,7 @@ pub(crate) struct Fleet {
     /// Sequence and digest of what JetStream has acknowledged.
     sent: Sent,
     publisher: JoinHandle<()>,
+    anew: watch::Sender<()>,
     /// Everything up to here has been reckoned.
     reckoned: u64,
 }
@@ -88,7 +98,9 @@ impl Drop for Fleet {
 impl Fleet {
     /// Connects all subscribers, and begins to publish when each knows where it starts.
     pub(crate) async fn start(address: SocketAddr, path: &str, nats: &str, prefix: String) -> Self {
-        let subscribers: Vec<Subscriber> = (0..SUBSCRIBERS).map(|_| Subscriber::start(address, path.to_owned())).collect();
+        let anew = watch::Sender::new(());
+        let subscribers: Vec<Subscriber> =
+            (0..SUBSCRIBERS).map(|_| Subscriber::start(address, path.to_owned(), anew.subscribe())).collect();
         eventually("all subscribers are connected", LIMIT, async || {
             let placed = |s: &Subscriber| s.tally.lock().expect("no panic while held").position.is_some();
             subscribers.iter().all(placed).then_some(())
@@ -96,7 +108,12 @@ impl Fleet {
         .await;
         let sent = Sent::default();
         let publisher = tokio::spawn(publish(Streams::connect(nats).await, prefix, Arc::clone(&sent)));
-        Self { subscribers, sent, publisher, reckoned: 0 }
+        Self { subscribers, sent, publisher, anew, reckoned: 0 }
+    }
+
+    /// Makes every subscriber drop its stream, wherever in it that is, and come back.
+    pub(crate) fn reconnect(&self) {
+        self.anew.send_replace(());
     }
 
     /// Runs `body` while events flow, waits until every subscriber has everything, and counts.
@@ -161,7 +178,7 @@ impl Fleet {
             faults.extend(tally.faults.drain(..).map(|fault| format!("subscriber {number}: {fault}")));
         }
         self.reckoned = goal;
-        println!("{}", Row::table(std::slice::from_ref(&row)));
+        println!("{}", row.line());
         faults.truncate(10);
         let is_whole = row.missing == 0 && row.duplicated == 0 && faults.is_empty();
         assert!(is_whole, "{name}: {} missing, {} duplicated, faults: {faults:#?}", row.missing, row.duplicated);

@@ -14,8 +14,10 @@ mod nodes;
 mod operators;
 mod pods;
 mod rights;
+mod scaling;
 mod store;
 mod subscriber;
+mod surroundings;
 mod uninstall;
 
 use std::{
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         eprintln!("The cluster's tests need a cluster: `make cluster-test` starts one (tests/cluster/README.md).");
         return ExitCode::FAILURE;
     }
+    // With the cluster gone there is nothing to test.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("the kernel takes the setting");
     // One after the other, in the order of the list.
     arguments.test_threads = Some(1);
     let started = Instant::now();
@@ -95,6 +99,8 @@ fn cases() -> Vec<Trial> {
         case!(operators::one_of_two_acts),
         case!(operators::a_lost_lease_stops_writes),
         case!(chaos::subscribers_leave),
+        case!(scaling::pods_follow_connections),
+        case!(surroundings::objects_around_the_pods),
         case!(uninstall::channels_and_events_outlive_the_release),
         case!(rights::the_operator_stays_within_its_rights),
     ]);

@@ -22,14 +22,18 @@ cd "$root"
 # A second cluster of this checkout would share its state.
 exec 9> "$bin/.cluster.lock"
 flock -n 9 || fail "another run uses this checkout's cluster"
-with=()
+child= with=()
 if [ -z "${CLUSTER_KEEP:-}" ]; then
   # Whatever ends this script, SIGKILL too, ends the cluster.
   with=(--with $$)
   trap '"$bed/down.sh"' EXIT
-  trap 'exit 143' TERM INT HUP
 fi
+# The shell acts on a signal only between commands, or while it waits for a child.
+trap '[ -z "$child" ] || kill -TERM "$child" 2> /dev/null; exit 143' TERM INT HUP
 # 9>&-: what stays running must not hold the lock.
 "$bed/up.sh" "${CLUSTER_NODES:-3}" "${with[@]}" 9>&-
 "$bed/load.sh" "$root"/target/images/{sluice-operator,sluice-dataplane,nats}.oci.tar 9>&-
-"$bed/exec.sh" "$cargo" test --locked --offline --workspace --test cluster -- "$@" 9>&-
+# Cargo ends with this script, and the tests with cargo.
+"$bed/exec.sh" setpriv --pdeathsig KILL "$cargo" test --locked --offline --workspace --test cluster -- "$@" < /dev/null 9>&- &
+child=$!
+wait "$child"

@@ -13,6 +13,7 @@ use sluice_tests::{
     sse::{Event, Item},
 };
 use tokio::{
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -90,10 +91,10 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes to `path` at `address`, and again whenever the stream ends.
-    pub(crate) fn start(address: SocketAddr, path: String) -> Self {
+    /// Subscribes to `path` at `address`, and again whenever the stream ends or `anew` changes.
+    pub(crate) fn start(address: SocketAddr, path: String, anew: watch::Receiver<()>) -> Self {
         let tally = Arc::new(Mutex::new(Tally::default()));
-        let task = tokio::spawn(subscribe(address, path, Arc::clone(&tally)));
+        let task = tokio::spawn(subscribe(address, path, anew, Arc::clone(&tally)));
         Self { tally, task }
     }
 }
@@ -104,7 +105,7 @@ impl Drop for Subscriber {
     }
 }
 
-async fn subscribe(address: SocketAddr, path: String, tally: Arc<Mutex<Tally>>) {
+async fn subscribe(address: SocketAddr, path: String, mut anew: watch::Receiver<()>, tally: Arc<Mutex<Tally>>) {
     let note = |item: &Item, retry: &mut Duration| match item {
         Item::Event(event) => tally.lock().expect("no panic while held").record(event),
         Item::Retry(millis) => *retry = Duration::from_millis(*millis),
@@ -121,8 +122,15 @@ async fn subscribe(address: SocketAddr, path: String, tally: Arc<Mutex<Tally>>) 
         if let Ok(Ok(mut connection)) = timeout(CONNECT_LIMIT, Connection::open(address, &request)).await {
             if connection.status() == 200 {
                 tally.lock().expect("no panic while held").connections += 1;
-                while let Ok(Some(item)) = timeout(SILENCE_LIMIT, connection.item()).await {
-                    note(&item, &mut retry);
+                anew.mark_unchanged();
+                loop {
+                    tokio::select! {
+                        item = timeout(SILENCE_LIMIT, connection.item()) => match item {
+                            Ok(Some(item)) => note(&item, &mut retry),
+                            _ => break,
+                        },
+                        _ = anew.changed() => break,
+                    }
                 }
             } else {
                 let body = String::from_utf8_lossy(&connection.body().await).into_owned();

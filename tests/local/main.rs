@@ -212,6 +212,7 @@ fn a_start_that_cannot_be_ends_with_one_clear_message() {
             let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
             let said = bed.fails(bed.command(), &[]).await;
             assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains(flag), "{said}");
+            assert_eq!(said.matches("already in use").count(), 1, "the cause is said once: {said}");
             drop(taken);
         }
         let said = bed.fails(bed.command(), &["--dataplane", "/nowhere/sluice-dataplane"]).await;

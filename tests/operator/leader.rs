@@ -177,6 +177,12 @@ async fn channels(bed: &Bed, count: usize) -> Vec<String> {
     names
 }
 
+/// Waits until the channel's newest generation was looked at and its stream is as it says.
+async fn settled(bed: &Bed, name: &str) {
+    let in_sync = |object: &Value| channel::current_condition(object, "StreamReady").is_some_and(|c| c["status"] == "True");
+    bed.until(name, "is settled", in_sync).await;
+}
+
 async fn streams(bed: &Bed) -> Vec<(String, String)> {
     let server = bed.streams().await;
     let names: Vec<String> = server.context().stream_names().try_collect().await.unwrap();
@@ -245,7 +251,7 @@ fn a_killed_leader_is_replaced_when_its_lease_is_over() {
         a.until("leader", LIMIT).await;
         let b = Replica::start(bed, "op-b", true).await;
         channels(bed, 3).await;
-        bed.ready("c0").await;
+        settled(bed, "c0").await;
         tokio::time::sleep(RETRY * 2).await;
         let killed = Instant::now();
         a.process.kill();
@@ -254,7 +260,7 @@ fn a_killed_leader_is_replaced_when_its_lease_is_over() {
         println!("took over {:.1} s after SIGKILL", took.as_secs_f64());
         assert!(took > DEADLINE, "it did wait: {took:?}");
         change(bed, "c1", 30).await;
-        bed.ready("c1").await;
+        settled(bed, "c1").await;
         assert!(!b.acts(bed).is_empty());
         b.stop(bed).await;
     });
@@ -280,7 +286,8 @@ fn a_leader_that_was_stopped_for_long_writes_nothing_when_it_wakes() {
                 leader.until("standby", RETRY * 2 + SLACK).await;
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 assert_eq!(leader.acts_since(bed, woken), [""; 0], "{} wrote after it woke", leader.account);
-                assert!(!other.acts_since(bed, woken).is_empty(), "the other acts");
+                let acts = async || (!other.acts_since(bed, woken).is_empty()).then_some(());
+                eventually(&format!("{} acts instead", other.account), LIMIT, acts).await;
                 assert!(leader.metric("sluice_operator_leader_transitions_total").await >= 2.0);
                 (leader, other) = (other, leader);
             }
@@ -314,7 +321,8 @@ fn a_leader_that_may_not_renew_stops_in_time() {
             assert!(late.is_empty(), "writes after the deadline {deadline}: {late:#?}");
             assert!(a.acts(bed).iter().any(|e| e.request_received_timestamp > removed), "it acted until then");
             let log = a.process.stderr();
-            assert_eq!(log.matches("cannot hold or read the lease").count(), 1, "said once: {log}");
+            // Once for the right to write and once for the right to read, not once a second.
+            assert!(log.matches("cannot hold or read the lease").count() <= 2, "{log}");
             assert_eq!(a.get("/livez").await.as_deref(), Some("ok\n"));
             // With its rights back it waits for its turn.
             let mut again = binding.clone();
@@ -328,7 +336,7 @@ fn a_leader_that_may_not_renew_stops_in_time() {
         b.stop(bed).await;
         a.until("leader", RETRY * 2 + SLACK).await;
         change(bed, "c0", 55).await;
-        bed.until("c0", "is as changed", channel::is_ready).await;
+        settled(bed, "c0").await;
     });
 }
 
@@ -338,7 +346,7 @@ fn a_lease_that_is_given_to_somebody_else_is_let_go_at_once() {
         let a = Replica::start(bed, "op-a", true).await;
         a.until("leader", LIMIT).await;
         channels(bed, 2).await;
-        bed.ready("c1").await;
+        settled(bed, "c1").await;
         let leases: Api<Lease> = Api::namespaced(bed.client.clone(), bed.namespace());
         let taken = json!({"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3}});
         leases.patch(LEASE_NAME, &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
@@ -347,7 +355,7 @@ fn a_lease_that_is_given_to_somebody_else_is_let_go_at_once() {
         // Somebody does not renew.
         a.until("leader", Duration::from_secs(3) + RETRY * 2 + SLACK).await;
         change(bed, "c0", 30).await;
-        bed.ready("c0").await;
+        settled(bed, "c0").await;
         let lease = leases.get(LEASE_NAME).await.unwrap().spec.unwrap();
         assert_eq!((lease.lease_transitions, lease.lease_duration_seconds), (Some(1), Some(8)));
         a.stop(bed).await;
@@ -392,7 +400,7 @@ fn without_an_election_two_agree_and_come_to_rest() {
         bed.create("served", json!({"workload": {"replicas": 1}})).await;
         bed.ready("served").await;
         for name in &names {
-            bed.ready(name).await;
+            settled(bed, name).await;
         }
         let before = streams(bed).await;
         assert_eq!(before.len(), 6, "one stream for each channel: {before:?}");
@@ -403,7 +411,7 @@ fn without_an_election_two_agree_and_come_to_rest() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         for name in &names {
-            bed.ready(name).await;
+            settled(bed, name).await;
         }
         bed.ready("served").await;
         // Two resyncs, for what is still to be settled.

@@ -53,6 +53,7 @@ fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
         assert_eq!(replicas(bed).await, 1, "workload.replicas has no effect");
         let streams = subscribe(bed, 3).await;
         eventually("a second pod", LIMIT, async || (replicas(bed).await == 2).then_some(())).await;
+        bed.until("orders", "two pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2).await;
         let more = subscribe(bed, 6).await;
         eventually("as many as allowed", LIMIT, async || (replicas(bed).await == 3).then_some(())).await;
         bed.until("orders", "three pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 3).await;
@@ -105,6 +106,13 @@ fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
         eventually("the operator decides again", LIMIT, async || (operator_decides(bed).await && replicas(bed).await == 2).then_some(()))
             .await;
         assert!(bed.child(AUTOSCALER, "orders").await.is_none());
+        // An autoscaler leaves what has no pods alone; a channel that had none gets its fewest all the same.
+        bed.change("orders", json!({"workload": {"replicas": 0}})).await;
+        bed.condition("orders", "WorkloadAvailable", "True", "ScaledToZero").await;
+        bed.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "cpuUtilization": 70}}})).await;
+        bed.until("orders", "has a pod again", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 1).await;
+        eventually("and leaves the number alone", LIMIT, async || (!operator_decides(bed).await).then_some(())).await;
+        assert_eq!(replicas(bed).await, 1);
     });
 }
 

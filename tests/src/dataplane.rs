@@ -126,6 +126,12 @@ impl DataPlane {
                 command.args([flag, value]);
             }
         }
+        // So that a whole suite can be run without fan-out threads, or with many.
+        if let Ok(threads) = std::env::var("SLUICE_TEST_FANOUT_THREADS")
+            && !options.arguments.contains(&"--fanout-threads")
+        {
+            command.args(["--fanout-threads", &threads]);
+        }
         command.args(options.arguments).env("NO_COLOR", "1").env_remove("RUST_LOG");
         let mut process = Process::spawn("dataplane", command);
         let listening = crate::eventually("the data plane listens", START_LIMIT, async || {

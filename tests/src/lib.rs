@@ -11,6 +11,8 @@ pub mod nats;
 pub mod process;
 pub mod proxy;
 pub mod sse;
+#[cfg(test)]
+mod vectors;
 
 use std::{future::Future, pin::pin, time::Duration};
 

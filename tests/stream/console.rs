@@ -84,7 +84,7 @@ fn channels_are_read_and_published_beside_it_but_not_by_pages_of_other_sites() {
             }
         }
         assert_eq!(rig.plane.readyz().await.0, 200, "no drain has begun");
-        let mut reader = Reader::open(rig.plane.admin(), &Request::get(&format!("{ORDERS}?from=earliest"))).await;
+        let mut reader = Reader::open(rig.plane.admin(), &Request::get(format!("{ORDERS}?from=earliest"))).await;
         for site in [Some("same-origin"), Some("none"), None] {
             let headers: Vec<_> = site.map(|s| ("sec-fetch-site", s)).into_iter().collect();
             assert_eq!(admin(&rig, Method::POST, &path, &headers).await.status().as_u16(), 201, "{site:?}");

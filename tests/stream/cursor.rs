@@ -280,6 +280,8 @@ fn a_cursor_of_no_place_here_is_a_gap_and_then_only_new_events_where_the_channel
     run(LIMIT, async {
         let rig = Rig::channel(|c| c.delivery.on_gap = Start::Latest).await;
         rig.publish_many("a", 20).await;
+        // The newest event is what this pod knows as such.
+        rig.open("/channels/orders?from=earliest").await.until_sequence(20, SOON).await;
         for (what, cursor, reason) in foreign_cursors(rig.epoch) {
             let mut reader = rig.resume(ORDERS, &cursor).await;
             reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;

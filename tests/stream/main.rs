@@ -5,6 +5,7 @@ mod cluster;
 mod console;
 mod cursor;
 mod drain;
+mod fanout;
 mod filter;
 mod http;
 mod metrics;

@@ -83,7 +83,9 @@ fn no_path_of_one_machine() {
 #[test]
 fn every_crate_takes_the_workspace_lints() {
     let mut findings = Vec::new();
-    for member in tree::files().iter().filter(|f| f.path.ends_with("/Cargo.toml")) {
+    // The adapter of clients has a lock of its own, so that what they pin binds nobody else, and is no member.
+    let is_member = |path: &str| path.ends_with("/Cargo.toml") && !path.starts_with("tests/clients/");
+    for member in tree::files().iter().filter(|f| is_member(&f.path)) {
         let mut lines = member.text.lines().skip_while(|l| l.trim() != "[lints]").skip(1);
         if lines.next().map(str::trim) != Some("workspace = true") {
             findings.push(member.path.clone());

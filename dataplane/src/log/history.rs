@@ -3,9 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
 use sluice_channel::{Epoch, Event, config::Encoding, limits};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::segment::Segment;
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
 /// Reads of the store at the same time, per channel and pod: replays share them and leave the connection
 /// room for the tail.
 const CONCURRENT_READS: usize = 4;
+/// Segments that wait to be read ahead of those who ask for them.
+const AHEAD: usize = 16;
 /// How often a replica that lags is asked again before the leader is.
 const LAG_RETRIES: u32 = 3;
 /// Pause before a replica that lags is asked again.
@@ -60,6 +63,9 @@ pub(super) struct History {
     source: Arc<dyn Source>,
     cache: Cache<Key, Arc<Segment>, Cost>,
     reads: Semaphore,
+    /// Places that will be read soon. Bounded; what does not fit is read when it is asked for.
+    ahead: mpsc::Sender<(Scope, u64)>,
+    ahead_queue: Mutex<Option<mpsc::Receiver<(Scope, u64)>>>,
 }
 
 impl std::fmt::Debug for dyn Source {
@@ -79,7 +85,8 @@ impl History {
             // Only if an option were missing.
             Err(_) => Cache::with_weighter(items, capacity, Cost),
         };
-        Self { source, cache, reads: Semaphore::new(CONCURRENT_READS) }
+        let (ahead, queue) = mpsc::channel(AHEAD);
+        Self { source, cache, reads: Semaphore::new(CONCURRENT_READS), ahead, ahead_queue: Mutex::new(Some(queue)) }
     }
 
     /// Changes the bytes kept.
@@ -90,6 +97,40 @@ impl History {
     /// Forgets everything.
     pub(super) fn clear(&self) {
         self.cache.clear();
+    }
+
+    /// Says that `start`, where a segment ends that is being read now, will be asked for next.
+    pub(super) fn expect(&self, scope: Scope, start: u64) {
+        if self.cache.peek(&Key { life: scope.life, dialect: scope.dialect, start }).is_none() {
+            let _ = self.ahead.try_send((scope, start));
+        }
+    }
+
+    /// Reads what is expected, one segment at a time: of the reads that the store is given at a time, replays that
+    /// wait have the others. Never ends; cancel safe.
+    pub(super) async fn read_ahead(&self) {
+        let Some(mut queue) = self.ahead_queue.lock().take() else { return };
+        while let Some((scope, start)) = queue.recv().await {
+            if self.cached(scope, start).is_none() {
+                // Who asks for it will see what is wrong.
+                let _ = self.segment(scope, start).await;
+            }
+        }
+    }
+
+    /// The segment that covers `from` if it is in memory.
+    pub(super) fn cached(&self, scope: Scope, from: u64) -> Option<Arc<Segment>> {
+        let mut start = from - from % limits::SEGMENT_SEQUENCES;
+        loop {
+            let segment = self.cache.get(&Key { life: scope.life, dialect: scope.dialect, start })?;
+            if segment.covers(from) {
+                return Some(segment);
+            }
+            if segment.end() <= start || segment.end() > from {
+                return None;
+            }
+            start = segment.end();
+        }
     }
 
     /// The segment that covers `from` (which must be at most `scope.last`), and whether the store was asked.

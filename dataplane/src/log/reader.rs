@@ -77,11 +77,12 @@ async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>)
 }
 
 impl Log {
-    /// Keeps the log at the tail until `cancel`.
+    /// Keeps the log at the tail until `cancel`, and reads ahead of those who replay.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let log = Arc::clone(&self);
         let reader = Reader { log: self, warm_target: 0, failing_since: None, attempts: 0 };
         // Cancelled as a whole: every await in it may be dropped.
-        let _ = cancel.run_until_cancelled(reader.run()).await;
+        let _ = cancel.run_until_cancelled(futures::future::join(reader.run(), log.history.read_ahead())).await;
     }
 }
 
@@ -132,7 +133,7 @@ impl Reader {
             tracing::warn!(last = state.last, read = head.next - 1, "the stream has moved back: a new life begins");
         }
         if same && state.last + 1 >= head.next {
-            self.log.head.send_if_modified(|h| std::mem::replace(&mut h.first, state.first) != state.first);
+            self.log.change_head(|h| std::mem::replace(&mut h.first, state.first) != state.first);
         } else {
             if !same && head.epoch.is_some() {
                 tracing::warn!(epoch = %state.epoch, "the stream was recreated: a new life begins");
@@ -220,7 +221,7 @@ impl Reader {
         if state.last + 1 < asked_at {
             return Err(Error::TailEnded("the stream has moved back".into()));
         }
-        self.log.head.send_if_modified(|h| std::mem::replace(&mut h.first, state.first) != state.first);
+        self.log.change_head(|h| std::mem::replace(&mut h.first, state.first) != state.first);
         let stalled = head.next == asked_at && state.last >= head.next;
         self.log.status.lock().lag = (state.last + 1).saturating_sub(head.next);
         if stalled && *stalled_at == Some(head.next) {
@@ -244,7 +245,7 @@ impl Reader {
 
     fn recovered(&mut self) {
         self.failing_since = None;
-        self.log.head.send_if_modified(|head| head.down_since.take().is_some());
+        self.log.change_head(|head| head.down_since.take().is_some());
     }
 
     fn failed(&mut self, error: &Error) {
@@ -255,7 +256,7 @@ impl Reader {
         }
         let elapsed = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
         let down_since = jiff::Timestamp::now().as_millisecond().saturating_sub(elapsed);
-        let changed = self.log.head.send_if_modified(|head| head.down_since.is_none() && head.down_since.replace(down_since).is_none());
+        let changed = self.log.change_head(|head| head.down_since.is_none() && head.down_since.replace(down_since).is_none());
         if changed {
             tracing::warn!(%error, "the store is unreachable; streams stay open");
         }

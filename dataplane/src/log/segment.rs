@@ -10,6 +10,9 @@ use crate::frame::{self, Dialect, Gap, GapReason};
 /// What an index entry and its share of the maps cost in memory, bytes: for the cache's accounting.
 const ENTRY_COST: usize = 48;
 
+/// Frames of an open segment that are put into one buffer, so that those who replay take few buffers at a time.
+const RUN_FRAMES: usize = 32;
+
 /// Index entry of one frame.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -47,8 +50,9 @@ pub struct Segment {
 enum Frames {
     /// One buffer, so that an unfiltered reader takes one slice.
     Sealed(Bytes),
-    /// One buffer per entry: the segment still grows.
-    Open { frames: Vec<Bytes>, interned: HashMap<Box<str>, u32>, bytes: usize },
+    /// The segment still grows: buffers in order, each with the offset after it. The last [`RUN_FRAMES`] hold a frame
+    /// each at most, the others are runs of as many.
+    Open { buffers: Vec<(usize, Bytes)>, singles: usize, interned: HashMap<Box<str>, u32>, bytes: usize },
 }
 
 /// What a subscriber gets from a segment.
@@ -78,7 +82,7 @@ impl Segment {
     /// An empty open segment that will start at `start`.
     #[must_use]
     pub fn open(start: u64) -> Self {
-        let frames = Frames::Open { frames: Vec::new(), interned: HashMap::new(), bytes: 0 };
+        let frames = Frames::Open { buffers: Vec::new(), singles: 0, interned: HashMap::new(), bytes: 0 };
         Self { start, end: start, entries: Vec::new(), holes: Vec::new(), topics: Vec::new(), frames }
     }
 
@@ -92,6 +96,12 @@ impl Segment {
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Whether `sequence` is one of those covered.
+    #[must_use]
+    pub const fn covers(&self, sequence: u64) -> bool {
+        self.start <= sequence && sequence < self.end
     }
 
     /// Encoded bytes.
@@ -122,7 +132,7 @@ impl Segment {
         self.skip_to(event.sequence, reason);
         let mut frame = Vec::with_capacity(event.payload.len() + 64);
         let valid = frame::encode(&mut frame, epoch, event, dialect, encoding);
-        let Frames::Open { frames, interned, bytes } = &mut self.frames else { return valid };
+        let Frames::Open { buffers, singles, interned, bytes } = &mut self.frames else { return valid };
         let topic = if let Some(topic) = interned.get(event.topic.as_str()) {
             *topic
         } else {
@@ -132,7 +142,14 @@ impl Segment {
             topic
         };
         *bytes += frame.len();
-        frames.push(frame.into());
+        buffers.push((*bytes, frame.into()));
+        *singles += 1;
+        if *singles == RUN_FRAMES {
+            let run = concat(&buffers[buffers.len() - RUN_FRAMES..]);
+            buffers.truncate(buffers.len() - RUN_FRAMES);
+            buffers.push((*bytes, run));
+            *singles = 0;
+        }
         self.entries.push(Entry { sequence: event.sequence, time_nanos: event.time_nanos, topic, end: *bytes });
         self.end = event.sequence + 1;
         valid
@@ -152,11 +169,7 @@ impl Segment {
         let Self { start, end, mut entries, holes, topics, frames } = self;
         let bytes = match frames {
             Frames::Sealed(bytes) => bytes,
-            Frames::Open { frames, bytes, .. } => {
-                let mut all = Vec::with_capacity(bytes);
-                frames.iter().for_each(|frame| all.extend_from_slice(frame));
-                all.into()
-            }
+            Frames::Open { buffers, .. } => concat(&buffers),
         };
         entries.shrink_to_fit();
         Arc::new(Self { start, end, entries, holes, topics, frames: Frames::Sealed(bytes) })
@@ -203,16 +216,25 @@ impl Segment {
         }
     }
 
+    /// The bytes of these runs of entries.
     fn parts(&self, runs: Vec<(usize, usize)>) -> Vec<Bytes> {
+        let range = |(from, to): (usize, usize)| (if from == 0 { 0 } else { self.entries[from - 1].end }, self.entries[to - 1].end);
         match &self.frames {
-            Frames::Open { frames, .. } => runs.into_iter().flat_map(|(from, to)| frames[from..to].iter().cloned()).collect(),
-            Frames::Sealed(bytes) => runs
-                .into_iter()
-                .map(|(from, to)| {
-                    let start = if from == 0 { 0 } else { self.entries[from - 1].end };
-                    bytes.slice(start..self.entries[to - 1].end)
-                })
-                .collect(),
+            Frames::Sealed(bytes) => runs.into_iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect(),
+            Frames::Open { buffers, .. } => {
+                let mut parts = Vec::new();
+                for (start, end) in runs.into_iter().map(range) {
+                    let first = buffers.partition_point(|(after, _)| *after <= start);
+                    for (after, buffer) in &buffers[first..] {
+                        let before = after - buffer.len();
+                        if before >= end {
+                            break;
+                        }
+                        parts.push(buffer.slice(start.saturating_sub(before)..buffer.len().min(end - before)));
+                    }
+                }
+                parts
+            }
         }
     }
 
@@ -239,6 +261,12 @@ impl Segment {
         let passes = |e: &&Entry| e.sequence < before && self.topics.get(e.topic as usize).is_some_and(|t| filter.matches(t));
         self.entries.iter().rev().filter(passes).take(count).map(|e| e.sequence).collect()
     }
+}
+
+fn concat(buffers: &[(usize, Bytes)]) -> Bytes {
+    let mut all = Vec::with_capacity(buffers.iter().map(|(_, buffer)| buffer.len()).sum());
+    buffers.iter().for_each(|(_, buffer)| all.extend_from_slice(buffer));
+    all.into()
 }
 
 #[derive(Default)]

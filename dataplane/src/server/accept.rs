@@ -1,29 +1,36 @@
-//! Accepting connections: a deep backlog, a watch on each socket's progress, an end for each task.
+//! Accepting connections: a deep backlog, a watch on each socket's progress, the way to a fan-out thread, an end for
+//! each task.
 
 use std::{
+    convert::Infallible,
     io::{self, IoSlice},
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::{Router, body::Body};
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use bytes::{Bytes, BytesMut};
+use http::{Method, Version};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::HttpService,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::registry::Connection;
+use super::handoff::{Handoff, Link};
+use crate::{fanout::FanOut, registry::Connection};
 
 /// Connections the kernel queues before we accept them. The usual 128 overflows when a herd returns, and a
 /// dropped SYN costs its sender a second. The kernel caps it at `net.core.somaxconn`.
@@ -31,12 +38,20 @@ const BACKLOG: i32 = 4096;
 /// A peer that acknowledges nothing for this long is gone: its host lost power or its network. Longer than any
 /// `writeTimeout`, which is what ends a peer that is there and does not read.
 const PEER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes that wait in the kernel for one peer's window, about: what it has not asked for yet is better kept once, in the
+/// log, than in each socket. It also makes progress visible: a socket has room again once the peer has taken half of it,
+/// not a third of the megabytes that the kernel would buffer.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Time for a client to send a request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams on one HTTP/2 connection; browsers open up to 100, proxies more.
 const HTTP2_STREAMS: u32 = 1_000;
 /// hyper's buffer per connection, bytes: its least. Frames are handed over without a copy into it.
 const BUFFER_BYTES: usize = 16 * 1024;
+/// What every HTTP/2 client sends first (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Room for the first read of a connection: most request heads fit.
+const FIRST_BYTES: usize = 1_024;
 
 /// Binds `address` with a deep backlog.
 ///
@@ -51,9 +66,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `router` on `listener` until `stop`; connections go on as tasks of `tracker` until they end, or
-/// until `abort`.
-pub async fn serve(listener: TcpListener, router: Router, tracker: TaskTracker, stop: CancellationToken, abort: CancellationToken) {
+/// What a listener serves, and with what.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The routes.
+    pub router: Router,
+    /// Where streams of plain HTTP/1.1 go once their response head is ready; `None`: they stay.
+    pub fan_out: Option<Arc<FanOut>>,
+}
+
+/// Serves `service` on `listener` until `stop`; connections go on as tasks of `tracker` until they end or leave for
+/// a fan-out thread, or until `abort`.
+pub async fn serve(listener: TcpListener, service: Service, tracker: TaskTracker, stop: CancellationToken, abort: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -61,7 +85,7 @@ pub async fn serve(listener: TcpListener, router: Router, tracker: TaskTracker, 
         };
         match accepted {
             Ok((socket, peer)) => {
-                let connection = connection(socket, peer, router.clone(), stop.clone());
+                let connection = connection(socket, peer, service.clone(), stop.clone());
                 let abort = abort.clone();
                 tracker.spawn(async move {
                     let _ = abort.run_until_cancelled(connection).await;
@@ -76,38 +100,110 @@ pub async fn serve(listener: TcpListener, router: Router, tracker: TaskTracker, 
     }
 }
 
-async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Service, stop: CancellationToken) {
     let options = socket2::SockRef::from(&socket);
-    if let Err(error) = socket.set_nodelay(true).and_then(|()| options.set_tcp_user_timeout(Some(PEER_TIMEOUT))) {
+    let set = socket.set_nodelay(true).and_then(|()| options.set_tcp_user_timeout(Some(PEER_TIMEOUT)));
+    if let Err(error) = set.and_then(|()| options.set_tcp_notsent_lowat(UNSENT_BYTES)) {
         tracing::debug!(%error, "a socket option was refused");
     }
-    let connection = Arc::new(Connection::new(peer));
-    let io = TokioIo::new(WatchedSocket { socket, connection: Arc::clone(&connection) });
-    let service = {
-        let connection = Arc::clone(&connection);
-        hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(Arc::clone(&connection));
-            router.clone().oneshot(request.map(Body::new))
-        })
+    let first = tokio::select! {
+        first = timeout(HEADER_TIMEOUT, first_bytes(&mut socket)) => first,
+        // Nothing was asked yet.
+        () = stop.cancelled() => return,
     };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(HTTP2_STREAMS).keep_alive_interval(Duration::from_secs(20));
-    let mut serving = pin!(builder.serve_connection(io, service));
+    let first = match first {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "connection ended"),
+        Err(_) => return tracing::debug!(%peer, "no request in time"),
+    };
+    let connection = Arc::new(Connection::new(peer));
+    if first.starts_with(PREFACE) {
+        let io = TokioIo::new(WatchedSocket { socket, first, connection: Arc::clone(&connection), handoff: None });
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_concurrent_streams(HTTP2_STREAMS).keep_alive_interval(Duration::from_secs(20));
+        let serving = builder.serve_connection(io, routed(service.router, Arc::clone(&connection), None));
+        until_end(serving, http2::Connection::graceful_shutdown, || false, &connection, &stop).await;
+        return;
+    }
+    let handoff = service.fan_out.as_ref().map(|_| Arc::default());
+    let io = TokioIo::new(WatchedSocket { socket, first, connection: Arc::clone(&connection), handoff: handoff.clone() });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
+    let serving = builder.serve_connection(io, routed(service.router, Arc::clone(&connection), handoff.clone()));
+    let mut leaving = None;
+    let leaves = || {
+        leaving = handoff.as_ref().and_then(|handoff| handoff.take());
+        leaving.is_some()
+    };
+    let Some(serving) = until_end(serving, http1::Connection::graceful_shutdown, leaves, &connection, &stop).await else { return };
+    if let (Some((head, subscriber)), Some(fan_out)) = (leaving, service.fan_out) {
+        match serving.into_parts().io.into_inner().socket.into_std() {
+            Ok(socket) => fan_out.take(socket, head, subscriber),
+            Err(error) => tracing::debug!(%peer, %error, "a socket could not be taken from the runtime"),
+        }
+    }
+}
+
+/// The first bytes that the peer sends: as many as tell HTTP/2 from HTTP/1, and what came with them.
+async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
+    let mut first = BytesMut::with_capacity(FIRST_BYTES);
+    loop {
+        if socket.read_buf(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first.len() >= PREFACE.len() || !PREFACE.starts_with(&first) {
+            return Ok(first.freeze());
+        }
+    }
+}
+
+/// `router` for one connection's requests.
+fn routed(
+    router: Router,
+    connection: Arc<Connection>,
+    handoff: Option<Arc<Handoff>>,
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static {
+    hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        // A response to HTTP/1.0 has no chunks, and one to HEAD no body.
+        let handoff = handoff.clone().filter(|_| request.version() == Version::HTTP_11 && request.method() == Method::GET);
+        request.extensions_mut().insert(Link { connection: Arc::clone(&connection), handoff });
+        router.clone().oneshot(request.map(Body::new))
+    })
+}
+
+/// Drives `serving` to its end, or until `leaves` says that it is done with, which is asked each time it has nothing to
+/// do; then it is given back.
+async fn until_end<C, E: std::fmt::Display>(
+    mut serving: C,
+    graceful_shutdown: impl Fn(Pin<&mut C>),
+    mut leaves: impl FnMut() -> bool,
+    connection: &Connection,
+    stop: &CancellationToken,
+) -> Option<C>
+where
+    C: Future<Output = Result<(), E>> + Unpin,
+{
     let mut stopping = false;
     loop {
+        let step = std::future::poll_fn(|cx| match Pin::new(&mut serving).poll(cx) {
+            Poll::Ready(served) => Poll::Ready(Some(served)),
+            Poll::Pending if leaves() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
         tokio::select! {
-            served = serving.as_mut() => {
-                if let Err(error) = served {
-                    tracing::debug!(%peer, %error, "connection ended");
+            served = step => match served {
+                Some(Ok(())) => return None,
+                Some(Err(error)) => {
+                    tracing::debug!(peer = %connection.peer, %error, "connection ended");
+                    return None;
                 }
-                return;
-            }
-            () = connection.killed() => return,
+                None => return Some(serving),
+            },
+            () = connection.killed() => return None,
             () = stop.cancelled(), if !stopping => {
                 // Idle connections close now, open streams once they end.
                 stopping = true;
-                serving.as_mut().graceful_shutdown();
+                graceful_shutdown(Pin::new(&mut serving));
             }
         }
     }
@@ -116,7 +212,10 @@ async fn connection(socket: TcpStream, peer: SocketAddr, router: Router, stop: C
 /// A socket that notes when it takes bytes and when it would not.
 struct WatchedSocket {
     socket: TcpStream,
+    /// What was read from it before hyper had it.
+    first: Bytes,
     connection: Arc<Connection>,
+    handoff: Option<Arc<Handoff>>,
 }
 
 impl WatchedSocket {
@@ -130,18 +229,32 @@ impl WatchedSocket {
 
 impl AsyncRead for WatchedSocket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let length = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for WatchedSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.handoff.as_ref().is_some_and(|handoff| handoff.keep(buf)) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.note(&written);
         written
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(handoff) = &self.handoff {
+            let kept = bufs.iter().take_while(|buf| handoff.keep(buf)).map(|buf| buf.len()).sum::<usize>();
+            if kept > 0 {
+                return Poll::Ready(Ok(kept));
+            }
+        }
         let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
         self.note(&written);
         written

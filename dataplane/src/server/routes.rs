@@ -13,15 +13,17 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use sluice_channel::{Cursor, config::Cors};
 
 use super::{
-    cors, page,
+    cors,
+    handoff::Link,
+    page,
     problem::Problem,
     publish,
     query::{Accepts, Parameters, Query, accepts},
     stream,
 };
-use crate::{channel::Channel, pod::Shared, registry::Connection};
+use crate::{channel::Channel, pod::Shared};
 
-/// The public routes. Requests must carry an `Arc<Connection>` extension.
+/// The public routes. Requests must carry a `Link` extension.
 pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/channels/{name}", any(channel))
@@ -49,7 +51,7 @@ async fn channel(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
     QueryString(parameters): QueryString<Parameters>,
-    Extension(connection): Extension<Arc<Connection>>,
+    Extension(link): Extension<Link>,
     method: Method,
     headers: HeaderMap,
 ) -> Response {
@@ -57,7 +59,7 @@ async fn channel(
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method == Method::GET {
-        get(&shared, &channel, &connection, &parameters, &headers).await.unwrap_or_else(IntoResponse::into_response)
+        get(&shared, &channel, &link, &parameters, &headers).await.unwrap_or_else(IntoResponse::into_response)
     } else if method == Method::HEAD {
         head(&channel)
     } else if method == Method::POST {
@@ -72,7 +74,7 @@ async fn channel(
 async fn get(
     shared: &Shared,
     channel: &Arc<Channel>,
-    connection: &Arc<Connection>,
+    link: &Link,
     parameters: &Parameters,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
@@ -87,7 +89,7 @@ async fn get(
         Accepts::Page => page::page(channel, &query).await,
         Accepts::Stream => {
             let topics: Vec<&str> = parameters.iter().filter(|(n, _)| n == "topic").map(|(_, t)| t.as_str()).collect();
-            Ok(stream::open(shared, channel, connection, topics.join(","), query))
+            Ok(stream::open(shared, channel, link, topics.join(","), query))
         }
     }
 }

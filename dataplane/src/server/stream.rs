@@ -8,14 +8,13 @@ use futures::stream;
 use http::{HeaderMap, HeaderValue, header};
 use sluice_channel::Cursor;
 
-use super::query::Query;
+use super::{handoff::Link, query::Query};
 use crate::{
     channel::Channel,
     frame::{self, CloseReason},
     phase::Phase,
     pod::Shared,
-    registry::Connection,
-    subscriber::{self, Start, Subscriber},
+    subscriber::{self, Frames, Start, Subscriber},
 };
 
 /// Headers of every stream, and of `HEAD`.
@@ -39,19 +38,22 @@ fn response(body: Body) -> Response {
 }
 
 /// Opens a stream, or says within one why not now: an EventSource that gets an error status never comes back.
-pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, connection: &Arc<Connection>, filter: String, query: Query) -> Response {
+pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, filter: String, query: Query) -> Response {
     let refused = if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
     let registration = match refused {
         Some(_) => None,
-        None => shared.registry.register(channel, connection, filter),
+        None => shared.registry.register(channel, &link.connection, filter),
     };
     let Some(registration) = registration else {
         return refuse(channel, &query, refused.unwrap_or(CloseReason::Overload));
     };
     let subscriber = Subscriber::new(registration, query.request);
-    let frames = stream::unfold(subscriber, |mut subscriber| async {
-        let bytes = subscriber.next().await?;
-        Some((Ok::<Bytes, Infallible>(bytes), subscriber))
+    if let Some(handoff) = &link.handoff {
+        return response(handoff.put(subscriber));
+    }
+    let frames = stream::unfold(Frames::new(subscriber), |mut frames| async {
+        let bytes = frames.next().await?;
+        Some((Ok::<Bytes, Infallible>(bytes), frames))
     });
     response(Body::from_stream(frames))
 }

@@ -26,9 +26,14 @@ pub(super) fn join(mut parts: Vec<Bytes>) -> Bytes {
     all.freeze()
 }
 
+/// Nanoseconds since a time in Unix nanoseconds; 0 for one in the future.
+fn nanos_since(time_nanos: i64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    u64::try_from(i128::try_from(now).unwrap_or(i128::MAX) - i128::from(time_nanos)).unwrap_or(0)
+}
+
 /// Seconds since a time in Unix nanoseconds; 0 for one in the future.
-pub(super) fn seconds_since(time_nanos: i64) -> f64 {
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let elapsed = u64::try_from(now - i128::from(time_nanos)).unwrap_or(0);
-    Duration::from_nanos(elapsed).as_secs_f64()
+#[must_use]
+pub fn seconds_since(time_nanos: i64) -> f64 {
+    Duration::from_nanos(nanos_since(time_nanos)).as_secs_f64()
 }

@@ -41,28 +41,43 @@ const fn fresh(position: u64) -> Place {
     Place { position, gap: None, fresh: true }
 }
 
+const fn after(cursor: Cursor) -> Place {
+    Place { position: cursor.sequence + 1, gap: None, fresh: false }
+}
+
+/// Finds the position for `start` in the log as of `head` where that needs no store.
+pub(super) fn at_once(channel: &Channel, start: &Start, head: Head, epoch: Epoch) -> Option<Place> {
+    match start {
+        Start::Unreadable => Some(after_gap(channel, head, GapReason::Unknown)),
+        Start::After(cursor) if cursor.epoch != epoch => Some(after_gap(channel, head, GapReason::Epoch)),
+        Start::After(cursor) if cursor.sequence < head.next => Some(after(*cursor)),
+        Start::Earliest => Some(fresh(head.first.max(1))),
+        Start::Latest => Some(fresh(head.next)),
+        Start::After(_) | Start::Since(_) | Start::Last(_) => None,
+    }
+}
+
 /// Finds the position for `start` in the log as of `head`.
 ///
 /// # Errors
 /// The store's, where it had to be asked: try again.
 pub async fn resolve(channel: &Channel, start: &Start, filter: &Filter, head: Head, epoch: Epoch) -> Result<Place, Error> {
+    if let Some(place) = at_once(channel, start, head, epoch) {
+        return Ok(place);
+    }
     Ok(match start {
-        Start::Unreadable => after_gap(channel, head, GapReason::Unknown),
-        Start::After(cursor) if cursor.epoch != epoch => after_gap(channel, head, GapReason::Epoch),
-        Start::After(cursor) if cursor.sequence < head.next => Place { position: cursor.sequence + 1, gap: None, fresh: false },
         Start::After(cursor) => {
             // Another pod may be ahead of this one: only the store can say that there is no such event.
             let state = channel.log().source().state().await?;
             if state.epoch == epoch && cursor.sequence <= state.last {
-                Place { position: cursor.sequence + 1, gap: None, fresh: false }
+                after(*cursor)
             } else {
                 after_gap(channel, head, GapReason::Unknown)
             }
         }
-        Start::Earliest => fresh(head.first.max(1)),
-        Start::Latest => fresh(head.next),
         Start::Since(time) => fresh(channel.log().source().first_since(*time).await?.unwrap_or(head.next)),
         Start::Last(count) => fresh(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?),
+        Start::Unreadable | Start::Earliest | Start::Latest => fresh(head.next),
     })
 }
 

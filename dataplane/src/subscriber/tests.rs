@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use sluice_channel::ChannelConfig;
+use sluice_channel::{ChannelConfig, config};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
@@ -44,11 +44,11 @@ impl Fixture {
         fixture
     }
 
-    fn subscribe(&self, start: Start, topics: &[&str]) -> Subscriber {
+    fn subscribe(&self, start: Start, topics: &[&str]) -> Frames {
         let connection = Arc::new(Connection::new("127.0.0.1:1".parse().unwrap()));
         let entry = self.registry.register(&self.channel, &connection, String::new()).unwrap();
         let filter = Filter::new(topics.iter().copied()).unwrap();
-        Subscriber::new(entry, Request { start, filter, dialect: Dialect::Plain, open: false })
+        Frames::new(Subscriber::new(entry, Request { start, filter, dialect: Dialect::Plain, open: false }))
     }
 
     fn after(&self, sequence: u64) -> Start {
@@ -56,13 +56,13 @@ impl Fixture {
     }
 }
 
-async fn next(subscriber: &mut Subscriber) -> String {
+async fn next(subscriber: &mut Frames) -> String {
     let bytes = tokio::time::timeout(Duration::from_secs(7_200), subscriber.next()).await.expect("a bounded wait");
     String::from_utf8(bytes.expect("the stream goes on").to_vec()).unwrap()
 }
 
 /// Frames until all of `count` events have come; the opening `retry:` and cursor are checked and left out.
-async fn opened(subscriber: &mut Subscriber) -> String {
+async fn opened(subscriber: &mut Frames) -> String {
     let retry = next(subscriber).await;
     assert!(retry.starts_with("retry: ") && retry.find('\n') == Some(retry.len() - 1), "{retry:?}");
     next(subscriber).await

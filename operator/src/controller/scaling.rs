@@ -6,13 +6,49 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pods::Pods;
-use crate::crd::workload::Autoscaling;
+use kube::{Resource, runtime::reflector::ObjectRef};
+
+use super::{
+    Context,
+    dereference::{Live, is_ours},
+    desired::Load,
+    pods::Pods,
+    validate::Channel,
+};
+use crate::crd::{SseChannel, workload::Autoscaling};
 
 /// How often connections are counted.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
 /// How long a number of pods is kept after it was last asked for.
 const KEEP: Duration = Duration::from_secs(5 * 60);
+
+/// What the channel's load asks for; `counted` = its pods, where connections are counted.
+pub(super) fn load(
+    valid: &Channel,
+    live: &Live,
+    counted: Option<&Pods>,
+    observe: bool,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) -> Load {
+    let deployment = live.deployment.as_ref().filter(|found| is_ours(found.meta(), &valid.uid));
+    let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
+    // An autoscaler leaves a Deployment without pods alone, so one without is started like a new one.
+    let deployed = replicas.is_some_and(|n| n > 0);
+    let (Some(scaling), Some(pods)) = (&valid.workload.autoscaling, counted) else { return Load { asked: None, deployed } };
+    // While only observing, any number within bounds is as the spec says.
+    let found = match scaling.cpu_utilization {
+        Some(_) => live.autoscaler.as_ref().and_then(|a| a.spec.as_ref()).and_then(|spec| spec.min_replicas),
+        None => replicas,
+    };
+    let found = found.unwrap_or(scaling.min_replicas);
+    let asked = match needed(scaling, pods, found) {
+        Some(_) if observe => Some(found),
+        Some(needed) => Some(ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found))),
+        None => None,
+    };
+    Load { asked, deployed }
+}
 
 /// Pods that the connections ask for right now. While a pod gives no number, there is no evidence that fewer than
 /// the `live` ones would do.

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.async_api import async_playwright
 
 from . import cases, servers
-from .cases import FINAL, RETRY, arrives, as_text, live, sequences
+from .cases import FINAL, RETRY, arrives, as_text, live
 from .clients import NAMES, Run
 from .tap import Tap
 
@@ -154,8 +154,8 @@ def cookie(tap):
 async def credentials(bed, browser, cells, cell):
     """withCredentials: the cookie is sent, and the answer is readable only where the channel allows credentials."""
     for allowed in (True, False):
-        channel = await bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin], "allowCredentials": allowed})
-        async with Tap([bed.plane.http]) as tap, \
+        async with bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin], "allowCredentials": allowed}) as channel, \
+                Tap([bed.plane.http]) as tap, \
                 Page(browser, "EventSource with credentials", tap.url(channel.path), cookie(tap)) as run:
             await run.until("an answer", lambda r: r.of("open") or r.of("error"))
             cells.check(cell, tap.reads()[0].headers.get("cookie") == "session=s3cret", f"Cookie {tap.reads()[0].headers.get('cookie')}")
@@ -168,8 +168,7 @@ async def credentials(bed, browser, cells, cell):
 
 @fact("foreign origin refused")
 async def foreign(bed, browser, cells, cell):
-    channel = await bed.channel(retry=RETRY, cors={"allowedOrigins": ["https://shop.example"]})
-    async with Tap([bed.plane.http]) as tap, Page(browser, "EventSource", tap.url(channel.path)) as run:
+    async with bed.channel(retry=RETRY, cors={"allowedOrigins": ["https://shop.example"]}) as channel, Tap([bed.plane.http]) as tap, Page(browser, "EventSource", tap.url(channel.path)) as run:
         await run.until("an error", lambda r: r.of("error"))
         cells.check(cell, not run.of("open"), "the page could read a channel that does not allow its origin")
 
@@ -177,10 +176,7 @@ async def foreign(bed, browser, cells, cell):
 @fact("server killed")
 async def killed(bed, browser, cells, cell):
     """SIGKILL, no goodbye; another data plane takes over."""
-    first = await bed.start_plane()
-    channel = await bed.channel(retry=RETRY, cors=native(browser).cors)
-    await bed.served(first, channel)
-    async with cases.session(bed, native(browser), channel=channel, targets=[first.http, bed.plane.http]) as (_, tap, run):
+    async with bed.channel(retry=RETRY, cors=native(browser).cors) as channel, bed.another(channel) as first, cases.session(bed, native(browser), channel=channel, targets=[first.http, bed.plane.http]) as (_, tap, run):
         await live(channel, first)
         await channel.publish("1")
         await run.until("the event", lambda r: r.events())
@@ -195,8 +191,8 @@ async def killed(bed, browser, cells, cell):
 @fact("reload keeps the cursor")
 async def reload(bed, browser, cells, cell):
     """A page that keeps its cursor in sessionStorage misses nothing over its reload; the old stream's slot is freed."""
-    channel = await bed.channel(retry=RETRY, cors=native(browser).cors)
-    async with Tap([bed.plane.http]) as tap, Page(browser, "", tap.url(channel.path), start="reloadProof") as run:
+    async with bed.channel(retry=RETRY, cors=native(browser).cors) as channel, Tap([bed.plane.http]) as tap, \
+            Page(browser, "", tap.url(channel.path), start="reloadProof") as run:
         await live(channel)
         await channel.publish("before")
         await run.until("the event", lambda r: r.events())
@@ -215,8 +211,8 @@ async def reload(bed, browser, cells, cell):
 async def tabs(bed, browser, cells, cell):
     """Two tabs of one browser: each has its own stream and gets everything; closing one leaves the other alone."""
     context = await browser.chromium.new_context()
-    channel = await bed.channel(retry=RETRY, cors=native(browser).cors)
-    async with Tap([bed.plane.http]) as tap, Page(browser, "EventSource", tap.url(channel.path), context=context) as one:
+    async with bed.channel(retry=RETRY, cors=native(browser).cors) as channel, Tap([bed.plane.http]) as tap, \
+            Page(browser, "EventSource", tap.url(channel.path), context=context) as one:
         async with Page(browser, "EventSource", tap.url(channel.path), context=context) as two:
             await channel.subscribed(2)
             for i in range(5):

@@ -8,6 +8,7 @@ import base64
 import json
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from .tap import Tap
 
@@ -38,7 +39,11 @@ class Cells(dict):
 @asynccontextmanager
 async def session(bed, client, query="", chop=0, targets=None, channel=None, **delivery):
     """A channel, a tap before it, and the client reading it live."""
-    channel = channel or await bed.channel(**{"retry": RETRY, "cors": client.cors, **delivery})
+    if channel is None:
+        async with bed.channel(**{"retry": RETRY, "cors": client.cors, **delivery}) as channel, \
+                session(bed, client, query, chop, targets, channel) as parts:
+            yield parts
+        return
     async with Tap(targets or [bed.plane.http], chop) as tap, client.start(tap.url(channel.path + query)) as run:
         yield channel, tap, run
 
@@ -75,17 +80,15 @@ def as_text(stored):
     return stored.payload.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
-PAYLOADS = {
-    "plain": [("", "one"), ("", '{"order":1}')],
-    "named events": [("order.created", "x"), ("äöü 🙂", "y"), ("", "back to message")],
-    "multi-line": [("", "a\nb\n\nc"), ("", "ends with LF\n"), ("", "\n")],
-    "CR and CRLF": [("", "a\rb\r\nc\r\rd"), ("", "\r\n")],
-    "leading space": [("", " one"), ("", "  two"), ("", "\ttab"), ("", "trailing ")],
-    "empty": [("", ""), ("order.created", ""), ("", "after")],
-    "BOM": [("", "\ufeffmark"), ("", "a\n\ufeffb")],
-    "colon and field names": [("", "data: x"), ("", ": no comment"), ("", "id: 7\nevent: x\nretry: 1")],
-    "1 MiB": [("", "m" * (1 << 20)), ("", "after")],
-}
+def payload_table():
+    """The payloads of vectors.json by case, and what is too large to be written down."""
+    table = {}
+    for vector in json.loads((Path(__file__).resolve().parents[1] / "vectors.json").read_text())["payloads"]:
+        table.setdefault(vector["case"], []).append((vector["event"], vector["payload"]))
+    return table | {"1 MiB": [("", "m" * (1 << 20)), ("", "after")]}
+
+
+PAYLOADS = payload_table()
 
 
 @case(*PAYLOADS)
@@ -107,7 +110,7 @@ async def payloads(bed, client, cells):
 async def chunk_borders(bed, client, cells):
     async with session(bed, client, chop=5) as (channel, _, run):
         await live(channel)
-        for text in ("é漢🙂👩‍👩‍👧" * 6, "a\n🙂\n", "\n\n🙂", "x" * 40):
+        for text in ("é漢🙂👩‍👩‍👧" * 6, "a\n🙂\n\nb🙂", "x" * 40):
             await channel.publish(text, "äöü 🙂")
         await arrives(channel, run, cells, "emoji over chunk borders", as_text)
 
@@ -181,11 +184,10 @@ async def gap(bed, client, cells):
             await channel.publish(str(i))
         await channel.purge(before=6)
         # One that has never seen them: the first may still have them in memory, and then nothing is missing.
-        fresh = await bed.start_plane()
-        await bed.served(fresh, channel)
-        tap.targets, tap.refusing = [fresh.http], False
-        await run.until("events after the gap", lambda r: len(r.events()) >= 4)
-        await asyncio.sleep(0.3)
+        async with bed.another(channel) as fresh:
+            tap.targets, tap.refusing = [fresh.http], False
+            await run.until("events after the gap", lambda r: len(r.events()) >= 4)
+            await asyncio.sleep(0.3)
         told = [e for e in run.events(own=True) if e["event"] == "channel.gap"]
         cells.check("gap seen", len(told) == 1, f"{len(told)} channel.gap events reached the application")
         data = json.loads(told[0]["data"]) if told else {}
@@ -196,10 +198,8 @@ async def gap(bed, client, cells):
 @case("drain and return")
 async def drain(bed, client, cells):
     """Its data plane is stopped by SIGTERM while events go on; another one takes over."""
-    first = await bed.start_plane()
-    channel = await bed.channel(retry=RETRY, cors=client.cors)
-    await bed.served(first, channel)
-    async with session(bed, client, targets=[first.http, bed.plane.http], channel=channel) as (_, tap, run):
+    async with bed.channel(retry=RETRY, cors=client.cors) as channel, bed.another(channel) as first, \
+            session(bed, client, targets=[first.http, bed.plane.http], channel=channel) as (_, tap, run):
         await live(channel, first)
         await channel.publish("before")
         await run.until("the first event", lambda r: r.events(), 12)
@@ -249,22 +249,22 @@ async def removed(bed, client, cells):
 @case("overload")
 async def overload(bed, client, cells):
     """The data plane has no slot: the client is sent away, comes back by itself, and gets everything once there is one."""
-    channel = await bed.channel(retry=RETRY, cors=client.cors, maxConnections=1)
-    reader, holder = await asyncio.open_connection(*bed.plane.http)
-    holder.write(f"GET {channel.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    await live(channel)
-    try:
-        async with session(bed, client, channel=channel) as (_, tap, run):
-            await run.until("a second try", lambda _: len(tap.reads()) >= 2, 15)
-            await channel.publish("while it was full")
-            holder.close()
-            known = len(tap.reads())
-            await run.until("a try after that", lambda _: len(tap.reads()) > known, 15)
+    async with bed.channel(retry=RETRY, cors=client.cors, maxConnections=1) as channel:
+        _, holder = await asyncio.open_connection(*bed.plane.http)
+        holder.write(f"GET {channel.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        try:
             await live(channel)
-            await channel.publish("after")
-            await arrives(channel, run, cells, "overload", as_text)
-    finally:
-        holder.close()
+            async with session(bed, client, channel=channel) as (_, tap, run):
+                await run.until("a second try", lambda _: len(tap.reads()) >= 2, 15)
+                await channel.publish("while it was full")
+                holder.close()
+                known = len(tap.reads())
+                await run.until("a try after that", lambda _: len(tap.reads()) > known, 15)
+                await live(channel)
+                await channel.publish("after")
+                await arrives(channel, run, cells, "overload", as_text)
+        finally:
+            holder.close()
 
 
 @case("filter")

@@ -14,7 +14,7 @@ BUILT = Path(os.environ.get("SLUICE_CLIENTS", servers.ROOT / ".tools" / "clients
 # Names that the cases publish or wait for: EventSource delivers a named event only to a listener of that name.
 NAMES = [
     "order.created", "äöü 🙂", "channel.open", "channel.cursor", "channel.gap", "channel.invalid", "channel.degraded",
-    "channel.recovered", "channel.close",
+    "channel.recovered", "channel.close", "x", "y",
 ]
 
 

@@ -9,7 +9,7 @@ import h2.connection
 import h2.events
 import h2.settings
 
-from .cases import RETRY, Cells, arrives, as_text, sequences
+from .cases import RETRY, Cells, arrives, as_text
 from .clients import Run
 from .proxies import Proxy, client_tls
 from .servers import SOON, eventually
@@ -67,8 +67,7 @@ class Source(Run):
 
 async def prompt(bed, proxy, _tap, cells):
     """The first event, and then each of a slow series, arrives within a second of its publication."""
-    channel = await bed.channel(retry=RETRY)
-    async with Source(proxy.http, channel.path) as run:
+    async with bed.channel(retry=RETRY) as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         for i in range(8):
             begun = time.monotonic()
@@ -89,36 +88,41 @@ async def prompt(bed, proxy, _tap, cells):
 
 async def cursor_passes(bed, proxy, tap, cells):
     """The connection is reset at the proxy's back; the client resumes through the proxy with its cursor."""
-    channel = await bed.channel(retry=RETRY)
-    for i in range(3):
-        await channel.publish(str(i))
-    async with Source(proxy.http, f"{channel.path}?from=earliest") as run:
-        await run.until("the replay", lambda r: len(r.events()) == 3, 10)
-        async with aiohttp.ClientSession() as session:
-            head = await session.head(f"http://{proxy.http[0]}:{proxy.http[1]}{channel.path}")
-            cursor = head.headers.get("Event-Cursor", "")
-        cells.check(COLUMNS[2], cursor.endswith("-3"), f"HEAD says Event-Cursor {cursor!r}")
-        tap.cut_those(channel.path)
-        await channel.publish("while away")
-        await arrives(channel, run, cells, COLUMNS[2], as_text)
-        cursors = [r.cursor for r in tap.reads() if r.target.startswith(channel.path)]
-        cells.check(COLUMNS[2], len(cursors) >= 2 and cursors[-1] == cursor, f"cursors that reached the data plane: {cursors}")
+    async with bed.channel(retry=RETRY) as channel:
+        for i in range(3):
+            await channel.publish(str(i))
+        async with Source(proxy.http, f"{channel.path}?from=earliest") as run:
+            await run.until("the replay", lambda r: len(r.events()) == 3, 10)
+            async with aiohttp.ClientSession() as session:
+                head = await session.head(f"http://{proxy.http[0]}:{proxy.http[1]}{channel.path}")
+                cursor = head.headers.get("Event-Cursor", "")
+            cells.check(COLUMNS[2], cursor.endswith("-3"), f"HEAD says Event-Cursor {cursor!r}")
+            tap.cut_those(channel.path)
+            await channel.publish("while away")
+            await arrives(channel, run, cells, COLUMNS[2], as_text)
+            cursors = [r.cursor for r in tap.reads() if r.target.startswith(channel.path)]
+            cells.check(COLUMNS[2], len(cursors) >= 2 and cursors[-1] == cursor, f"cursors that reached the data plane: {cursors}")
 
 
 async def client_gone(bed, proxy, _tap, cells):
     """The client closes its connection on a channel without events: the slot is freed."""
-    channel = await bed.channel()
-    async with Source(proxy.http, channel.path):
-        await channel.subscribed(1)
-    begun = time.monotonic()
-    await channel.subscribed(0, limit=GONE)
+    async with bed.channel() as channel:
+        async with Source(proxy.http, channel.path):
+            await channel.subscribed(1)
+        begun = time.monotonic()
+        await channel.subscribed(0, limit=GONE)
     cells.note(COLUMNS[3], f"{time.monotonic() - begun:.1f} s")
 
 
 async def many_streams(bed, proxy, _tap, cells):
     """One HTTP/2 connection with 100 streams, of which one is not read: the other 99 get everything, promptly."""
+    async with bed.channel(retry=RETRY, writeTimeoutMillis=60_000) as channel:
+        await many_streams_on(channel, proxy, cells)
+
+
+async def many_streams_on(channel, proxy, cells):
+    """[`many_streams`] on a channel."""
     cell, count, events = COLUMNS[4], 100, 60
-    channel = await bed.channel(retry=RETRY, writeTimeoutMillis=60_000)
     reader, writer = await asyncio.open_connection(*proxy.tls, ssl=client_tls(), server_hostname="localhost")
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
     connection.initiate_connection()
@@ -193,9 +197,12 @@ async def many_streams(bed, proxy, _tap, cells):
 
 async def drain_and_no_pod(bed, proxy, tap, cells):
     """A data plane drains behind the proxy; later none is there for a while. Ten clients come back by themselves each time."""
-    first = await bed.start_plane("--drain-delay", "300ms", "--drain-period", "1500ms")
-    channel = await bed.channel(retry=RETRY)
-    await bed.served(first, channel)
+    async with bed.channel(retry=RETRY) as channel, bed.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first:
+        await drain_and_no_pod_on(bed, proxy, tap, cells, channel, first)
+
+
+async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
+    """[`drain_and_no_pod`] with a data plane of its own."""
     tap.targets = [first.http]
     runs = [Source(proxy.http, channel.path) for _ in range(10)]
     try:
@@ -235,8 +242,7 @@ async def drain_and_no_pod(bed, proxy, tap, cells):
 
 async def idle(bed, proxy, _tap, cells):
     """Nothing but heartbeats for 90 s, then an event on the same connection."""
-    channel = await bed.channel()
-    async with Source(proxy.http, channel.path) as run:
+    async with bed.channel() as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         await asyncio.sleep(IDLE)
         cells.check(COLUMNS[7], len(run.of("open")) == 1 and not run.of("close"), f"{len(run.of('open'))} connections: {run.tail()}")

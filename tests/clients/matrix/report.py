@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 LIMITS = json.loads((Path(__file__).resolve().parents[1] / "known_limits.json").read_text())
@@ -60,3 +61,35 @@ class Matrix:
     def counts(self):
         found = list(self.cells.values())
         return found.count("pass") + found.count("limit"), found.count("FAIL"), found.count("skip")
+
+
+PAGE = """# Clients
+
+Which clients of event streams were tested with sluice, and what each of them cannot do. `make test-clients` runs them all against a real data plane:
+native `EventSource` and `fetch` in Chromium; eventsource, undici, eventsource-client, launchdarkly-eventsource, extended-eventsource,
+eventsource-parser, @microsoft/fetch-event-source, event-source-polyfill, reconnecting-eventsource and sse.js from npm; httpx-sse,
+sseclient-py, requests-sse, aiohttp-sse-client2 and launchdarkly-eventsource from PyPI; eventsource-client and sse-stream from
+crates.io; go-sse; and `curl`. Cases:
+{cases}.
+
+Versions are pinned in `tests/clients`. Each is used with its defaults and as its documentation shows it. Parsers (httpx-sse, sseclient-py,
+eventsource-parser, sse-stream, `curl`) do not reconnect; they were tested in the loop that an application writes around them: remember
+`id` and `retry`, wait, ask again with `Last-Event-ID`, stop at any status but 200.
+
+Native `EventSource` passes everything. So does every client for every case that is not in this table, which is written from
+`tests/clients/known_limits.json`; the run fails when a client falls short of something else, and says so when one no longer does.
+401 and 403 are not among the cases: a channel cannot ask for credentials yet.
+
+| client | case | limit |
+|---|---|---|
+"""
+
+
+def page(cases, clients):
+    """docs/clients.md: the limits of clients, as they are declared."""
+    rows = [(client, case, limit["reason"]) for client in clients for case, limit in LIMITS.get(client, {}).items()]
+    merged = {}
+    for client, case, reason in rows:
+        merged.setdefault((client, reason), []).append(case)
+    lines = [f"| {client} | {', '.join(of)} | {reason} |" for (client, reason), of in merged.items()]
+    return PAGE.format(cases="\n".join(textwrap.wrap(", ".join(cases), 130))) + "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class Plane:
 
     @classmethod
     async def start(cls, nats_url, configs, *arguments):
-        log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", delete=False)
+        log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False)
         process = await spawn(
             BUILT / "sluice-dataplane", "--config-dir", configs, "--nats", nats_url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
             *arguments, stdout=asyncio.subprocess.PIPE, stderr=log)
@@ -195,15 +196,37 @@ class Bed:
         self.plane = await self.start_plane()
         return self
 
-    async def start_plane(self, *arguments):
-        """Another data plane of the same channels, with a short drain unless told otherwise."""
+    async def start_plane(self, configs=None, *arguments):
+        """A data plane of all channels, or those in `configs`, with a short drain unless told otherwise."""
         drain = [] if "--drain-delay" in arguments else ["--drain-delay", "200ms", "--drain-period", "800ms"]
-        plane = await Plane.start(self.nats_url, self.configs, *drain, *arguments)
+        plane = await Plane.start(self.nats_url, configs or self.configs, *drain, *arguments)
         self._planes.append(plane)
         return plane
 
+    @asynccontextmanager
+    async def another(self, channel, *arguments):
+        """Another data plane, of this channel alone: it ends with the case."""
+        configs = self.folder / f"only-{channel.name}-{next(self._names)}"
+        configs.mkdir()
+        shutil.copy(self.configs / f"{channel.name}.json", configs)
+        plane = await self.start_plane(configs, *arguments)
+        try:
+            yield plane
+        finally:
+            self._planes.remove(plane)
+            self.errors += await plane.stop()
+
+    @asynccontextmanager
     async def channel(self, **delivery):
-        """A new channel that is served."""
+        """A new channel that is served, and gone after the case: many would be work for every data plane."""
+        channel = await self._channel(**delivery)
+        try:
+            yield channel
+        finally:
+            channel.remove()
+            await self.js.delete_stream(channel.stream)
+
+    async def _channel(self, **delivery):
         channel = Channel(self, f"c{next(self._names)}")
         await self.js.add_stream(StreamConfig(
             name=channel.stream, subjects=[channel.prefix + ">"], storage=StorageType.MEMORY, allow_direct=True, max_msg_size=(1 << 20) + 4096))

@@ -33,6 +33,7 @@ export async function viaFetch(url, out, createParser) {
       const decoder = new TextDecoder();
       const reader = response.body.getReader();
       for (let part; !(part = await reader.read()).done; ) parser.feed(decoder.decode(part.value, { stream: true }));
+      out.error("the stream ended");
     } catch (error) {
       out.error(String(error));
     }

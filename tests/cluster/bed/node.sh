@@ -68,6 +68,8 @@ evictionHard: {memory.available: 100Mi, nodefs.available: 1%, nodefs.inodesFree:
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 nodeStatusUpdateFrequency: 5s
+# How soon a changed ConfigMap reaches a running pod; 60 s unless set.
+syncFrequency: 10s
 EOF
 # conntrack: its limits belong to the machine and cannot be set from a namespace.
 cat > "$state/kube-proxy.yaml" <<EOF

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const EPOCH: Epoch = Epoch::from_bits(1);
@@ -71,4 +73,35 @@ fn one_slice_is_bounded_but_never_empty_for_a_large_event() {
     }
     let Slice::Frames { next, events, .. } = segment.slice(1, 0, &Filter::default()) else { panic!() };
     assert_eq!((next, events), (2, 1));
+}
+
+proptest! {
+    /// A segment says the same before it is sealed and after, wherever one starts to read and whatever passes.
+    #[test]
+    fn open_and_sealed_are_alike(lengths in proptest::collection::vec(0usize..4_000, 1..200), from in 0usize..200, filtered: bool) {
+        let mut open = Segment::open(1);
+        let mut expected = Vec::new();
+        let from = (from % lengths.len()) as u64 + 1;
+        for (sequence, length) in (1..).zip(&lengths) {
+            let event = Event { payload: vec![b'x'; *length].into(), ..event(sequence, if sequence % 3 == 0 { "a" } else { "b" }) };
+            open.append(EPOCH, &event, Dialect::Plain, Encoding::Text, GapReason::Deleted);
+            if sequence >= from && (!filtered || sequence % 3 == 0) {
+                frame::encode(&mut expected, EPOCH, &event, Dialect::Plain, Encoding::Text);
+            }
+        }
+        let filter = Filter::new(if filtered { &["a"][..] } else { &[] }.iter().copied()).unwrap();
+        let read = |segment: &Segment| {
+            let (mut position, mut bytes, mut count) = (from, Vec::new(), 0);
+            while position < segment.end() {
+                let Slice::Frames { parts, events, next, .. } = segment.slice(position, 0, &filter) else { panic!("no hole") };
+                assert!(next > position, "a read makes progress");
+                parts.iter().for_each(|part| bytes.extend_from_slice(part));
+                (position, count) = (next, count + events);
+            }
+            (bytes, count)
+        };
+        let (bytes, count) = read(&open);
+        prop_assert!(bytes == expected, "the open segment");
+        prop_assert_eq!(read(&open.seal()), (bytes, count));
+    }
 }

@@ -12,8 +12,8 @@ use crate::{controller::validate::Channel, crd::workload::Autoscaling};
 pub struct Load {
     /// Pods that the connections ask for; `None` when they are not counted.
     pub asked: Option<i32>,
-    /// Whether the Deployment exists. Something else may scale it then, so its number of pods is left alone where a
-    /// HorizontalPodAutoscaler is in charge; a new one starts with the fewest.
+    /// Whether the Deployment exists and has pods. Something else may scale it then, so its number of pods is left alone
+    /// where a HorizontalPodAutoscaler is in charge; another one starts with the fewest.
     pub deployed: bool,
 }
 

@@ -1,0 +1,107 @@
+//! The fan-out: threads that write streams of plain HTTP/1.1 to their sockets.
+//!
+//! ```text
+//! hyper ─ response head is ready ─▶ Handoff ─ socket, head, subscriber ─▶ Inbox ─▶ Shard ─ write ─▶ sockets
+//!                                                    log's head has changed ──▲  └─ questions ─▶ runtime ─ answers ─▶ Inbox
+//! ```
+//! A thread has no task, queue or timer for a connection: one `epoll`, one heap of moments, one list of those who wait
+//! for a channel's head. When it moves, the new frames are put into one chunk, and that is written to each of them.
+//! HTTP/2 and HTTP/1.0 stay with hyper, over the same [`Subscriber`]; `--fanout-threads 0` leaves everything there.
+
+mod chunk;
+mod connection;
+mod group;
+mod inbox;
+mod shard;
+mod store;
+mod timers;
+
+use std::{io, sync::Arc, thread::JoinHandle};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    inbox::{Arrival, Inbox, Message},
+    shard::{INBOX, Shard},
+    store::Store,
+};
+use crate::subscriber::Subscriber;
+
+/// The fan-out threads of a pod.
+#[derive(Debug)]
+pub struct FanOut {
+    inboxes: Vec<Arc<Inbox>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Cancels when its thread ends without having been told to.
+struct Watch {
+    failed: CancellationToken,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a fan-out thread has died: draining, so that the pod is started anew");
+            self.failed.cancel();
+        }
+    }
+}
+
+impl FanOut {
+    /// Starts `threads` threads. Questions to the store become tasks of `tasks` until `abort`; `failed` is cancelled
+    /// when a thread dies.
+    ///
+    /// # Errors
+    /// The operating system's, when it gives no thread or no `epoll`.
+    pub fn start(threads: usize, tasks: &TaskTracker, abort: &CancellationToken, failed: &CancellationToken) -> io::Result<Self> {
+        let store = Store { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
+        let fan_out = Self { inboxes: Vec::new(), threads: Mutex::default() };
+        (0..threads).try_fold(fan_out, |mut fan_out, number| {
+            let poll = mio::Poll::new()?;
+            let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), INBOX)?));
+            let shard = Shard::new(poll, Arc::clone(&inbox), store.clone());
+            let watch = Watch { failed: failed.clone() };
+            let thread = std::thread::Builder::new().name(format!("fanout-{number}")).spawn(move || {
+                if let Err(error) = shard.run() {
+                    tracing::error!(%error, "a fan-out thread cannot go on: draining, so that the pod is started anew");
+                    watch.failed.cancel();
+                }
+            })?;
+            fan_out.inboxes.push(inbox);
+            fan_out.threads.get_mut().push(thread);
+            Ok(fan_out)
+        })
+    }
+
+    /// Gives a stream to the thread that has the fewest. `head` is the response head, which nobody has written yet;
+    /// the body goes on in chunks.
+    pub fn take(&self, socket: std::net::TcpStream, head: Bytes, subscriber: Subscriber) {
+        if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
+            inbox.came();
+            inbox.send(Message::Arrived(Box::new(Arrival { socket, head, subscriber })));
+        }
+    }
+
+    /// Ends the threads, and with them what streams they have left. Blocks until they have ended.
+    pub fn stop(&self) {
+        for inbox in &self.inboxes {
+            inbox.send(Message::Stop);
+        }
+        for thread in self.threads.lock().drain(..) {
+            // One that has died has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for FanOut {
+    fn drop(&mut self) {
+        for inbox in &self.inboxes {
+            inbox.send(Message::Stop);
+        }
+    }
+}

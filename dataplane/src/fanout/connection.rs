@@ -1,0 +1,172 @@
+//! One socket of a fan-out thread, and what waits to be written to it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind, IoSlice, Write},
+    time::Instant,
+};
+
+use bytes::{Buf, Bytes};
+use mio::net::TcpStream;
+
+use super::chunk;
+use crate::subscriber::Subscriber;
+
+/// Buffers of one `writev` at most.
+const SLICES: usize = 64;
+/// Frames of fewer bytes are copied into one buffer with their framing: cheaper than buffers of their own.
+const COPY_BYTES: usize = 4 * 1024;
+/// So are frames in more parts than this.
+const COPY_PARTS: usize = 16;
+
+/// Has no seat.
+pub(super) const STANDING: u32 = u32::MAX;
+
+/// A subscriber and its socket. There is one for each subscriber: every byte counts.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: TcpStream,
+    pub(super) subscriber: Subscriber,
+    /// What was to be written and was not taken yet. Empty nearly always, and then without memory of its own.
+    out: VecDeque<Bytes>,
+    /// Tells this user of a key from former ones.
+    pub(super) ticket: u64,
+    /// Its channel's group.
+    pub(super) group: u32,
+    /// Number of its filter in the group.
+    pub(super) filter: u32,
+    /// Where it is in the group's list of those who wait for the head, or [`STANDING`].
+    pub(super) seat: u32,
+    /// It is in the queue.
+    pub(super) queued: bool,
+    /// The socket takes nothing at this moment.
+    pub(super) blocked: bool,
+    /// The end of the body is among what was to be written.
+    pub(super) ending: bool,
+    /// The earliest entry for it among the timers.
+    pub(super) timer_at: Option<Instant>,
+}
+
+impl Connection {
+    pub(super) fn new(socket: TcpStream, head: Bytes, subscriber: Subscriber, ticket: u64, group: u32, filter: u32) -> Self {
+        let out = VecDeque::from([head]);
+        Self {
+            socket,
+            subscriber,
+            out,
+            ticket,
+            group,
+            filter,
+            seat: STANDING,
+            queued: false,
+            blocked: false,
+            ending: false,
+            timer_at: None,
+        }
+    }
+
+    /// Adds frames as one chunk; returns how many bytes they are.
+    pub(super) fn push(&mut self, mut parts: Vec<Bytes>) -> usize {
+        let length = parts.iter().map(Bytes::len).sum();
+        if length == 0 {
+            return 0;
+        }
+        if length < COPY_BYTES || parts.len() > COPY_PARTS {
+            self.out.push_back(chunk::whole(&parts));
+        } else {
+            self.out.push_back(chunk::head(length));
+            self.out.extend(parts.drain(..));
+            self.out.push_back(chunk::END);
+        }
+        length
+    }
+
+    /// Adds the end of the body.
+    pub(super) fn push_end(&mut self) {
+        self.ending = true;
+        self.out.push_back(chunk::LAST);
+    }
+
+    /// Writes `chunk`, which is whole, when nothing else waits. Returns whether the socket took all of it.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) fn send(&mut self, chunk: &Bytes) -> io::Result<bool> {
+        debug_assert!(self.out.is_empty(), "chunks are written in their order");
+        let taken = loop {
+            match self.socket.write(chunk) {
+                Ok(taken) => break taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break 0,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        };
+        if taken == chunk.len() {
+            return Ok(true);
+        }
+        self.out.push_back(chunk.slice(taken..));
+        self.note_blocked();
+        Ok(false)
+    }
+
+    /// Writes what waits. Returns whether the socket took all of it.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        while !self.out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let mut length = 0;
+            let mut count = 0;
+            for (slice, part) in slices.iter_mut().zip(&self.out) {
+                *slice = IoSlice::new(part);
+                length += part.len();
+                count += 1;
+            }
+            let taken = match self.socket.write_vectored(&slices[..count]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(taken) => taken,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            self.advance(taken);
+            if taken > 0 && self.blocked {
+                self.blocked = false;
+                self.subscriber.entry().connection().progressed();
+            }
+            // A short write is a full socket: the kernel tells when there is room again.
+            if taken < length {
+                self.note_blocked();
+                return Ok(false);
+            }
+        }
+        // Its buffer is worth more to the next one that blocks.
+        self.out = VecDeque::new();
+        Ok(true)
+    }
+
+    fn advance(&mut self, mut taken: usize) {
+        while let Some(first) = self.out.front_mut() {
+            if taken < first.len() {
+                first.advance(taken);
+                return;
+            }
+            taken -= first.len();
+            self.out.pop_front();
+        }
+    }
+
+    fn note_blocked(&mut self) {
+        self.blocked = true;
+        self.subscriber.let_go();
+        self.subscriber.entry().connection().blocked();
+    }
+
+    /// Ends the stream towards the peer, and gives the socket back to wait for the peer's own end.
+    pub(super) fn finish(self) -> TcpStream {
+        // The peer may be gone already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+        self.socket
+    }
+}

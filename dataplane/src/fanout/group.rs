@@ -1,0 +1,218 @@
+//! The subscribers of one channel on one thread: who waits for its head, and the bytes that many of them share.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use sluice_channel::Filter;
+
+use super::{
+    chunk,
+    connection::{Connection, STANDING},
+};
+use crate::{
+    channel::Channel,
+    frame::Dialect,
+    log::{Head, Now, segment::Slice},
+    subscriber::seconds_since,
+};
+
+/// Deliveries after which the clock is read again for the latency that the metrics show.
+const CLOCK_EVERY: u64 = 64;
+
+/// What everyone with one filter and dialect at one position gets next.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// A whole chunk; empty when nothing passed the filter.
+    chunk: Bytes,
+    /// Bytes of frames in it.
+    bytes: u64,
+    events: u64,
+    oldest_nanos: i64,
+    /// Where they stand after it.
+    next: u64,
+}
+
+/// How the delivery to one subscriber went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivered {
+    /// It is at the head.
+    All,
+    /// Something is due that is not the same for all.
+    NotAlike,
+    /// Its socket is full.
+    Blocked,
+    /// Its connection is broken.
+    Broken,
+}
+
+/// Key of a batch: filter, dialect, position.
+type Stand = (u32, Dialect, u64);
+
+/// One channel on one thread.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) channel: Arc<Channel>,
+    /// The head that those who wait have seen.
+    pub(super) head: Head,
+    /// Keys of those who wait for the head to move.
+    pub(super) waiting: Vec<usize>,
+    /// Connections, waiting or not.
+    pub(super) members: usize,
+    filters: Filters,
+    /// Made in this pass: each match is computed once however many subscribers share it.
+    batches: HashMap<Stand, Option<Batch>>,
+}
+
+/// Numbers of the filters in use; 0 is no filter.
+#[derive(Debug, Default)]
+struct Filters {
+    known: HashMap<Filter, (u32, usize)>,
+    last: u32,
+}
+
+impl Filters {
+    fn enter(&mut self, filter: &Filter) -> u32 {
+        if filter.is_all() {
+            return 0;
+        }
+        if let Some((number, users)) = self.known.get_mut(filter) {
+            *users += 1;
+            return *number;
+        }
+        // Numbers come back after four billion filters; those of that time are gone.
+        self.last = self.last.checked_add(1).unwrap_or(1);
+        self.known.insert(filter.clone(), (self.last, 1));
+        self.last
+    }
+
+    fn leave(&mut self, filter: &Filter) {
+        if let Some((_, users)) = self.known.get_mut(filter) {
+            *users -= 1;
+            if *users == 0 {
+                self.known.remove(filter);
+            }
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn new(channel: Arc<Channel>) -> Self {
+        let head = channel.log().head_now();
+        Self { channel, head, waiting: Vec::new(), members: 0, filters: Filters::default(), batches: HashMap::new() }
+    }
+
+    /// Takes a member in; returns its filter's number.
+    pub(super) fn enter(&mut self, filter: &Filter) -> u32 {
+        self.members += 1;
+        self.filters.enter(filter)
+    }
+
+    /// Lets a member go, which must have no seat.
+    pub(super) fn leave(&mut self, filter: &Filter) {
+        self.members -= 1;
+        self.filters.leave(filter);
+    }
+
+    /// Gives it a place among those who wait for the head.
+    pub(super) fn seat(&mut self, key: usize, connection: &mut Connection) {
+        if connection.seat == STANDING {
+            connection.seat = u32::try_from(self.waiting.len()).unwrap_or(STANDING);
+            self.waiting.push(key);
+        }
+    }
+
+    /// Takes the place back. Returns who sits in it now, if the last one had to move.
+    pub(super) fn unseat(&mut self, connection: &mut Connection) -> Option<usize> {
+        let seat = std::mem::replace(&mut connection.seat, STANDING) as usize;
+        if seat >= self.waiting.len() {
+            return None;
+        }
+        self.waiting.swap_remove(seat);
+        self.waiting.get(seat).copied()
+    }
+
+    /// Begins a pass: the head has moved.
+    pub(super) fn begin_pass(&mut self, head: Head) {
+        self.head = head;
+        self.batches.clear();
+    }
+
+    /// Delivers everything up to the head to one that waits for it, as far as it is the same for all.
+    pub(super) fn deliver(&mut self, connection: &mut Connection, heartbeat_at: Instant, tally: &mut Tally) -> Delivered {
+        let dialect = connection.subscriber.dialect();
+        loop {
+            let Some(position) = connection.subscriber.live_at(self.head) else { return Delivered::NotAlike };
+            if position >= self.head.next {
+                return Delivered::All;
+            }
+            let stand = (connection.filter, dialect, position);
+            let (channel, life) = (&self.channel, self.head.life);
+            let batch =
+                self.batches.entry(stand).or_insert_with(|| batch(channel, life, position, connection.subscriber.filter(), dialect));
+            let Some(batch) = batch else { return Delivered::NotAlike };
+            if batch.chunk.is_empty() {
+                connection.subscriber.passed(batch.next, None);
+                continue;
+            }
+            match connection.send(&batch.chunk) {
+                Ok(taken) => {
+                    connection.subscriber.passed(batch.next, Some(heartbeat_at.into()));
+                    tally.add(batch, channel);
+                    if !taken {
+                        return Delivered::Blocked;
+                    }
+                }
+                Err(_) => return Delivered::Broken,
+            }
+        }
+    }
+}
+
+/// What is at `position` for a live subscriber; `None` when it is no run of frames in memory.
+fn batch(channel: &Channel, life: u64, position: u64, filter: &Filter, dialect: Dialect) -> Option<Batch> {
+    // Who is live was told of everything before its position.
+    match channel.log().read_now(life, position, position.saturating_sub(1), filter, dialect) {
+        Now::Slice(Slice::Frames { parts, events, oldest_nanos, next }) => {
+            let bytes = parts.iter().map(Bytes::len).sum::<usize>() as u64;
+            let chunk = if bytes == 0 { Bytes::new() } else { chunk::whole(&parts) };
+            Some(Batch { chunk, bytes, events, oldest_nanos, next })
+        }
+        Now::Slice(Slice::Gap { .. }) | Now::Cached(_) | Now::Wait | Now::FormerLife | Now::Missing => None,
+    }
+}
+
+/// What a pass has delivered, counted once for many.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    events: u64,
+    bytes: u64,
+    /// Deliveries of the batch whose oldest event is of `oldest_nanos`, not yet observed.
+    deliveries: u64,
+    oldest_nanos: i64,
+}
+
+impl Tally {
+    fn add(&mut self, batch: &Batch, channel: &Channel) {
+        if self.oldest_nanos != batch.oldest_nanos || self.deliveries == CLOCK_EVERY {
+            self.observe(channel);
+            self.oldest_nanos = batch.oldest_nanos;
+        }
+        self.deliveries += 1;
+        self.events += batch.events;
+        self.bytes += batch.bytes;
+    }
+
+    fn observe(&mut self, channel: &Channel) {
+        if self.deliveries > 0 {
+            channel.metrics().publish_to_write.observe(seconds_since(self.oldest_nanos), self.deliveries);
+            self.deliveries = 0;
+        }
+    }
+
+    /// Writes it to the channel's metrics.
+    pub(super) fn count(mut self, channel: &Channel) {
+        self.observe(channel);
+        channel.metrics().events_delivered.inc_by(self.events);
+        channel.metrics().bytes_written.inc_by(self.bytes);
+    }
+}

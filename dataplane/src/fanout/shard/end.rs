@@ -1,0 +1,185 @@
+//! The end of connections, the store's answers, and time.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Interest, Token, net::TcpStream};
+
+use super::{LINGER, Shard, Slot};
+use crate::{
+    fanout::{
+        connection::Connection,
+        inbox::{Address, Message},
+        store::Place,
+        timers::Timers,
+    },
+    frame::CloseReason,
+    subscriber::{Answer, Question, Step},
+};
+
+impl Shard {
+    /// Moments that have come.
+    pub(super) fn tick(&mut self) {
+        while let Some((at, key, ticket)) = self.timers.due(self.now) {
+            match self.slots.get_mut(key) {
+                Some(Slot::Stream(connection)) if connection.ticket == ticket && connection.timer_at == Some(at) => {
+                    connection.timer_at = None;
+                    self.look(key);
+                }
+                Some(Slot::Lingering(_, of)) if *of == ticket => {
+                    self.slots.try_remove(key);
+                }
+                // It has another moment, or another user.
+                Some(_) | None => {}
+            }
+        }
+        if self.groups.iter().any(|(_, group)| group.members == 0) {
+            self.forget_groups();
+        }
+    }
+
+    /// Its moment has come, unless it was written to in the meantime.
+    fn look(&mut self, key: usize) {
+        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
+        if connection.blocked {
+            // The kernel tells of room once there is much of it; there may be some.
+            match connection.flush() {
+                Ok(true) => return enqueue(&mut self.queue, key, connection),
+                Ok(false) => {}
+                Err(_) => return self.remove(key),
+            }
+            let entry = connection.subscriber.entry();
+            let timeout = entry.channel().config().delivery.write_timeout;
+            let blocked = entry.connection().blocked_for();
+            if blocked < timeout {
+                set_timer(&mut self.timers, self.now + (timeout - blocked), key, connection);
+                return;
+            }
+            // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to the place.
+            tracing::debug!(peer = %entry.connection().peer, ?blocked, "a socket takes nothing: closing it");
+            entry.close(CloseReason::Slow, Duration::ZERO);
+            return self.remove(key);
+        }
+        let due = connection.subscriber.due().into_std();
+        if due <= self.now {
+            enqueue(&mut self.queue, key, connection);
+        } else {
+            set_timer(&mut self.timers, due, key, connection);
+        }
+    }
+
+    /// Sends a question on its way.
+    pub(super) fn ask(&mut self, key: usize, question: Question) {
+        let Some(Slot::Stream(connection)) = self.slots.get(key) else { return };
+        let address = Address { key, ticket: connection.ticket };
+        let Some(place) = Place::of(&question) else {
+            self.store.ask(question, move |answer| Message::Answered(address, answer), &self.inbox);
+            return;
+        };
+        let waiting = self.readers.entry(place).or_default();
+        waiting.push(address);
+        // The first to ask has an answer for its own position; the others find the segment in the cache then, or ask.
+        if waiting.len() == 1 {
+            self.store.ask(question, move |answer| Message::Read(place, answer), &self.inbox);
+        }
+    }
+
+    /// An answer has come.
+    pub(super) fn answered(&mut self, address: Address, answer: Answer) {
+        let Some(Slot::Stream(connection)) = self.slots.get_mut(address.key) else { return };
+        if connection.ticket != address.ticket {
+            return;
+        }
+        if let Step::Write(parts) = connection.subscriber.answer(answer, self.now.into()) {
+            connection.push(parts);
+        }
+        if connection.blocked {
+            connection.subscriber.let_go();
+        } else {
+            enqueue(&mut self.queue, address.key, connection);
+        }
+    }
+
+    /// The last frame was written.
+    pub(super) fn finish(&mut self, key: usize) {
+        let Some(connection) = self.take(key) else { return };
+        let ticket = connection.ticket;
+        let mut socket = connection.finish();
+        if !drained(&mut socket) {
+            let slot = self.slots.vacant_entry();
+            let key = slot.key();
+            // Under its new key.
+            if self.poll.registry().reregister(&mut socket, Token(key), Interest::READABLE).is_ok() {
+                slot.insert(Slot::Lingering(socket, ticket));
+                self.timers.set(self.now + LINGER, key, ticket);
+            }
+        }
+    }
+
+    /// Closes the socket as it is.
+    pub(super) fn remove(&mut self, key: usize) {
+        drop(self.take(key));
+    }
+
+    /// Takes the connection out: its place in the registry is free once it is dropped.
+    fn take(&mut self, key: usize) -> Option<Connection> {
+        self.unseat(key);
+        match self.slots.try_remove(key)? {
+            Slot::Stream(connection) => {
+                if let Some(group) = self.groups.get_mut(connection.group as usize) {
+                    group.leave(connection.subscriber.filter());
+                }
+                self.inbox.left();
+                Some(connection)
+            }
+            Slot::Lingering(..) => None,
+        }
+    }
+
+    /// Channels that nobody here subscribes to any more.
+    fn forget_groups(&mut self) {
+        let waker = &self.waker;
+        let by_channel = &mut self.by_channel;
+        self.groups.retain(|_, group| {
+            if group.members == 0 {
+                group.channel.log().forget_waker(waker);
+                by_channel.remove(&(Arc::as_ptr(&group.channel) as usize));
+            }
+            group.members > 0
+        });
+    }
+}
+
+pub(super) fn enqueue(queue: &mut VecDeque<usize>, key: usize, connection: &mut Connection) {
+    if !connection.queued {
+        connection.queued = true;
+        queue.push_back(key);
+    }
+}
+
+pub(super) fn set_timer(timers: &mut Timers, at: Instant, key: usize, connection: &mut Connection) {
+    if connection.timer_at.is_none_or(|set| at < set) {
+        connection.timer_at = Some(at);
+        timers.set(at, key, connection.ticket);
+    }
+}
+
+/// Reads away what the peer still sends; whether it has ended.
+pub(super) fn drained(socket: &mut TcpStream) -> bool {
+    let mut buffer = [0; 1_024];
+    // A peer that goes on sending is closed when its time is over.
+    for _ in 0..16 {
+        match socket.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return true,
+        }
+    }
+    false
+}

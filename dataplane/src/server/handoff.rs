@@ -1,0 +1,83 @@
+//! How a stream leaves hyper.
+//!
+//! The handler puts the subscriber into the connection's [`Handoff`] and answers with a body that never has anything.
+//! From then on what hyper writes is kept instead of sent: it is the response head. Once hyper waits for the body, the
+//! head is whole, and the connection's task gives socket, head and subscriber to a fan-out thread and ends; hyper's
+//! buffers go with it.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::Frame;
+use parking_lot::Mutex;
+
+use crate::{registry::Connection, subscriber::Subscriber};
+
+#[derive(Debug, Default)]
+struct State {
+    /// Some: what is written from now on is kept.
+    subscriber: Option<Subscriber>,
+    kept: Vec<u8>,
+    /// hyper has asked for the body: the head is written.
+    body_wanted: bool,
+}
+
+/// Where a request and its connection's task meet.
+#[derive(Debug, Default)]
+pub(crate) struct Handoff(Mutex<State>);
+
+impl Handoff {
+    /// Takes `subscriber` out of hyper's hands; answer with the returned body.
+    pub(super) fn put(self: &Arc<Self>, subscriber: Subscriber) -> Body {
+        self.0.lock().subscriber = Some(subscriber);
+        Body::new(Nothing(Arc::clone(self)))
+    }
+
+    /// Keeps `bytes` if a subscriber was put here.
+    pub(super) fn keep(&self, bytes: &[u8]) -> bool {
+        let mut state = self.0.lock();
+        if state.subscriber.is_some() {
+            state.kept.extend_from_slice(bytes);
+        }
+        state.subscriber.is_some()
+    }
+
+    /// The response head and the subscriber, once both are there.
+    pub(super) fn take(&self) -> Option<(Bytes, Subscriber)> {
+        let mut state = self.0.lock();
+        if !state.body_wanted || !state.kept.ends_with(b"\r\n\r\n") {
+            return None;
+        }
+        let subscriber = state.subscriber.take()?;
+        Some((std::mem::take(&mut state.kept).into(), subscriber))
+    }
+}
+
+/// A body that never has anything.
+struct Nothing(Arc<Handoff>);
+
+impl http_body::Body for Nothing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // No waker: the connection's task looks for the handoff each time that hyper has nothing to do.
+        self.0.0.lock().body_wanted = true;
+        Poll::Pending
+    }
+}
+
+/// What a request knows of its connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    /// The connection.
+    pub(crate) connection: Arc<Connection>,
+    /// Where a stream can leave hyper, if it can.
+    pub(crate) handoff: Option<Arc<Handoff>>,
+}

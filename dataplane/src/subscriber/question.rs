@@ -1,0 +1,72 @@
+//! What only the store can answer.
+
+use std::sync::Arc;
+
+use sluice_channel::{Epoch, Filter};
+
+use super::{Place, Request, Start, resolve};
+use crate::{
+    channel::Channel,
+    frame::Dialect,
+    log::{Head, Log, Origin, segment::Segment},
+    source::Error,
+};
+
+/// A question to the store. It owns what it needs, so that it can be asked from anywhere.
+#[derive(Debug)]
+pub enum Question {
+    /// Where does it start?
+    Place {
+        /// The channel.
+        channel: Arc<Channel>,
+        /// What the request says of the start.
+        start: Start,
+        /// For a start that counts events.
+        filter: Filter,
+        /// The head when it was asked.
+        head: Head,
+        /// The stream's epoch then.
+        epoch: Epoch,
+    },
+    /// What is at this position?
+    Segment {
+        /// The log.
+        log: Arc<Log>,
+        /// The log's life.
+        life: u64,
+        /// The sequence that the segment has to cover.
+        position: u64,
+        /// Dialect of its frames.
+        dialect: Dialect,
+    },
+}
+
+/// What the store said.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The start position as of that head.
+    Place(Head, Epoch, Result<Place, Error>),
+    /// The segment and where it came from; `None` when the log's life is over.
+    Segment(Result<Option<(Arc<Segment>, Origin)>, Error>),
+}
+
+impl Question {
+    pub(super) fn place(channel: &Arc<Channel>, request: &Request, head: Head, epoch: Epoch) -> Self {
+        let (start, filter) = (request.start.clone(), request.filter.clone());
+        Self::Place { channel: Arc::clone(channel), start, filter, head, epoch }
+    }
+
+    pub(super) fn segment(log: &Arc<Log>, life: u64, position: u64, dialect: Dialect) -> Self {
+        Self::Segment { log: Arc::clone(log), life, position, dialect }
+    }
+
+    /// Asks it. Ends within the store's own time limits.
+    pub async fn ask(self) -> Answer {
+        match self {
+            Self::Place { channel, start, filter, head, epoch } => {
+                Answer::Place(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
+            }
+            Self::Segment { log, life, position, dialect } => Answer::Segment(log.segment(life, position, dialect).await),
+        }
+    }
+}
