@@ -10,6 +10,7 @@ import time
 from . import cases, report
 from .browser import CLIENTS, Browser, BrowserClient, browser_facts
 from .clients import all_clients
+from .console import console_cells
 from .proxy_cases import proxy_cells
 from .report import Matrix
 from .servers import ROOT, Bed
@@ -34,6 +35,11 @@ async def browser_cells(bed, matrix, only):
 async def browser_only(bed, matrix, only):
     async with Browser() as browser:
         await browser_facts(bed, browser, matrix, only)
+
+
+async def console_only(bed, matrix, only):
+    async with Browser() as browser:
+        await console_cells(bed, browser, matrix, only)
 
 
 async def cells_of(bed, matrix, only, clients):
@@ -67,6 +73,7 @@ PARTS = {
     "clients": ("client", client_cells),
     "browser": ("client in the browser", browser_cells),
     "chromium": ("what only a browser does", browser_only),
+    "console": ("screen", console_only),
     "proxies": ("proxy", proxy_cells),
 }
 
