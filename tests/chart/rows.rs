@@ -39,14 +39,17 @@ pub(crate) fn table() -> Vec<Row> {
             assert_eq!(o.get("PodDisruptionBudget", RELEASE)["spec"]["maxUnavailable"], 1);
             assert_eq!(o.get("Role", "sluice-leader")["metadata"]["namespace"], "sluice-system");
             let spread = o.operator()["topologySpreadConstraints"].as_array().unwrap();
-            assert!(spread.len() == 2 && spread.iter().all(|c| c["whenUnsatisfiable"] == "ScheduleAnyway"), "{spread:?}");
+            assert!(spread.len() == 1 && spread[0]["topologyKey"] == "kubernetes.io/hostname", "{spread:?}");
+            assert_eq!(spread[0]["whenUnsatisfiable"], "ScheduleAnyway");
+            let apart = &o.operator()["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+            assert_eq!(apart["podAffinityTerm"]["topologyKey"], "topology.kubernetes.io/zone");
         }),
         row("only what is asked for", json!({}), |o| {
             for kind in ["StatefulSet", "NetworkPolicy", "PodMonitor", "ConfigMap", "PersistentVolumeClaim", "Secret"] {
                 assert_eq!(o.names(kind), [""; 0], "{kind}");
             }
             assert_eq!(o.arguments().iter().filter(|a| a.starts_with("--namespace")).count(), 0);
-            assert!(o.operator().get("volumes").is_none() && o.operator().get("affinity").is_none());
+            assert!(o.operator().get("volumes").is_none());
         }),
         row("one operator", json!({"replicaCount": 1}), |o| {
             assert_eq!(o.get("Deployment", RELEASE)["spec"]["replicas"], 1);
