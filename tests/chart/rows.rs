@@ -39,14 +39,17 @@ pub(crate) fn table() -> Vec<Row> {
             assert_eq!(o.get("PodDisruptionBudget", RELEASE)["spec"]["maxUnavailable"], 1);
             assert_eq!(o.get("Role", "sluice-leader")["metadata"]["namespace"], "sluice-system");
             let spread = o.operator()["topologySpreadConstraints"].as_array().unwrap();
-            assert!(spread.len() == 2 && spread.iter().all(|c| c["whenUnsatisfiable"] == "ScheduleAnyway"), "{spread:?}");
+            assert!(spread.len() == 1 && spread[0]["topologyKey"] == "kubernetes.io/hostname", "{spread:?}");
+            assert_eq!(spread[0]["whenUnsatisfiable"], "ScheduleAnyway");
+            let apart = &o.operator()["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+            assert_eq!(apart["podAffinityTerm"]["topologyKey"], "topology.kubernetes.io/zone");
         }),
         row("only what is asked for", json!({}), |o| {
             for kind in ["StatefulSet", "NetworkPolicy", "PodMonitor", "ConfigMap", "PersistentVolumeClaim", "Secret"] {
                 assert_eq!(o.names(kind), [""; 0], "{kind}");
             }
             assert_eq!(o.arguments().iter().filter(|a| a.starts_with("--namespace")).count(), 0);
-            assert!(o.operator().get("volumes").is_none() && o.operator().get("affinity").is_none());
+            assert!(o.operator().get("volumes").is_none());
         }),
         row("one operator", json!({"replicaCount": 1}), |o| {
             assert_eq!(o.get("Deployment", RELEASE)["spec"]["replicas"], 1);
@@ -193,7 +196,7 @@ pub(crate) fn table() -> Vec<Row> {
                 "imagePullSecrets": [{"name": "pull"}],
                 "resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}},
                 "terminationGracePeriodSeconds": 45,
-                "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+                "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"d": "e"}}}],
                 "affinity": {"nodeAffinity": {}},
                 "podAnnotations": {"a/b": "c"}, "podLabels": {"d": "e"},
                 "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "k", "operator": "Exists"}],
@@ -205,7 +208,7 @@ pub(crate) fn table() -> Vec<Row> {
                 let (pod, metadata) = (o.operator(), &o.get("Deployment", RELEASE)["spec"]["template"]["metadata"]);
                 let container = &pod["containers"][0];
                 assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!("registry.example/op:1"), &json!("Always")));
-                assert_eq!(container["resources"], json!({"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}}));
+                assert_eq!(container["resources"], json!({"requests": {"cpu": 1, "memory": "64Mi"}, "limits": {"memory": "1Gi"}}));
                 assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}]));
                 assert_eq!(pod["terminationGracePeriodSeconds"], 45);
                 assert_eq!(pod["topologySpreadConstraints"][0]["topologyKey"], "rack");

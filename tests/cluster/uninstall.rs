@@ -1,14 +1,19 @@
 //! The release goes and comes back; channels, pods and events stay.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
+use sluice_tests::eventually;
 
 use crate::{
-    bed::{Bed, LIVE, RELEASE, SHOP, SYSTEM, uids},
+    bed::{Bed, LIMIT, LIVE, RELEASE, SHOP, SYSTEM, uids},
     first_steps::install_release,
     kubectl::{helm, kubectl, kubectl_with},
 };
+
+/// Between these there was no release: Helm takes the rights away before the operators have ended.
+pub(crate) static GONE: OnceLock<(Timestamp, Timestamp)> = OnceLock::new();
 
 /// `helm uninstall` keeps the definition, the channels, their pods and the events; `helm install` picks them up again.
 pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
@@ -17,10 +22,12 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     let events = history(bed).await;
     assert!(events.len() >= 2, "{events:?}");
 
+    let from = Timestamp::now();
     helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "120s"]).await;
     kubectl(&["wait", "--for=delete", "pod", "--all", "-n", SYSTEM, "--timeout=90s"]).await;
     kubectl(&["get", "crd/ssechannels.sluice.dev"]).await;
     assert_eq!(uids(&bed.channel_pods(LIVE).await), pods, "the pods go on without an operator");
+    GONE.get_or_init(|| (from, Timestamp::now()));
     // NATS went with the release, but not its volume; and what the pods have in memory is still served.
     kubectl(&["get", "pvc", "-n", SYSTEM]).await;
 
@@ -40,12 +47,25 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     kubectl(&["delete", "sse/late", "-n", SHOP, "--timeout=60s"]).await;
 }
 
-/// All events of `orders` that are kept, as a client reads them.
+/// All events of `orders` that are kept, as a client reads them. A pod whose store is away says so by 503, and the client
+/// comes again.
 async fn history(bed: &Bed) -> Vec<(String, String)> {
     let address = bed.address(SHOP, "orders-sse", "http").await;
     let url = format!("http://{address}/channels/orders?from=earliest&limit=1000");
-    let request = reqwest::Client::new().get(url).header("Accept", "application/json").timeout(Duration::from_secs(20));
-    let page: Value = request.send().await.expect("an answer").json().await.expect("a page");
+    let page: Value = eventually("a page of history", LIMIT, async || {
+        let request = reqwest::Client::new().get(&url).header("Accept", "application/json").timeout(Duration::from_secs(20));
+        let answer = request.send().await.ok()?;
+        let status = answer.status();
+        let body = answer.text().await.ok()?;
+        if status == 503 {
+            println!("503: {body}");
+            return None;
+        }
+        assert_eq!(status, 200, "{body}");
+        Some(serde_json::from_str(&body).expect("a page is JSON"))
+    })
+    .await;
+    assert!(page["gap"].is_null(), "{page:#}");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     page["events"].as_array().map(|events| events.iter().map(|e| (text(&e["id"]), text(&e["data"]))).collect()).unwrap_or_default()
 }

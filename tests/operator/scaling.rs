@@ -153,8 +153,9 @@ fn service_and_spread_are_as_the_spec_says() {
         assert_eq!(service.annotations()["example.com/a"], "b");
         let spread = |object: &kube::api::DynamicObject| object.data["spec"]["template"]["spec"]["topologySpreadConstraints"].clone();
         let constraints = spread(&bed.child(DEPLOYMENT, "orders").await.unwrap());
-        assert_eq!(constraints.as_array().map(Vec::len), Some(2));
-        assert_eq!(constraints[1]["whenUnsatisfiable"], "DoNotSchedule");
+        assert_eq!(constraints.as_array().map(Vec::len), Some(1));
+        let (topology, otherwise) = (&constraints[0]["topologyKey"], &constraints[0]["whenUnsatisfiable"]);
+        assert_eq!((topology, otherwise), (&json!("kubernetes.io/hostname"), &json!("DoNotSchedule")));
 
         bed.change(
             "orders",

@@ -7,9 +7,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference,
-            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+            Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+            LocalObjectReference, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
+            Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
+            VolumeMount, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -73,6 +74,7 @@ fn pod(channel: &Channel, settings: &Settings) -> PodSpec {
         image_pull_secrets: (!workload.image_pull_secrets.is_empty())
             .then(|| workload.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect()),
         termination_grace_period_seconds: Some(workload.termination_grace_period_seconds),
+        affinity: apart_by_zone(channel),
         topology_spread_constraints: spread(channel),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
@@ -210,16 +212,36 @@ fn spread(channel: &Channel) -> Option<Vec<TopologySpreadConstraint>> {
         TopologySpread::Preferred => "ScheduleAnyway",
         TopologySpread::Required => "DoNotSchedule",
     };
-    let constraint = |topology: &str| TopologySpreadConstraint {
+    Some(vec![TopologySpreadConstraint {
         max_skew: 1,
-        topology_key: topology.to_owned(),
+        topology_key: "kubernetes.io/hostname".to_owned(),
         when_unsatisfiable: otherwise.to_owned(),
         label_selector: Some(selector(channel)),
-        // Each roll-out is spread by itself, or old pods would push new ones together.
-        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+        match_label_keys: each_rollout(),
         ..TopologySpreadConstraint::default()
+    }])
+}
+
+/// Zones as well, where there are any. Not by a constraint: on nodes that have no zone, the scheduler would disregard the
+/// constraint on nodes too, or schedule nothing at all.
+fn apart_by_zone(channel: &Channel) -> Option<Affinity> {
+    if channel.workload.topology_spread == TopologySpread::None {
+        return None;
+    }
+    let term = PodAffinityTerm {
+        topology_key: "topology.kubernetes.io/zone".to_owned(),
+        label_selector: Some(selector(channel)),
+        match_label_keys: each_rollout(),
+        ..PodAffinityTerm::default()
     };
-    Some(vec![constraint("topology.kubernetes.io/zone"), constraint("kubernetes.io/hostname")])
+    let preferred = vec![WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term }];
+    let apart = PodAntiAffinity { preferred_during_scheduling_ignored_during_execution: Some(preferred), ..PodAntiAffinity::default() };
+    Some(Affinity { pod_anti_affinity: Some(apart), ..Affinity::default() })
+}
+
+/// Each roll-out is spread by itself, or old pods would push new ones together.
+fn each_rollout() -> Option<Vec<String>> {
+    Some(vec!["pod-template-hash".to_owned()])
 }
 
 #[cfg(test)]
