@@ -41,7 +41,7 @@ golang = $(call need,go,to build etcd and kube-apiserver for the tests,Install G
 .PHONY: help
 help: ## list these commands
 	@echo "make run      start nats-server with JetStream, apply examples/, serve http://$(LISTEN)/channels/orders"
-	@echo "make test     everything: format, lints, build, all tests on real servers (first time 20 to 40 min on 2 cores)"
+	@echo "make test     everything: format, lints, build, all tests on real servers (first time 30 to 60 min on 2 cores)"
 	@echo "make cluster  a Kubernetes cluster with $(NODES) nodes on this machine, the product's images on them (needs root); make cluster-down"
 	@echo "make cluster-test  the tests on such a cluster, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out"
 	@echo "make lint     format and lints only"

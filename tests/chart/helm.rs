@@ -126,8 +126,13 @@ impl Objects {
 
     /// What the operator is started with.
     pub(crate) fn arguments(&self) -> Vec<&str> {
-        let container = &self.operator()["containers"][0];
-        container["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
+        let deployment = self.names("Deployment")[0];
+        self.get("Deployment", deployment)["spec"]["template"]["spec"]["containers"][0]["args"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word.as_str().unwrap())
+            .collect()
     }
 
     /// Pod of the operator.

@@ -93,7 +93,13 @@ fn runs_as_nobody(layer: &Path, program: &str) {
         return;
     }
     let mut command = Command::new("chroot");
-    command.arg("--userspec=65532:65532").arg(layer).arg(format!("/{program}")).arg("--version").env_clear();
+    command
+        .arg("--userspec=65532:65532")
+        .arg(layer)
+        .arg(format!("/{program}"))
+        .arg("--version")
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let said = Said::of(&mut command).expect("the program in its image");
     assert_eq!(said.trim(), format!("{program} {}", env!("CARGO_PKG_VERSION")));
 }

@@ -196,7 +196,7 @@ pub(crate) fn table() -> Vec<Row> {
                 "imagePullSecrets": [{"name": "pull"}],
                 "resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}},
                 "terminationGracePeriodSeconds": 45,
-                "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+                "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"d": "e"}}}],
                 "affinity": {"nodeAffinity": {}},
                 "podAnnotations": {"a/b": "c"}, "podLabels": {"d": "e"},
                 "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "k", "operator": "Exists"}],
@@ -208,7 +208,7 @@ pub(crate) fn table() -> Vec<Row> {
                 let (pod, metadata) = (o.operator(), &o.get("Deployment", RELEASE)["spec"]["template"]["metadata"]);
                 let container = &pod["containers"][0];
                 assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!("registry.example/op:1"), &json!("Always")));
-                assert_eq!(container["resources"], json!({"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}}));
+                assert_eq!(container["resources"], json!({"requests": {"cpu": 1, "memory": "64Mi"}, "limits": {"memory": "1Gi"}}));
                 assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}]));
                 assert_eq!(pod["terminationGracePeriodSeconds"], 45);
                 assert_eq!(pod["topologySpreadConstraints"][0]["topologyKey"], "rack");

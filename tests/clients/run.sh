@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh [vectors|clients|browser|chromium|proxies]... [--only REGEX]: clients and proxies that people use, against the real
+# run.sh [vectors|clients|browser|chromium|console|recipes|proxies]... [--only REGEX]: clients and proxies that people use, against the real
 # sluice-dataplane and nats-server, as tables. REGEX selects cells by "row × column".
 #
 # Installs what it needs into .tools/clients (PyPI, npm, Go and crates.io, all pinned) and, as root on Debian, the packages

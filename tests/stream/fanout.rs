@@ -102,7 +102,7 @@ async fn read_until(socket: &mut TcpStream, bytes: &mut Vec<u8>, done: impl Fn(&
 #[test]
 fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let rig = Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
         rig.publish_many("a", 3).await;
         let mut socket = TcpStream::connect(rig.plane.http()).await.unwrap();
         let head = format!("GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -217,7 +217,7 @@ fn live_events_pass_those_who_replay() {
 fn an_idle_stream_costs_little_memory() {
     run(LIMIT, async {
         const STREAMS: usize = 2_000;
-        let mut rig = Rig::new().await;
+        let mut rig = Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
         // The first ones pay for what is there once.
         let mut readers = join_all((0..200).map(|_| rig.open(ORDERS))).await;
         let before = rig.plane.process().rss();

@@ -107,6 +107,8 @@ fn an_idle_stream_carries_a_heartbeat() {
     run(LIMIT, async {
         let rig = Rig::channel(|c| c.delivery.heartbeat = Duration::from_millis(200)).await;
         rig.publish_many("a", 3).await;
+        // The newest event is what this pod knows as such.
+        rig.open("/channels/orders?from=earliest").await.until_sequence(3, SOON).await;
         let mut reader = rig.open(ORDERS).await;
         assert!(reader.read_for(Duration::from_secs(3)).await);
         let beats = reader.ledger.comments + reader.ledger.heartbeats.len();

@@ -49,7 +49,10 @@ pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, filter:
     };
     let subscriber = Subscriber::new(registration, query.request);
     if let Some(handoff) = &link.handoff {
-        return response(handoff.put(subscriber));
+        let mut response = response(handoff.put(subscriber));
+        // Nothing reads a second request from the socket; whoever pools connections has to know (RFC 9112 section 9.6).
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
     }
     let frames = stream::unfold(Frames::new(subscriber), |mut frames| async {
         let bytes = frames.next().await?;

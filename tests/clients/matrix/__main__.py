@@ -10,7 +10,9 @@ import time
 from . import cases, report
 from .browser import CLIENTS, Browser, BrowserClient, browser_facts
 from .clients import all_clients
+from .console import console_cells
 from .proxy_cases import proxy_cells
+from .recipes import recipe_cells
 from .report import Matrix
 from .servers import ROOT, Bed
 from .vectors import vector_cells
@@ -34,6 +36,16 @@ async def browser_cells(bed, matrix, only):
 async def browser_only(bed, matrix, only):
     async with Browser() as browser:
         await browser_facts(bed, browser, matrix, only)
+
+
+async def console_only(bed, matrix, only):
+    async with Browser() as browser:
+        await console_cells(bed, browser, matrix, only)
+
+
+async def recipes_only(bed, matrix, only):
+    async with Browser() as browser:
+        await recipe_cells(bed, browser, matrix, only)
 
 
 async def cells_of(bed, matrix, only, clients):
@@ -67,6 +79,8 @@ PARTS = {
     "clients": ("client", client_cells),
     "browser": ("client in the browser", browser_cells),
     "chromium": ("what only a browser does", browser_only),
+    "console": ("screen", console_only),
+    "recipes": ("docs/recipes.md", recipes_only),
     "proxies": ("proxy", proxy_cells),
 }
 

@@ -134,14 +134,14 @@ class Channel:
         self.prefix = f"sse.{NAMESPACE}.{name}."
         self.stored = []
 
-    def write(self, **delivery):
+    def write(self, publish=None, **delivery):
         """Writes the configuration as the operator does: whole, in one step."""
         if "retry" in delivery:
             delivery["retryMinMillis"] = delivery["retryMaxMillis"] = delivery.pop("retry")
         config = {
             "version": 1, "name": self.name, "namespace": NAMESPACE, "generation": 1,
             "stream": {"name": self.stream, "subjects": [self.prefix + ">"], "topicPrefix": self.prefix, "maxMessageSize": 1 << 20},
-            "delivery": delivery,
+            "delivery": delivery, "publish": publish or {"http": False},
         }
         temporary = self.bed.configs / f".{self.name}.new"
         temporary.write_text(json.dumps(config))
