@@ -13,7 +13,7 @@ use axum::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{pod::Shared, server};
+use crate::{admin, channel::Channel, log::Head, pod::Shared, server};
 
 const PAGE: &str = include_str!("console/index.html");
 const STYLE: &str = include_str!("console/console.css");
@@ -59,30 +59,17 @@ async fn file(kind: &'static str, text: &'static str) -> Response {
 }
 
 async fn channels(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let channels: Vec<_> = shared
-        .channels()
-        .iter()
-        .filter(|channel| !channel.is_removed())
-        .map(|channel| {
-            let (config, head, status) = (channel.config(), channel.log().head_now(), channel.log().status());
-            let metrics = channel.metrics();
-            json!({
-                "name": config.name.as_str(),
-                "namespace": config.namespace,
-                "generation": config.generation,
-                "reader": status.phase,
-                "error": status.error,
-                "epoch": head.epoch.map(|e| e.to_string()),
-                "first": head.first,
-                "last": head.next.saturating_sub(1),
-                "connections": metrics.connections.get(),
-                "maxConnections": config.delivery.max_connections,
-                "delivered": metrics.events_delivered.get(),
-                "publish": config.publish.http,
-                "topicPrefix": config.stream.topic_prefix,
-            })
-        })
-        .collect();
+    // All that /readyz tells, and more.
+    let more = |(channel, head, mut told): (Arc<Channel>, Head, Value)| {
+        let config = channel.config();
+        told["first"] = json!(head.first);
+        told["maxConnections"] = json!(config.delivery.max_connections);
+        told["delivered"] = json!(channel.metrics().events_delivered.get());
+        told["publish"] = json!(config.publish.http);
+        told["topicPrefix"] = json!(config.stream.topic_prefix);
+        told
+    };
+    let channels: Vec<_> = admin::served(&shared).into_iter().map(more).collect();
     Json(json!({
         "instance": shared.instance,
         "version": env!("CARGO_PKG_VERSION"),
