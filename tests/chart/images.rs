@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sluice_tests::process::workspace_program;
+use sluice_tests::{docs::block, process::workspace_program};
 use tempfile::TempDir;
 
 use crate::helm::{Objects, Said, root};
@@ -14,9 +14,10 @@ use crate::helm::{Objects, Said, root};
 /// Packs the programs beside this test into `out`.
 fn pack(out: &Path) -> String {
     let programs = workspace_program("sluice-operator").parent().unwrap().to_path_buf();
-    let mut command = Command::new(root().join("images/build.sh"));
+    let mut command = Command::new("sh");
+    command.args(["-c", &block("chart", "make-images").command()]).current_dir(root()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     command.env("IMAGE_PROGRAMS", programs).env("IMAGE_OUT", out).env_remove("IMAGE_PREFIX").env_remove("IMAGE_TAG");
-    Said::of(&mut command).expect("images/build.sh")
+    Said::of(&mut command).expect("make images")
 }
 
 fn unpack(archive: &Path, folder: &Path) {

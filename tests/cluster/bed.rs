@@ -19,9 +19,13 @@ use kube::{
 };
 use serde_json::Value;
 use sluice_tests::{cluster::audit::Audit, eventually};
+use tempfile::NamedTempFile;
 use tokio::{runtime::Runtime, sync::OnceCell};
 
-use crate::fleet::{Fleet, Row};
+use crate::{
+    fleet::{Fleet, Row},
+    pages,
+};
 
 /// Namespace of the release.
 pub(crate) const SYSTEM: &str = "sluice-system";
@@ -41,6 +45,8 @@ pub(crate) struct Bed {
     /// The connected subscribers, while there are some.
     pub(crate) fleet: tokio::sync::Mutex<Option<Fleet>>,
     rows: Mutex<Vec<Row>>,
+    /// The context in which commands of the pages are typed.
+    context: tokio::sync::Mutex<Option<NamedTempFile>>,
 }
 
 static BED: LazyLock<Bed> = LazyLock::new(|| Bed {
@@ -48,6 +54,7 @@ static BED: LazyLock<Bed> = LazyLock::new(|| Bed {
     client: OnceCell::new(),
     fleet: tokio::sync::Mutex::new(None),
     rows: Mutex::new(Vec::new()),
+    context: tokio::sync::Mutex::new(None),
 });
 
 impl Bed {
@@ -172,6 +179,20 @@ impl Bed {
     /// URL of the NATS server that the release has brought.
     pub(crate) async fn nats_url(&self) -> String {
         format!("nats://{}", self.address(SYSTEM, "sluice-nats", "nats").await)
+    }
+
+    /// Path of the context in which commands of the pages are typed.
+    pub(crate) async fn context(&self) -> PathBuf {
+        let mut context = self.context.lock().await;
+        if context.is_none() {
+            *context = Some(pages::context().await);
+        }
+        context.as_ref().map(|file| file.path().to_path_buf()).expect("it has just been made")
+    }
+
+    /// Removes the files of this process: a static is never dropped.
+    pub(crate) fn clean(&self) {
+        drop(self.context.blocking_lock().take());
     }
 
     /// Notes what a case showed.

@@ -10,14 +10,14 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::Value;
 use sluice_channel::{ChannelName, name};
-use sluice_tests::eventually;
+use sluice_tests::{docs::block, eventually};
 
 use crate::{
-    bed::{Bed, LIMIT, LIVE, RELEASE, SHOP, SYSTEM, node_of, restarts, uids},
-    first_steps::SETTINGS,
+    bed::{Bed, LIMIT, LIVE, SHOP, SYSTEM, node_of, restarts, uids},
     fleet::Fleet,
-    kubectl::{Said, helm, kubectl, kubectl_with},
+    kubectl::{Said, kubectl, kubectl_with},
     nodes, operators,
+    pages::{typed, typed_for},
 };
 
 /// Short times, so that the cases are short: clients notice a dead node after three heartbeats, and a rollout takes a
@@ -150,8 +150,7 @@ pub(crate) async fn a_pod_is_killed(bed: &'static Bed) {
 pub(crate) async fn the_channel_is_restarted(bed: &'static Bed) {
     let before = uids(&bed.until_pods(LIVE, 3).await);
     case(bed, "kubectl rollout restart", async {
-        kubectl(&["rollout", "restart", "deployment/live-sse", "-n", SHOP]).await;
-        kubectl(&["rollout", "status", "deployment/live-sse", "-n", SHOP, "--timeout=200s"]).await;
+        typed_for(bed, &block("cluster", "restart"), LIVE).await;
         let after = uids(&bed.until_pods(LIVE, 3).await);
         assert!(before.iter().all(|uid| !after.contains(uid)), "a pod was not replaced: {before:?}, {after:?}");
     })
@@ -162,7 +161,11 @@ pub(crate) async fn the_channel_is_restarted(bed: &'static Bed) {
 pub(crate) async fn it_is_scaled_from_one_to_four_to_one(bed: &'static Bed) {
     for (name, replicas) in [("scaled 3 → 1", 1), ("scaled 1 → 4", 4), ("scaled 4 → 1", 1), ("scaled 1 → 3", 3)] {
         case(bed, name, async {
-            kubectl(&["scale", "sse/live", "-n", SHOP, &format!("--replicas={replicas}")]).await;
+            if replicas == 3 {
+                typed_for(bed, &block("cluster", "scale"), LIVE).await;
+            } else {
+                kubectl(&["scale", "sse/live", "-n", SHOP, &format!("--replicas={replicas}")]).await;
+            }
             bed.until_pods(LIVE, replicas).await;
         })
         .await;
@@ -203,6 +206,24 @@ pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
     .await;
 }
 
+/// `kubectl drain`: all pods of a node go, one of the channel at a time, and come up elsewhere.
+pub(crate) async fn a_node_is_drained(bed: &'static Bed) {
+    let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
+    let node = populated_node(bed, &["node-1", "sluice-control-plane", nats.first().map_or("", node_of)]).await;
+    let [drain, uncordon] = <[String; 2]>::try_from(block("cluster", "drain").commands()).expect("two commands");
+    case(bed, "kubectl drain of a node", async {
+        typed(bed, &drain.replace("NODE", &node)).await;
+        let pods = bed.until_pods(LIVE, 3).await;
+        assert!(
+            pods.iter().all(|pod| node_of(pod) != node),
+            "a pod is on {node} again: {:?}",
+            pods.iter().map(node_of).collect::<Vec<_>>()
+        );
+        typed(bed, &uncordon.replace("NODE", &node)).await;
+    })
+    .await;
+}
+
 /// Asks once, as it is: the client library would ask again until it is allowed.
 async fn evict(pod: &str) -> Said {
     let eviction = format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{SHOP}"}}}}"#);
@@ -229,11 +250,8 @@ pub(crate) async fn the_operators_leader_is_killed(bed: &'static Bed) {
 pub(crate) async fn the_operator_is_upgraded(bed: &'static Bed) {
     let pods_before = bed.until_pods(LIVE, 3).await;
     let operators_before = uids(&bed.until_operators_are_ready().await);
-    let chart = Bed::root().join("charts/sluice").display().to_string();
     case(bed, "helm upgrade of the operator", async {
-        let mut arguments = vec!["upgrade", RELEASE, &chart, "-n", SYSTEM, "--wait", "--timeout", "200s", "--set", "resync=20s"];
-        arguments.extend(SETTINGS);
-        helm(&arguments).await;
+        typed(bed, &block("cluster", "upgrade").command()).await;
         let operators_after = uids(&bed.until_operators_are_ready().await);
         assert!(operators_before.iter().all(|uid| !operators_after.contains(uid)), "the operators were not replaced");
         // The new ones act.

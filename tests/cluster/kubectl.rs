@@ -32,14 +32,6 @@ pub(crate) fn kubectl(arguments: &[&str]) -> impl Future<Output = String> {
     expect(format!("kubectl {}", arguments.join(" ")), command)
 }
 
-/// Runs `helm`, which must succeed; its output.
-#[track_caller]
-pub(crate) fn helm(arguments: &[&str]) -> impl Future<Output = String> {
-    let mut command = Command::new(tool("helm"));
-    command.args(arguments);
-    expect(format!("helm {}", arguments.join(" ")), command)
-}
-
 async fn expect(what: String, mut command: Command) -> String {
     let said = run(&mut command).await;
     assert!(said.ok, "{what}\n{}{}", said.out, said.err);

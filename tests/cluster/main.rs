@@ -15,6 +15,7 @@ mod fleet;
 mod kubectl;
 mod nodes;
 mod operators;
+mod pages;
 mod pods;
 mod rights;
 mod scaling;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let conclusion = libtest_mimic::run(&arguments, cases);
     Bed::get().print_table();
+    Bed::get().clean();
     println!("the cluster's tests took {:.0} s", started.elapsed().as_secs_f64());
     conclusion.exit_code()
 }
@@ -74,6 +76,9 @@ fn cases() -> Vec<Trial> {
     let mut cases = vec![
         case!(first_steps::install),
         case!(first_steps::first_steps),
+        case!(pages::look),
+        case!(pages::admin),
+        case!(pages::manifests_are_taken),
         case!(admission::what_is_applied_does_not_differ),
         case!(admission::refusals_say_what_to_do),
         case!(admission::explain_reads_well),
@@ -97,6 +102,7 @@ fn cases() -> Vec<Trial> {
         case!(chaos::the_channel_is_restarted),
         case!(chaos::it_is_scaled_from_one_to_four_to_one),
         case!(chaos::evictions_respect_the_budget),
+        case!(chaos::a_node_is_drained),
         case!(chaos::the_operator_is_upgraded),
         case!(store::nats_is_away),
         case!(operators::one_of_two_acts),
@@ -106,6 +112,7 @@ fn cases() -> Vec<Trial> {
         case!(surroundings::objects_around_the_pods),
         case!(uninstall::channels_and_events_outlive_the_release),
         case!(rights::the_operator_stays_within_its_rights),
+        case!(uninstall::nothing_is_left),
     ]);
     cases
 }

@@ -5,6 +5,7 @@ use sluice_tests::eventually;
 use crate::{
     bed::{Bed, LIMIT, SHOP, current_condition},
     kubectl::{kubectl, kubectl_with},
+    pages,
 };
 
 const MANIFESTS: &str = "
@@ -47,6 +48,7 @@ pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
         let owners = kubectl(&["get", kind, "-n", SHOP, "-l", "sluice.dev/channel=outside", owner]).await;
         assert_eq!(owners, "outside", "the owner of the {kind}");
     }
+    pages::ingresses_are_as_on_the_page(bed).await;
     kubectl(&["delete", "sse/outside", "sse/routed", "-n", SHOP, "--timeout=60s"]).await;
     eventually("they go with the channel", LIMIT, async || {
         let left = kubectl(&["get", "ingress,networkpolicy,hpa", "-n", SHOP, "-l", "sluice.dev/channel=outside", "-o", "name"]).await;

@@ -4,12 +4,13 @@ use std::{sync::OnceLock, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
-use sluice_tests::eventually;
+use sluice_tests::{docs::block, eventually};
 
 use crate::{
-    bed::{Bed, LIMIT, LIVE, RELEASE, SHOP, SYSTEM, uids},
+    bed::{Bed, LIMIT, LIVE, SHOP, SYSTEM, uids},
     first_steps::install_release,
-    kubectl::{helm, kubectl, kubectl_with},
+    kubectl::{kubectl, kubectl_with, try_kubectl},
+    pages::typed,
 };
 
 /// Between these there was no release: Helm takes the rights away before the operators have ended.
@@ -23,7 +24,7 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     assert!(events.len() >= 2, "{events:?}");
 
     let from = Timestamp::now();
-    helm(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout", "120s"]).await;
+    typed(bed, &block("cluster", "uninstall").command()).await;
     // The pod of `helm test` has ended long ago and is kept for its log.
     kubectl(&["wait", "--for=delete", "pod", "--selector=app.kubernetes.io/component!=check", "-n", SYSTEM, "--timeout=90s"]).await;
     kubectl(&["get", "crd/ssechannels.sluice.dev"]).await;
@@ -31,6 +32,10 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     GONE.get_or_init(|| (from, Timestamp::now()));
     // NATS went with the release, but not its volume; and what the pods have in memory is still served.
     kubectl(&["get", "pvc", "-n", SYSTEM]).await;
+
+    // With a NATS of one's own, as far as that goes without one.
+    let dry = typed(bed, &format!("{} --dry-run=server", block("cluster", "own-nats").command())).await;
+    assert!(dry.contains("nats://nats.nats.svc:4222") && !dry.contains("kind: StatefulSet"), "{dry}");
 
     install_release(bed).await;
     let after = bed.until_ready(SHOP, "orders").await;
@@ -46,6 +51,23 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     assert!(said.await.ok);
     bed.until_ready(SHOP, "late").await;
     kubectl(&["delete", "sse/late", "-n", SHOP, "--timeout=60s"]).await;
+}
+
+/// "To remove everything": no channel, pod, definition, release or volume is left.
+pub(crate) async fn nothing_is_left(bed: &'static Bed) {
+    for command in block("cluster", "remove-everything").commands() {
+        typed(bed, &command).await;
+    }
+    assert!(!try_kubectl(&["get", "sse", "-A"]).await.ok, "the definition is gone");
+    eventually("all that belonged to channels and release has gone", LIMIT, async || {
+        let kinds = "deployment,statefulset,service,configmap,pdb,persistentvolumeclaim,serviceaccount";
+        let left = |namespace: &'static str, labels: &'static str| async move {
+            kubectl(&["get", kinds, "-n", namespace, "-l", labels, "-o", "name"]).await
+        };
+        let (shop, system) = (left(SHOP, "sluice.dev/channel").await, left(SYSTEM, "app.kubernetes.io/part-of=sluice").await);
+        (shop.is_empty() && system.is_empty()).then_some(())
+    })
+    .await;
 }
 
 /// All events of `orders` that are kept, as a client reads them. A pod whose store is away says so by 503, and the client

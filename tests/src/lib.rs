@@ -7,6 +7,7 @@
 pub mod clients;
 pub mod cluster;
 pub mod dataplane;
+pub mod docs;
 pub mod nats;
 pub mod process;
 pub mod proxy;

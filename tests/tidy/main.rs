@@ -2,6 +2,7 @@
 //! large a module may grow, that documentation points to what exists, that generated files are current.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends with a message")]
 
+mod blocks;
 mod code;
 mod docs;
 mod generated;

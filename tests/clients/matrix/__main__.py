@@ -80,7 +80,7 @@ PARTS = {
     "browser": ("client in the browser", browser_cells),
     "chromium": ("what only a browser does", browser_only),
     "console": ("screen", console_only),
-    "recipes": ("docs/recipes.md", recipes_only),
+    "recipes": ("block of a page", recipes_only),
     "proxies": ("proxy", proxy_cells),
 }
 

@@ -11,6 +11,7 @@ from playwright.async_api import async_playwright
 from . import cases, servers
 from .cases import FINAL, RETRY, arrives, as_text, live
 from .clients import NAMES, Run
+from .sessions import COOKIE
 from .tap import Tap
 
 HERE = Path(__file__).resolve().parents[1]
@@ -27,8 +28,9 @@ class Browser:
                                     "--target=chrome120", f"--outfile={bundle}")
         if await asyncio.wait_for(build.wait(), 60):
             raise AssertionError("the page was not bundled; the error is above")
-        pages = {"/": (b"<!doctype html><meta charset=utf-8><title>page</title><script src=page.js></script>", "text/html"),
-                 "/page.js": (bundle.read_bytes(), "text/javascript")}
+        # What the origin serves, by path; a case may add to it.
+        self.pages = pages = {"/": (b"<!doctype html><meta charset=utf-8><title>page</title><script src=page.js></script>", "text/html"),
+                              "/page.js": (bundle.read_bytes(), "text/javascript")}
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -116,16 +118,21 @@ def native(browser):
     return BrowserClient(browser, "EventSource")
 
 
+async def reset_three_times(channel, tap, run):
+    """Three events, and after each the connection is reset; the client comes back each time."""
+    for round in range(3):
+        await live(channel)
+        await channel.publish(str(round))
+        await run.until("the event", lambda r: len(r.events()) > round)
+        tap.cut()
+        await run.until("it comes back", lambda _: len(tap.reads()) == round + 2)
+
+
 @fact("no preflight on reconnect")
 async def no_preflight(bed, browser, cells, cell):
     """A plain EventSource of another origin, reset three times: it sends its own Last-Event-ID, and never a preflight."""
     async with cases.session(bed, native(browser)) as (channel, tap, run):
-        for round in range(3):
-            await live(channel)
-            await channel.publish(str(round))
-            await run.until("the event", lambda r: len(r.events()) > round)
-            tap.cut()
-            await run.until("it comes back", lambda _: len(tap.reads()) == round + 2)
+        await reset_three_times(channel, tap, run)
         cells.check(cell, [r.method for r in tap.requests] == ["GET"] * 4, f"requests {[r.method for r in tap.requests]}")
         last = [r.headers.get("last-event-id", "") for r in tap.reads()]
         cells.check(cell, last[0] == "" and [i.partition("-")[2] for i in last[1:]] == ["1", "2", "3"], f"Last-Event-ID {last}")
@@ -136,18 +143,13 @@ async def no_preflight(bed, browser, cells, cell):
 async def one_preflight(bed, browser, cells, cell):
     """A header set by a script is not safelisted: one preflight, then the browser remembers it (Access-Control-Max-Age)."""
     async with cases.session(bed, BrowserClient(browser, "fetch")) as (channel, tap, run):
-        for round in range(3):
-            await live(channel)
-            await channel.publish(str(round))
-            await run.until("the event", lambda r: len(r.events()) > round)
-            tap.cut()
-            await run.until("it comes back", lambda _: len(tap.reads()) == round + 2)
+        await reset_three_times(channel, tap, run)
         preflights = sum(r.method == "OPTIONS" for r in tap.requests)
         cells.check(cell, preflights == 1, f"{preflights} preflights in {[r.method for r in tap.requests]}")
 
 
 def cookie(tap):
-    return [{"name": "session", "value": "s3cret", "url": f"http://{tap.address[0]}"}]
+    return [{"name": "session", "value": COOKIE.partition("=")[2], "url": f"http://{tap.address[0]}"}]
 
 
 @fact("credentials")
@@ -158,12 +160,35 @@ async def credentials(bed, browser, cells, cell):
                 Tap([bed.plane.http]) as tap, \
                 Page(browser, "EventSource with credentials", tap.url(channel.path), cookie(tap)) as run:
             await run.until("an answer", lambda r: r.of("open") or r.of("error"))
-            cells.check(cell, tap.reads()[0].headers.get("cookie") == "session=s3cret", f"Cookie {tap.reads()[0].headers.get('cookie')}")
+            cells.check(cell, tap.reads()[0].headers.get("cookie") == COOKIE, f"Cookie {tap.reads()[0].headers.get('cookie')}")
             cells.check(cell, bool(run.of("open")) == allowed, f"allowCredentials {allowed}: {run.tail()}")
             if allowed:
                 await live(channel)
                 await channel.publish("x")
                 await arrives(channel, run, cells, cell, as_text)
+
+
+@fact("signed in by a cookie, through nginx")
+async def signed_in(bed, browser, cells, cell):
+    """The session's cookie opens the stream; without it the answer is 401; when the session ends, a reconnection is refused for good."""
+    client = BrowserClient(browser, "EventSource with credentials")
+    client.cors["allowCredentials"] = True
+    async with cases.signed_in(bed, client) as (channel, sessions, tap):
+        sessions.by_cookie()
+        async with client.start(tap.url(channel.path)) as stranger:
+            await stranger.until("it is stopped", lambda r: r.of("close"))
+        cells.check(cell, tap.statuses == [401], f"statuses without a cookie {tap.statuses}")
+        async with Page(browser, client.name, tap.url(channel.path), cookie(tap)) as run:
+            await live(channel)
+            await channel.publish("for those who are signed in")
+            await arrives(channel, run, cells, cell, as_text)
+            sessions.answer = 401
+            tap.cut()
+            await run.until("it is stopped", lambda r: r.of("close"))
+            known = len(tap.requests)
+            await asyncio.sleep(FINAL)
+            cells.check(cell, len(tap.requests) == known, f"asked again {len(tap.requests) - known} times")
+        cells.check(cell, set(sessions.asked) == {channel.path}, f"asked for {set(sessions.asked)}")
 
 
 @fact("foreign origin refused")

@@ -10,6 +10,8 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from .proxies import Proxy
+from .sessions import Sessions
 from .tap import Tap
 
 # How long a client that has been told to stop is watched; longer than any client's default reconnection time (3 s).
@@ -215,9 +217,11 @@ async def drain(bed, client, cells):
         cells.check("drain and return", code == 0, f"the drained data plane ended with {code}")
 
 
-async def stops(tap, run, cells, cell):
-    """From now on no request comes, and the application has been told."""
-    await run.until("the application is told", lambda r: r.of("error") or r.of("close") or r.of("exit"), 10)
+async def stops(tap, run, cells, cell, since=0.0):
+    """From now on no request comes, and the application has been told, after the moment `since`."""
+    def told(run):
+        return any(r["t"] in ("error", "close", "exit") and r["at"] >= since for r in run.reports)
+    await run.until("the application is told", told, 10)
     known = len(tap.reads())
     await asyncio.sleep(FINAL)
     extra = len(tap.reads()) - known
@@ -230,6 +234,41 @@ async def not_found(bed, client, cells):
         await run.until("a request", lambda _: tap.reads(), 15)
         await stops(tap, run, cells, "404 final")
         cells.check("404 final", 404 in tap.statuses, f"statuses {tap.statuses}")
+
+
+@asynccontextmanager
+async def signed_in(bed, client):
+    """A channel behind the nginx of docs/proxies.md that asks who may read it: the sessions, a tap before nginx, the channel."""
+    async with bed.channel(retry=RETRY, cors=client.cors) as channel, Sessions() as sessions, \
+            Proxy("nginx", "signed in", bed.plane.http, sessions.address) as proxy, Tap([proxy.http]) as tap:
+        yield channel, sessions, tap
+
+
+@case("401 final")
+async def unauthorized(bed, client, cells):
+    """Nobody is signed in."""
+    async with signed_in(bed, client) as (channel, sessions, tap):
+        sessions.answer = 401
+        async with client.start(tap.url(channel.path)) as run:
+            await run.until("the answer 401", lambda _: 401 in tap.statuses, 15)
+            await stops(tap, run, cells, "401 final", tap.answered[tap.statuses.index(401)])
+            cells.check("401 final", not run.events(own=True) and not run.events(), f"events came: {run.tail()}")
+
+
+@case("403 final")
+async def forbidden(bed, client, cells):
+    """It reads; then the right to do so is taken away, and the connection breaks."""
+    async with signed_in(bed, client) as (channel, sessions, tap), client.start(tap.url(channel.path)) as run:
+        await live(channel)
+        await channel.publish("allowed")
+        await run.until("the event", lambda r: r.events(), 12)
+        sessions.answer = 403
+        tap.cut()
+        await run.until("the answer 403", lambda _: 403 in tap.statuses, 15)
+        await stops(tap, run, cells, "403 final", tap.answered[tap.statuses.index(403)])
+        await channel.publish("not allowed")
+        cells.check("403 final", [e["data"] for e in run.events()] == ["allowed"], f"events {[e['data'] for e in run.events()]}")
+        await channel.subscribed(0)
 
 
 @case("204 stops")

@@ -16,10 +16,9 @@ DOC = servers.ROOT / "docs" / "proxies.md"
 VENV = Path(sys.executable).parent
 
 
-def documented(heading, kind, number=0):
-    """A code block of docs/proxies.md: the `number`th of `kind` below `## heading`."""
-    section = DOC.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(rf"```{kind}\n(.*?)```", section, re.S)[number]
+def documented(name):
+    """The code block of docs/proxies.md that is marked with this name."""
+    return re.search(rf"<!-- run: proxies {name} -->\n```\w+\n(.*?)```", DOC.read_text(), re.S)[1]
 
 
 def indented(text, spaces):
@@ -128,8 +127,9 @@ ENVOY_COMPRESSOR = """
 class Proxy:
     """A running proxy before `upstream`; plain HTTP on `http`, TLS with HTTP/2 on `tls`."""
 
-    def __init__(self, kind, variant, upstream):
-        self.kind, self.variant, self.upstream = kind, variant, upstream
+    def __init__(self, kind, variant, upstream, sessions=None):
+        # `sessions`: address of the service that is asked who may read, where the block has one.
+        self.kind, self.variant, self.upstream, self.sessions = kind, variant, upstream, sessions
         self.row = f"{kind}, {variant}"
 
     @property
@@ -178,6 +178,8 @@ class Proxy:
 
     def _filled(self, text, port, tls):
         """A documented block with the test's own addresses and files."""
+        if self.sessions:
+            text = text.replace("sessions:9000", "%s:%d" % self.sessions)
         text = text.replace("sluice:8080", "%s:%d" % self.upstream).replace("/etc/tls/", f"{self.folder}/")
         return text.replace("bind :443 ssl", f"bind 127.0.0.1:{port}\n    bind 127.0.0.1:{tls} ssl")
 
@@ -186,21 +188,23 @@ class Proxy:
         return self.folder / name
 
     def _nginx(self, port, tls):
-        route = documented("nginx", "nginx") if self.told else "location / { proxy_pass http://sluice:8080; }"
+        route = documented("nginx") if self.told else "location / { proxy_pass http://sluice:8080; }"
+        if self.sessions:
+            route = documented("nginx-sessions")
         compression = "gzip_proxied any; gzip_types *; gzip_min_length 0;" if self.compressed else ""
         config = NGINX.format(folder=self.folder, port=port, tls=tls, compression=compression, route=self._filled(route, port, tls))
         return "nginx", "-e", self.folder / "log", "-c", self._write("nginx.conf", config)
 
     def _haproxy(self, port, tls):
-        route = documented("HAProxy", "haproxy") if self.told else HAPROXY_ROUTE
+        route = documented("haproxy") if self.told else HAPROXY_ROUTE
         if self.compressed:
             route = re.sub(r"(frontend web\n)", r"\1    compression algo gzip\n    compression type text/event-stream text/plain application/json\n", route)
         if self.told:
-            self._write("away.http", documented("HAProxy", "http"))
+            self._write("away.http", documented("haproxy-away"))
         return "haproxy", "-db", "-f", self._write("haproxy.cfg", HAPROXY.format(route=self._filled(route, port, tls)))
 
     def _caddy(self, port, tls):
-        route = documented("Caddy", "caddy") if self.told else "sluice.example.com {\n\treverse_proxy sluice:8080\n}\n"
+        route = documented("caddy") if self.told else "sluice.example.com {\n\treverse_proxy sluice:8080\n}\n"
         body = self._filled(route, port, tls).split("{", 1)[1].rsplit("}", 1)[0]
         body = ("\tencode\n" if self.compressed else "") + body
         # The certificate is the test's own; its name does not matter to the client.
@@ -209,10 +213,10 @@ class Proxy:
         return VENV / "caddy", "run", "--adapter", "caddyfile", "--config", config
 
     def _traefik(self, port, tls):
-        dynamic = documented("Traefik", "yaml") if self.told else (
+        dynamic = documented("traefik") if self.told else (
             "http:\n  routers:\n    sluice:\n      rule: PathPrefix(`/`)\n      service: sluice\n"
             "  services:\n    sluice:\n      loadBalancer:\n        servers:\n          - url: http://sluice:8080\n")
-        middleware = documented("Traefik", "yaml", 1) if self.told else "http:\n  middlewares:\n    compressed:\n      compress: {}\n"
+        middleware = documented("traefik-compress") if self.told else "http:\n  middlewares:\n    compressed:\n      compress: {}\n"
         if self.compressed:
             dynamic = dynamic.replace("      service: sluice\n", "      service: sluice\n      middlewares: [compressed]\n")
             dynamic += middleware.removeprefix("http:\n")
@@ -227,8 +231,8 @@ class Proxy:
         return VENV / "traefik", f"--configFile={static}"
 
     def _envoy(self, port, tls):
-        routes = documented("Envoy", "yaml") if self.told else "routes:\n  - match: {prefix: /}\n    route: {cluster: sluice}\n"
-        manager = documented("Envoy", "yaml", 1) if self.told else ""
+        routes = documented("envoy") if self.told else "routes:\n  - match: {prefix: /}\n    route: {cluster: sluice}\n"
+        manager = documented("envoy-away") if self.told else ""
         compressor = ENVOY_COMPRESSOR.format() if self.compressed else ""
         listeners = "".join(
             ENVOY_LISTENER.format(port=p, manager=indented(manager, 16), routes=indented(routes, 22), compressor=compressor,

@@ -1,4 +1,4 @@
-"""The blocks of docs/recipes.md, run as they stand there."""
+"""The blocks of docs/recipes.md and the page of the README, run as they stand there."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ from .cases import RETRY, Cells
 from .tap import Tap
 
 HERE = servers.ROOT / "tests" / "clients"
-RECIPES = {name: (language, text) for name, language, text in
-           re.findall(r"<!-- recipe: (\S+) -->\n```(\w+)\n(.*?)```", (servers.ROOT / "docs" / "recipes.md").read_text(), re.S)}
+RECIPES = {name: (language, text) for page in ("README.md", "docs/recipes.md") for name, language, text in
+           re.findall(r"<!-- run: clients (\S+) -->\n```(\w+)\n(.*?)```", (servers.ROOT / page).read_text(), re.S)}
 PROVED = []
 
 
@@ -66,6 +66,51 @@ class Page:
 
     async def __aexit__(self, *_):
         await self.context.close()
+
+
+@recipe("page.html")
+async def page_html(bed, browser, cells, name):
+    """The page of the README: its console shows each event under its id, also after a reconnection, and what was missed."""
+    async with bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([bed.plane.http]) as tap:
+        html = RECIPES[name][1].replace("http://127.0.0.1:8080/channels/orders", tap.url(channel.path))
+        context = await browser.chromium.new_context()
+        try:
+            page, said = await context.new_page(), []
+            page.on("console", lambda message: said.append((message.type, message.text)))
+            browser.pages["/try"] = (f"<!doctype html><title>try</title>{html}".encode(), "text/html")
+            await page.goto(f"{browser.origin}/try")
+            await channel.subscribed(1)
+            await channel.publish("1")
+            await shown(said, "log", 1)
+            tap.cut()
+            await channel.publish("2")
+            await shown(said, "log", 2)
+            logged = [text for kind, text in said if kind == "log"]
+            epoch = logged[0].partition("-")[0]
+            cells.check(name, logged == [f"{epoch}-1 1", f"{epoch}-2 2"] and len(epoch) == 8, f"console {said}")
+            tap.refusing = True
+            tap.cut()
+            for i in range(3, 7):
+                await channel.publish(str(i))
+            await channel.purge(before=6)
+            async with bed.another(channel) as fresh:
+                tap.targets, tap.refusing = [fresh.http], False
+                await shown(said, "log", 3)
+            warned = [text for kind, text in said if kind == "warning"]
+            cells.check(name, len(warned) == 1 and warned[0].startswith("missed") and "missed: 3" in warned[0], f"warnings {warned}")
+            cells.check(name, said[-1] == ("log", f"{epoch}-6 6"), f"console {said}")
+        finally:
+            await context.close()
+
+
+async def shown(said, kind, count):
+    """Waits for so many lines of a kind in a page's console."""
+    async def check():
+        return sum(k == kind for k, _ in said) >= count
+    try:
+        await servers.eventually(f"{count} lines in the console", check)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; console {said}") from error
 
 
 @recipe("browser.js")

@@ -78,7 +78,8 @@ eventsource-parser, sse-stream, `curl`) do not reconnect; they were tested in th
 
 Native `EventSource` passes everything. So does every client for every case that is not in this table, which is written from
 `tests/clients/known_limits.json`; the run fails when a client falls short of something else, and says so when one no longer does.
-401 and 403 are not among the cases: a channel cannot ask for credentials yet.
+401 and 403 are those of the [nginx in front of it](proxies.md#who-may-read) that asks who may read: 401 at the first request, 403 after the
+right was taken away from a client that was reading.
 
 | client | case | limit |
 |---|---|---|

@@ -32,6 +32,8 @@ class Tap:
     def __init__(self, targets, chop=0):
         self.targets, self.chop = list(targets), chop
         self.requests, self.statuses = [], []
+        # When each of `statuses` passed.
+        self.answered = []
         self.refusing = self.silent = False
         self._connections, self._targets = set(), {}
         self._audible = asyncio.Event()
@@ -129,6 +131,7 @@ class Tap:
                 await self._audible.wait()
                 if status := re.match(rb"HTTP/1\.[01] (\d{3})", data):
                     self.statuses.append(int(status[1]))
+                    self.answered.append(time.monotonic())
                 if not self.chop:
                     writer.write(data)
                     await writer.drain()
