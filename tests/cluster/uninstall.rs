@@ -53,7 +53,7 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     kubectl(&["delete", "sse/late", "-n", SHOP, "--timeout=60s"]).await;
 }
 
-/// "To remove everything": no channel, pod, definition, release or volume is left.
+/// "To remove everything": no channel, workload, definition, release or volume is left.
 pub(crate) async fn nothing_is_left(bed: &'static Bed) {
     for command in block("cluster", "remove-everything").commands() {
         typed(bed, &command).await;
