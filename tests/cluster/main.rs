@@ -12,6 +12,7 @@ mod bed;
 mod chaos;
 mod first_steps;
 mod fleet;
+mod ingress;
 mod kubectl;
 mod nodes;
 mod operators;

@@ -19,6 +19,7 @@ cd "$root"
 # The whole workspace is named, so that cargo chooses the same features as for the other tests and builds nothing twice.
 "$cargo" test --locked --workspace --test cluster --no-run ${QUIET:-}
 "$bed/prepare.sh"
+"$bed/traefik.sh"
 # A second cluster of this checkout would share its state.
 exec 9> "$bin/.cluster.lock"
 flock -n 9 || fail "another run uses this checkout's cluster"

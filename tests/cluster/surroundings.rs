@@ -1,11 +1,11 @@
-//! What surrounds the pods, as objects: nothing in this cluster acts on them.
+//! What surrounds the pods, as objects. Of what acts on them in a real cluster, there is an Ingress controller here.
 
 use sluice_tests::eventually;
 
 use crate::{
     bed::{Bed, LIMIT, SHOP, current_condition},
     kubectl::{kubectl, kubectl_with},
-    pages,
+    ingress, pages,
 };
 
 const MANIFESTS: &str = "
@@ -29,7 +29,7 @@ spec:
 ";
 
 /// An Ingress, a NetworkPolicy and an autoscaler are there and belong to the channel; what has no definition in this
-/// cluster is told of, and keeps no channel from being ready.
+/// cluster is told of, and keeps no channel from being ready. With a controller an Ingress leads to the pods.
 pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
     let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], MANIFESTS).await;
     assert!(said.ok, "{}", said.err);
@@ -49,6 +49,11 @@ pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
         assert_eq!(owners, "outside", "the owner of the {kind}");
     }
     pages::ingresses_are_as_on_the_page(bed).await;
+    if Bed::has_nodes() {
+        ingress::traefik_serves_it(bed).await;
+    } else {
+        println!("not run here: an Ingress behind Traefik, whose program is fetched for this project's own cluster");
+    }
     kubectl(&["delete", "sse/outside", "sse/routed", "-n", SHOP, "--timeout=60s"]).await;
     eventually("they go with the channel", LIMIT, async || {
         let left = kubectl(&["get", "ingress,networkpolicy,hpa", "-n", SHOP, "-l", "sluice.dev/channel=outside", "-o", "name"]).await;
