@@ -50,7 +50,8 @@ pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
 
     let connect = format!("--connect-to {HOST}:443:127.0.0.1:{port} --cacert {}", certificate.display());
     // Until Traefik has heard of it, it answers 404, and curl asks again.
-    let mut curl = Running::new(bed, &format!("curl -siN --http2 --fail --retry 20 --retry-delay 1 --retry-all-errors {connect} {url}")).await;
+    let mut curl =
+        Running::new(bed, &format!("curl -siN --http2 --fail --retry 20 --retry-delay 1 --retry-all-errors {connect} {url}")).await;
     let head = curl.shows(|line| line == "event: channel.cursor").await;
     assert!(head.iter().any(|line| line.starts_with("HTTP/2 200")), "{head:#?}");
     let streams = Streams::connect(&bed.nats_url().await).await;

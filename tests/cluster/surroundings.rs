@@ -4,8 +4,9 @@ use sluice_tests::eventually;
 
 use crate::{
     bed::{Bed, LIMIT, SHOP, current_condition},
+    ingress,
     kubectl::{kubectl, kubectl_with},
-    ingress, pages,
+    pages,
 };
 
 const MANIFESTS: &str = "

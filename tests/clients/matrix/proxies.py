@@ -1,6 +1,7 @@
 """Proxies in their ordinary default configuration, with compression on, and as docs/proxies.md says."""
 
 import asyncio
+import http.client
 import re
 import shutil
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from . import servers
 
+# A channel that is not there: the data plane says so in its own words.
+NOBODY = "/channels/there-is-none"
 DOC = servers.ROOT / "docs" / "proxies.md"
 VENV = Path(sys.executable).parent
 
@@ -164,7 +167,12 @@ class Proxy:
                     writer.close()
                 except OSError:
                     return False
-            return True
+            # Traefik listens before it has read its routes, and answers 404 of its own until then.
+            try:
+                _, headers, _ = await servers.ask(self.http, NOBODY)
+            except (OSError, http.client.HTTPException):
+                return False
+            return headers.get("content-type", "").startswith("application/problem+json")
         try:
             await servers.eventually(f"{self.row} listens", listens)
         except BaseException:

@@ -204,6 +204,8 @@ async def drain_and_no_pod(bed, proxy, tap, cells):
 async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
     """[`drain_and_no_pod`] with a data plane of its own."""
     tap.targets = [first.http]
+    # The proxy may keep a connection to the other one, from when it was asked whether it is ready.
+    tap.cut()
     runs = [Source(proxy.http, channel.path) for _ in range(10)]
     try:
         for run in runs:

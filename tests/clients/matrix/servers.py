@@ -68,7 +68,7 @@ def _request(address, method, path):
     try:
         connection.request(method, path)
         answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
     finally:
         connection.close()
 
