@@ -2,8 +2,10 @@
 //!
 //! All are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
 //! Speed never fails this program; an event lost, doubled or out of order, or a broken connection does.
+//! With the argument `scale` (`make bench-scale`): more connections than one process can have, and what NATS has to do for them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod crowd;
 mod decoder;
 mod floor;
 mod generator;
@@ -12,12 +14,14 @@ mod machine;
 mod peer;
 mod publisher;
 mod report;
+mod scale;
 mod side;
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 
+use crowd::{Crowd, Order};
 use generator::{Generator, Settled};
 use report::Report;
 use side::Side;
@@ -44,6 +48,12 @@ fn main() -> anyhow::Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
         Some("floor") => return floor::serve().map(|()| ExitCode::SUCCESS),
         Some("peer") => return peer::serve().map(|()| ExitCode::SUCCESS),
+        Some("crowd") => {
+            let mut arguments = std::env::args().skip(2);
+            let (parent, order) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
+            return crowd::run(&parent, &order).map(|()| ExitCode::SUCCESS);
+        }
+        Some("scale") => return scale::run(),
         _ => {}
     }
     decoder::self_test().map_err(anyhow::Error::msg)?;
@@ -79,6 +89,9 @@ fn main() -> anyhow::Result<ExitCode> {
     for count in [small, settings.connections] {
         for side in &mut sides {
             eprintln!("{}: {count} connections ...", side.name);
+            machine::pin(server_core)?;
+            runtime.block_on(side.renew())?;
+            machine::pin(own_core)?;
             crowd(side, &mut generator, &mut report, count, settings.seconds).with_context(|| side.name)?;
         }
         if small == settings.connections {
@@ -87,7 +100,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     for side in &mut sides {
         let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
-        report.add("peak RSS of the server after the crowds, MiB", side.number, peak, 1);
+        report.add(&format!("peak RSS of the server with {} connections, MiB", settings.connections), side.number, peak, 1);
     }
     for side in &mut sides {
         if !side.replays {
@@ -99,6 +112,7 @@ fn main() -> anyhow::Result<ExitCode> {
         runtime.block_on(side.restart());
         machine::pin(own_core)?;
         replays(side, &mut generator, &mut report, small).with_context(|| side.name)?;
+        beside_replays(side, &mut generator, &mut report, settings.seconds).with_context(|| side.name)?;
     }
     report.print();
     let errors = &generator.errors;
@@ -185,15 +199,15 @@ fn fill(side: &mut Side, generator: &mut Generator) -> anyhow::Result<()> {
 }
 
 /// One client reads a deep history, twice; many clients read a shallow one.
-fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, clients: usize) -> anyhow::Result<()> {
+fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, small: usize) -> anyhow::Result<()> {
     let index = side.number;
-    let shallow = format!("{clients} clients × last 1,000 events");
-    let many = MANY.min(clients);
+    let shallow = format!("{small} clients × last 1,000 events");
+    let many = MANY.min(small);
     let deep = format!("{many} clients × 100,000 events");
     for (label, clients, depth) in [
         ("1 client × 100,000 events, from the store", 1, HISTORY),
         ("1 client × 100,000 events, again", 1, HISTORY),
-        (shallow.as_str(), clients, RECENT),
+        (shallow.as_str(), small, RECENT),
         (deep.as_str(), many, HISTORY),
     ] {
         let pid = side.pid();
@@ -203,10 +217,47 @@ fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, clie
         let took = generator.open(&side.target(Some(after)), clients, after, IN_FLIGHT, Settled::Complete)?;
         let events = generator.tally.deliveries as f64;
         report.add(&format!("{label}: events/s"), index, events / took.as_secs_f64(), 0);
+        if clients == small {
+            report.add(&format!("{label}: connects/s"), index, clients as f64 / took.as_secs_f64(), 0);
+        }
         report.add(&format!("{label}: CPU µs/event"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / events, 3);
         generator.close();
     }
     let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
     report.add("peak RSS of the server after the replays, MiB", index, peak, 1);
+    Ok(())
+}
+
+/// What live subscribers notice of others that replay: latency at 100 events a second to 100 of them, alone and then beside a
+/// crowd that replays all the time.
+fn beside_replays(side: &mut Side, generator: &mut Generator, report: &mut Report, seconds: u64) -> anyhow::Result<()> {
+    let index = side.number;
+    machine::wait_quiet(side.pid(), Duration::from_secs(10));
+    generator.reset(u64::MAX);
+    generator.open(&side.target(None), MANY, side.last, MANY, Settled::Open)?;
+    for label in ["100 live clients, nobody replays", "100 live clients, 100 others replay 100,000 events over and over"] {
+        let mut crowds = Vec::new();
+        if !label.ends_with("nobody replays") {
+            let target = side.target(Some(side.last - HISTORY));
+            let order = Order {
+                address: target.address,
+                path: target.path.to_owned(),
+                cursor: target.cursor.clone(),
+                seen: side.last - HISTORY,
+                // One after the other has its hundred thousand; far more than there is time for.
+                clients: MANY * 20,
+                in_flight: MANY,
+                goal: Some(side.last),
+            };
+            crowds.push(Crowd::start(&order)?);
+        }
+        let events = MANY as u64 * seconds;
+        generator.reset(side.last + events);
+        generator.paced(&mut side.publisher, MANY as f64, events, Duration::from_secs(seconds * 4 + 20))?;
+        side.last += events;
+        report.add(&format!("{label}: p50 ms"), index, generator.tally.latency.quantile_millis(0.5), 2);
+        report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+    }
+    generator.close();
     Ok(())
 }
