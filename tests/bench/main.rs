@@ -112,7 +112,7 @@ fn main() -> anyhow::Result<ExitCode> {
         runtime.block_on(side.restart());
         machine::pin(own_core)?;
         replays(side, &mut generator, &mut report, small).with_context(|| side.name)?;
-        beside_replays(side, &mut generator, &mut report, settings.seconds).with_context(|| side.name)?;
+        beside_others(side, &mut generator, &mut report, &settings).with_context(|| side.name)?;
     }
     report.print();
     let errors = &generator.errors;
@@ -228,35 +228,51 @@ fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, smal
     Ok(())
 }
 
-/// What live subscribers notice of others that replay: latency at 100 events a second to 100 of them, alone and then beside a
-/// crowd that replays all the time.
-fn beside_replays(side: &mut Side, generator: &mut Generator, report: &mut Report, seconds: u64) -> anyhow::Result<()> {
-    let index = side.number;
+/// What live subscribers notice of others: latency at 100 events a second to 100 of them, alone, beside a crowd that replays all
+/// the time, and beside one that connects as fast as it can.
+fn beside_others(side: &mut Side, generator: &mut Generator, report: &mut Report, settings: &Settings) -> anyhow::Result<()> {
+    let (index, seconds) = (side.number, settings.seconds);
     machine::wait_quiet(side.pid(), Duration::from_secs(10));
     generator.reset(u64::MAX);
     generator.open(&side.target(None), MANY, side.last, MANY, Settled::Open)?;
-    for label in ["100 live clients, nobody replays", "100 live clients, 100 others replay 100,000 events over and over"] {
-        let mut crowds = Vec::new();
-        if !label.ends_with("nobody replays") {
-            let target = side.target(Some(side.last - HISTORY));
-            let order = Order {
-                address: target.address,
-                path: target.path.to_owned(),
-                cursor: target.cursor.clone(),
-                seen: side.last - HISTORY,
-                // One after the other has its hundred thousand; far more than there is time for.
-                clients: MANY * 20,
-                in_flight: MANY,
-                goal: Some(side.last),
-            };
-            crowds.push(Crowd::start(&order)?);
-        }
+    let (target, after) = (side.target(Some(side.last - HISTORY)), side.last - HISTORY);
+    let replaying = Order {
+        address: target.address,
+        path: target.path.to_owned(),
+        cursor: target.cursor.clone(),
+        seen: after,
+        // One after the other has its hundred thousand; far more than there is time for.
+        clients: MANY * 20,
+        in_flight: MANY,
+        goal: Some(side.last),
+    };
+    // Connecting is what is to be seen, so they wait for what nobody publishes.
+    let connecting = |side: &Side| Order {
+        path: format!("{}?topic=nothing", side.path),
+        cursor: None,
+        seen: side.last,
+        clients: settings.connections,
+        in_flight: IN_FLIGHT,
+        goal: None,
+        ..replaying.clone()
+    };
+    for what in ["alone", "beside 100 that replay 100,000 events each, over and over", "beside a herd that connects at once"] {
+        let crowd = match what {
+            "alone" => None,
+            // Only the product has a filter.
+            "beside a herd that connects at once" if index > 0 => continue,
+            "beside a herd that connects at once" => Some(Crowd::start(&connecting(side))?),
+            _ => Some(Crowd::start(&replaying)?),
+        };
+        let label = format!("100 live clients, {what}");
         let events = MANY as u64 * seconds;
         generator.reset(side.last + events);
         generator.paced(&mut side.publisher, MANY as f64, events, Duration::from_secs(seconds * 4 + 20))?;
         side.last += events;
         report.add(&format!("{label}: p50 ms"), index, generator.tally.latency.quantile_millis(0.5), 2);
         report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+        drop(crowd);
+        machine::wait_quiet(side.pid(), Duration::from_secs(10));
     }
     generator.close();
     Ok(())
