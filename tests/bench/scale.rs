@@ -14,8 +14,12 @@ use crate::{
     side::{Server, Side},
 };
 
-/// Events per second.
-const RATE: f64 = 2.0;
+/// Events per second that large crowds get.
+const FEW: f64 = 1.0;
+/// Events per second that a handful gets.
+const LOTS: f64 = 1_000.0;
+/// A handful of connections.
+const HANDFUL: usize = 10;
 /// File descriptors that a data plane and a crowd have besides their connections, at most.
 const OTHER_FILES: u64 = 200;
 /// Clients of a crowd that connect at the same time.
@@ -25,6 +29,7 @@ const IN_FLIGHT: usize = 100;
 struct Line {
     planes: usize,
     connections: usize,
+    rate: f64,
     connects: f64,
     rss: f64,
     machine: f64,
@@ -41,18 +46,20 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let total = setting("BENCH_CONNECTIONS", 100_000)? as usize;
     let one = most.min(total);
     let many = total.div_ceil(one);
-    let events = (RATE * setting("BENCH_SECONDS", 10)?.max(1) as f64) as u64;
+    let seconds = setting("BENCH_SECONDS", 10)?.max(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    println!("At most {one} connections on a process; {events} events of 256 bytes, {RATE} a second, with an acknowledgement each.");
+    println!("At most {one} connections on a process; events of 256 bytes for {seconds} seconds, with an acknowledgement each.");
     println!(
-        "\n| data planes | connections | connects/s | RSS KiB per connection | whole machine's memory, KiB per connection | CPU µs per delivery | \
+        "\n| data planes | connections | events/s | connects/s | RSS KiB per connection | whole machine's memory, KiB per connection | CPU µs per delivery | \
          nats-server's CPU µs per event | bytes that nats-server writes per event | p50 ms | p99 ms |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let mut errors = Vec::new();
-    for (planes, each) in [(1, 100), (1, 1_000.min(one)), (1, one), (2, 100), (many, 100), (many, total / many)] {
-        eprintln!("{planes} data planes with {each} connections each ...");
-        let line = runtime.block_on(size(planes, each, events))?;
+    let crowds = [(1, 1_000.min(one)), (1, one), (many, HANDFUL), (many, total / many)].map(|(planes, each)| (planes, each, FEW));
+    let handfuls = [1, 2, 4, 8].map(|planes| (planes, HANDFUL, LOTS));
+    for (planes, each, rate) in crowds.into_iter().chain(handfuls) {
+        eprintln!("{planes} data planes with {each} connections each, {rate} events/s ...");
+        let line = runtime.block_on(size(planes, each, rate, (rate * seconds as f64) as u64))?;
         line.print();
         errors.extend(line.errors);
     }
@@ -67,9 +74,10 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
 impl Line {
     fn print(&self) {
         println!(
-            "| {} | {} | {:.0} | {:.2} | {:.1} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} |",
+            "| {} | {} | {} | {:.0} | {:.2} | {:.1} | {:.2} | {:.0} | {:.0} | {:.1} | {:.1} |",
             self.planes,
             self.connections,
+            self.rate,
             self.connects,
             self.rss,
             self.machine,
@@ -82,8 +90,8 @@ impl Line {
     }
 }
 
-/// One size: all connect, idle, and are sent `events`.
-async fn size(planes: usize, each: usize, events: u64) -> anyhow::Result<Line> {
+/// One size: all connect, and are sent `events`, `rate` a second.
+async fn size(planes: usize, each: usize, rate: f64, events: u64) -> anyhow::Result<Line> {
     let mut side = Side::product().await?;
     let Server::Product(product) = &side.server else { anyhow::bail!("the product was asked for") };
     let mut others = Vec::new();
@@ -108,7 +116,7 @@ async fn size(planes: usize, each: usize, events: u64) -> anyhow::Result<Line> {
 
     let cpu = || pids.iter().map(|pid| machine::cpu(*pid)).sum::<Duration>();
     let (before, nats_before, wrote) = (cpu(), machine::cpu(nats), machine::written(nats));
-    Generator::new()?.paced(&mut side.publisher, RATE, events, Duration::from_secs(120))?;
+    Generator::new()?.paced(&mut side.publisher, rate, events, Duration::from_secs(120))?;
     let mut latency = Histogram::default();
     let mut deliveries = 0;
     let expected = events * connections as u64;
@@ -130,6 +138,7 @@ async fn size(planes: usize, each: usize, events: u64) -> anyhow::Result<Line> {
     let line = Line {
         planes,
         connections,
+        rate,
         connects: connections as f64 / slowest,
         rss: kib(rss),
         machine: kib(taken),
