@@ -172,7 +172,9 @@ fn retry_field(out: &mut Vec<u8>, retry: Duration) {
 }
 
 fn id(out: &mut Vec<u8>, cursor: Cursor) {
-    field(out, "id", &cursor.to_string());
+    out.extend_from_slice(b"id: ");
+    cursor.append_to(out);
+    out.push(b'\n');
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {

@@ -21,7 +21,7 @@ use sluice_channel::limits;
 use end::{drained, enqueue, set_timer};
 
 use super::{
-    connection::{Connection, STANDING},
+    connection::{Connection, Handed, STANDING},
     group::{Delivered, Group, Tally},
     inbox::{Address, Arrival, Inbox, Message},
     store::{Place, Store},
@@ -70,6 +70,8 @@ pub(super) struct Shard {
     timers: Timers,
     tickets: u64,
     store: Store,
+    /// What one connection was given in its turn; empty between turns.
+    handed: Vec<Handed>,
     /// Who waits for a read of the store that is on its way.
     readers: HashMap<Place, Vec<Address>>,
     now: Instant,
@@ -96,6 +98,7 @@ impl Shard {
             timers: Timers::default(),
             tickets: 0,
             store,
+            handed: Vec::new(),
             readers: HashMap::new(),
             now: Instant::now(),
         }
@@ -276,8 +279,20 @@ impl Shard {
             if connection.ending {
                 break After::End;
             }
+            let mark = connection.subscriber.mark();
             match connection.subscriber.step(head, self.now.into()) {
-                Step::Write(parts) => written += connection.push(parts),
+                Step::Write(parts) => {
+                    written += connection.push(parts);
+                    // So that what may be taken back is always last.
+                    if !self.handed.is_empty() {
+                        break After::More;
+                    }
+                }
+                Step::Events(parts, events) => {
+                    let bytes = connection.push(parts);
+                    written += bytes;
+                    self.handed.push(Handed { mark, events, bytes });
+                }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),
                 Step::Yield => break After::More,
@@ -288,6 +303,11 @@ impl Shard {
             }
         };
         let flushed = connection.flush();
+        if matches!(flushed, Ok(false)) {
+            connection.take_back(&mut self.handed);
+        }
+        let (events, bytes) = self.handed.drain(..).fold((0, 0), |(events, bytes), handed| (events + handed.events, bytes + handed.bytes));
+        connection.subscriber.handed_over(events, bytes);
         // Asked also when blocked: the answer finds it later.
         let after = match after {
             After::Ask(question) => {
