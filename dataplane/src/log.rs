@@ -23,7 +23,7 @@ use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
 use tokio::sync::watch;
 
 use self::{
-    history::{History, Scope},
+    history::{History, Scope, is_of},
     ring::Ring,
     segment::{Segment, Slice},
 };
@@ -256,7 +256,7 @@ impl Log {
         let count = (last + 1 - position).min(limits::PAGE_EVENTS as u64);
         let limit = ReadLimit { events: count, bytes: limits::SEGMENT_BYTES };
         let (mut events, proven) = self.history.events(position, limit).await?;
-        if proven != Some(epoch) {
+        if !is_of(proven, epoch)? {
             self.history.check_epoch(epoch).await?;
         }
         events.retain(|event| event.sequence <= last);

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     log::Origin,
-    subscriber::{Answer, Question, Step},
+    subscriber::{Answer, Question, Step, Subscriber},
 };
 
 /// Token of the inbox.
@@ -83,6 +83,15 @@ enum After {
     Wait(Instant),
     Ask(Question),
     End,
+}
+
+/// Counts events that will be written.
+fn count(subscriber: &Subscriber, handed: &mut Vec<Handed>) {
+    if !handed.is_empty() {
+        let sum = |(events, bytes), handed: Handed| (events + handed.events, bytes + handed.bytes);
+        let (events, bytes) = handed.drain(..).fold((0, 0), sum);
+        subscriber.handed_over(events, bytes);
+    }
 }
 
 impl Shard {
@@ -283,10 +292,8 @@ impl Shard {
             match connection.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
                     written += connection.push(parts);
-                    // So that what may be taken back is always last.
-                    if !self.handed.is_empty() {
-                        break After::More;
-                    }
+                    // It lies behind the events: they can no longer be taken back.
+                    count(&connection.subscriber, &mut self.handed);
                 }
                 Step::Events(parts, events) => {
                     let bytes = connection.push(parts);
@@ -306,8 +313,7 @@ impl Shard {
         if matches!(flushed, Ok(false)) {
             connection.take_back(&mut self.handed);
         }
-        let (events, bytes) = self.handed.drain(..).fold((0, 0), |(events, bytes), handed| (events + handed.events, bytes + handed.bytes));
-        connection.subscriber.handed_over(events, bytes);
+        count(&connection.subscriber, &mut self.handed);
         // Asked also when blocked: the answer finds it later.
         let after = match after {
             After::Ask(question) => {

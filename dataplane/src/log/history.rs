@@ -70,6 +70,18 @@ pub(super) struct History {
     ahead_queue: Mutex<Option<mpsc::Receiver<(Scope, u64)>>>,
 }
 
+/// Whether events are proven to be of `epoch`.
+///
+/// # Errors
+/// They are proven to be of another one.
+pub(super) fn is_of(proven: Option<Epoch>, epoch: Epoch) -> Result<bool, Error> {
+    match proven {
+        None => Ok(false),
+        Some(proven) if proven == epoch => Ok(true),
+        Some(_) => Err(Error::TailEnded("the stream was recreated".into())),
+    }
+}
+
 /// Memory for history where `capacity` bytes of it are cached: half as much again, for those segments that have left the cache while
 /// subscribers were still reading them.
 fn room_beside(capacity: u64) -> usize {
@@ -181,7 +193,7 @@ impl History {
         while segment.end() <= to && segment.bytes() < limits::SEGMENT_BYTES {
             let limit = ReadLimit { events: to + 1 - segment.end(), bytes: limits::SEGMENT_BYTES - segment.bytes() };
             let (events, epoch) = self.events(segment.end(), limit).await?;
-            proven &= epoch == Some(scope.epoch);
+            proven &= is_of(epoch, scope.epoch)?;
             if events.is_empty() {
                 let reason = self.hole_reason(scope, to, &mut first).await?;
                 segment.skip_to(to + 1, reason);

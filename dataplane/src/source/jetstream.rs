@@ -161,7 +161,9 @@ impl Source for JetStream {
             let mark = info.config.metadata.get(EPOCH_METADATA).map_or("", String::as_str);
             let InfoState { messages, first_seq, last_seq } = info.state;
             let first = if messages == 0 { last_seq + 1 } else { first_seq };
-            Ok(State { epoch: Epoch::of_stream(i128::from(created), mark), first, last: last_seq })
+            let epoch = Epoch::of_stream(i128::from(created), mark);
+            self.runs.saw(epoch, last_seq);
+            Ok(State { epoch, first, last: last_seq })
         }
         .boxed()
     }

@@ -33,8 +33,8 @@ const ENDS: usize = 16;
 const IDLE: Duration = Duration::from_secs(1);
 /// The server removes a consumer that nothing was asked of for so long.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
-/// How far after the end of one read the next in a row may begin: what lies between is not there.
-const STEP: u64 = limits::SEGMENT_SEQUENCES;
+/// Bytes of one pull at most. What is more than was asked for waits for the next read.
+const PULL_BYTES: usize = limits::SEGMENT_BYTES;
 
 /// The runs of one stream.
 #[derive(Debug, Default)]
@@ -43,6 +43,10 @@ pub(super) struct Runs(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     runs: Vec<Run>,
+    /// Epoch and last sequence of the stream when it was last asked.
+    seen: Option<(Epoch, u64)>,
+    /// How often it turned out to be another one.
+    lives: u64,
     /// Where reads ended that were no run's, and how many they were in a row.
     ends: VecDeque<(u64, u32)>,
 }
@@ -59,11 +63,14 @@ struct Run {
     delivered: u64,
     /// Whether there was more after it.
     more: bool,
+    /// Which of the stream's lives it is of.
+    life: u64,
     /// The stream's epoch after the consumer was made. A consumer dies with its stream, so all that it delivers is of it.
     epoch: Epoch,
-    /// Everything before this was given out, or is not there.
+    /// Everything before this was given out, or is not there; everything from here on is in the surplus or yet to be delivered. A
+    /// read that begins anywhere else is none of this run's.
     next: u64,
-    /// Came with the last pull but lies after what was asked for. No more than one pull.
+    /// Came with the last pull, but is more than was asked for. No more than one pull.
     surplus: VecDeque<Event>,
     used: Instant,
 }
@@ -77,22 +84,31 @@ impl std::fmt::Debug for Run {
 /// What becomes of a read.
 enum Way {
     Run(Box<Run>),
-    Begin,
+    Begin(u64),
     Direct(u32),
 }
 
-const fn follows(from: u64, end: u64) -> bool {
-    end <= from && from < end + STEP
+impl Runs {
+    /// The stream is of `epoch` and has come to `last`. What runs of another one have is of no use, nor of one that was set back.
+    pub(super) fn saw(&self, epoch: Epoch, last: u64) {
+        let mut known = self.0.lock();
+        if known.seen.is_some_and(|(before, highest)| before != epoch || highest > last) {
+            known.lives += 1;
+            known.runs.clear();
+            known.ends.clear();
+        }
+        known.seen = Some((epoch, last));
+    }
 }
 
 impl Known {
     fn way(&mut self, from: u64) -> Way {
-        if let Some(at) = self.runs.iter().position(|run| follows(from, run.next)) {
+        if let Some(at) = self.runs.iter().position(|run| run.next == from) {
             return Way::Run(Box::new(self.runs.swap_remove(at)));
         }
-        let Some(at) = self.ends.iter().position(|(end, _)| follows(from, *end)) else { return Way::Direct(0) };
+        let Some(at) = self.ends.iter().position(|(end, _)| *end == from) else { return Way::Direct(0) };
         let in_a_row = self.ends.remove(at).map_or(0, |(_, in_a_row)| in_a_row);
-        if in_a_row < READS_BEFORE || !self.make_room() { Way::Direct(in_a_row) } else { Way::Begin }
+        if in_a_row < READS_BEFORE || !self.make_room() { Way::Direct(in_a_row) } else { Way::Begin(self.lives) }
     }
 
     fn make_room(&mut self) -> bool {
@@ -113,9 +129,9 @@ impl Known {
         self.ends.push_back((end, in_a_row));
     }
 
-    /// Others may have begun meanwhile: then it is one too many.
+    /// Others may have begun meanwhile, then it is one too many; or the stream is another by now.
     fn put_back(&mut self, run: Run) {
-        if self.make_room() {
+        if run.life == self.lives && self.make_room() {
             self.runs.push(run);
         }
     }
@@ -129,12 +145,13 @@ pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Res
         Way::Direct(in_a_row) => {
             let batch = super::direct::read(source, from, limit).await?;
             if let Some(last) = batch.events.last().filter(|_| limit.events > 1) {
-                source.runs.0.lock().ended(last.sequence + 1, in_a_row + 1);
+                let end = (last.sequence + 1).min(from.saturating_add(limit.events));
+                source.runs.0.lock().ended(end, in_a_row + 1);
             }
             return Ok(batch);
         }
         Way::Run(run) => Ok(run),
-        Way::Begin => Run::begin(source, from).await.map(Box::new),
+        Way::Begin(life) => Run::begin(source, from, life).await.map(Box::new),
     };
     let read = match run {
         Ok(mut run) => run.read(from, limit).await.map(|batch| (run, batch)),
@@ -153,7 +170,7 @@ pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Res
 }
 
 impl Run {
-    async fn begin(source: &JetStream, from: u64) -> Result<Self, Error> {
+    async fn begin(source: &JetStream, from: u64, life: u64) -> Result<Self, Error> {
         let consumer = format!("{}_history_{:016x}", source.reader_name, rand::rng().random::<u64>());
         let config = pull::Config {
             name: Some(consumer.clone()),
@@ -171,7 +188,8 @@ impl Run {
         source.ask("CONSUMER.CREATE", create).await?;
         let (source, surplus, used) = (source.clone(), VecDeque::new(), Instant::now());
         let epoch = Epoch::from_bits(0);
-        let mut run = Self { source, consumer, inbox, answers, pulls: 0, delivered: 0, more: false, epoch, next: from, surplus, used };
+        let mut run =
+            Self { source, consumer, inbox, answers, pulls: 0, delivered: 0, more: false, life, epoch, next: from, surplus, used };
         run.epoch = run.source.state().await?.epoch;
         Ok(run)
     }
@@ -180,38 +198,36 @@ impl Run {
     async fn read(&mut self, from: u64, limit: ReadLimit) -> Result<Batch, Error> {
         let to = from.saturating_add(limit.events.max(1) - 1);
         let mut batch = Batch { epoch: Some(self.epoch), ..Batch::default() };
-        self.surplus.retain(|event| event.sequence >= from);
         if self.surplus.is_empty() {
-            self.pull(limit.events.max(1), limit.bytes).await?;
-            self.surplus.retain(|event| event.sequence >= from);
+            self.pull(limit.events.max(1)).await?;
         }
-        while let Some(event) = self.surplus.pop_front() {
+        let mut bytes = 0;
+        while bytes < limit.bytes {
+            let Some(event) = self.surplus.pop_front() else { break };
             if event.sequence > to {
                 batch.events.push(event.clone());
                 self.surplus.push_front(event);
+                self.next = to + 1;
                 break;
             }
+            bytes += event.payload.len();
+            self.next = event.sequence + 1;
             batch.events.push(event);
         }
-        self.next = match (self.surplus.front(), batch.events.last()) {
-            (Some(_), _) => to + 1,
-            (None, Some(last)) => last.sequence + 1,
-            (None, None) => self.next,
-        };
         batch.more = self.more || !self.surplus.is_empty();
         self.used = Instant::now();
         Ok(batch)
     }
 
-    /// Asks for `count` events of at most `bytes` together, and puts what comes to the surplus.
-    async fn pull(&mut self, count: u64, bytes: usize) -> Result<(), Error> {
+    /// Asks for `count` events, and puts what comes to the surplus.
+    async fn pull(&mut self, count: u64) -> Result<(), Error> {
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
         let subject = format!("{}.CONSUMER.MSG.NEXT.{}.{}", self.source.connection.api_prefix(), self.source.stream, self.consumer);
-        let request = json!({"batch": count, "max_bytes": bytes, "no_wait": true}).to_string();
+        let request = json!({"batch": count, "max_bytes": PULL_BYTES, "no_wait": true}).to_string();
         let asked = self.source.client().publish_with_reply(subject, reply.clone(), request.into()).await;
         asked.map_err(|e| Error::Unreachable(e.to_string()))?;
-        let (mut left, mut bytes_left) = (count, bytes);
+        let (mut left, mut bytes_left) = (count, PULL_BYTES);
         // The server says when it ends early, but not when the bytes are used up exactly.
         while left > 0 && bytes_left > 0 {
             let message = self.answer().await?;
