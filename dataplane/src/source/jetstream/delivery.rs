@@ -19,7 +19,7 @@ pub(super) struct Numbers {
 pub(super) fn delivery(reply: &str) -> Option<Numbers> {
     let words = reply.strip_prefix("$JS.ACK.")?;
     // Neither names nor domains contain a dot.
-    let before = if words.split('.').count() >= 9 { 5 } else { 3 };
+    let before = if words.bytes().filter(|byte| *byte == b'.').count() >= 8 { 5 } else { 3 };
     let mut numbers = words.split('.').skip(before);
     let mut next = || numbers.next();
     let sequence = next()?.parse().ok()?;
