@@ -229,14 +229,14 @@ impl Segment {
     /// to sequence `told`. Stops after about [`limits::SLICE_BYTES`], and before a hole not yet told.
     #[must_use]
     pub fn slice(&self, from: u64, told: u64, filter: &Filter) -> Slice {
-        let first = self.entries.partition_point(|e| e.sequence < from);
+        let first = self.index_of(from);
         let hole = self.holes.iter().find(|hole| hole.to >= from && hole.to > told);
         let stop = match hole {
             Some(hole) if self.entries.get(first).is_none_or(|e| e.sequence > hole.from) => return self.gap(from, told, hole),
             Some(hole) => hole.from,
             None => self.end,
         };
-        let after = first + self.entries[first..].partition_point(|e| e.sequence < stop);
+        let after = if stop == self.end { self.entries.len() } else { self.index_of(stop) };
         let (out, next) = match &self.frames {
             _ if filter.is_all() => self.run(first, after),
             Frames::Sealed { matches, .. } => {
@@ -261,11 +261,44 @@ impl Segment {
             return (Collected::default(), None);
         }
         let before = self.begin_of(first);
-        let last = first + self.entries[first..after].partition_point(|e| e.end - before < limits::SLICE_BYTES);
+        let last = self.fill(first, after, before + limits::SLICE_BYTES);
         let to = after.min(last + 1);
         let bytes = self.entries[to - 1].end - before;
         let out = Collected { runs: vec![(first, to)], bytes, events: (to - first) as u64, oldest_nanos: self.entries[first].time_nanos };
         (out, (to < after).then_some(to))
+    }
+
+    /// The first index with an entry at or after `sequence`. Where nothing is missing it is known without a search, whose every probe
+    /// would be of memory that no cache has.
+    fn index_of(&self, sequence: u64) -> usize {
+        let guess = usize::try_from(sequence.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        match self.entries.get(guess) {
+            Some(entry) if entry.sequence == sequence => guess,
+            _ => self.entries.partition_point(|e| e.sequence < sequence),
+        }
+    }
+
+    /// The first index of `first..after` whose frame ends at or after `end`, or `after`: searched from where it is when frames are alike.
+    fn fill(&self, first: usize, after: usize, end: usize) -> usize {
+        let frame = (self.bytes() / self.entries.len().max(1)).max(1);
+        let guess = first + limits::SLICE_BYTES / frame;
+        let (mut low, mut high, mut step) = (first, after, 2);
+        if guess < after && self.entries[guess].end < end {
+            low = guess + 1;
+            while low + step < after && self.entries[low + step].end < end {
+                low += step + 1;
+                step *= 2;
+            }
+            high = after.min(low + step + 1);
+        } else if guess < after {
+            high = guess;
+            while high >= first + step && self.entries[high - step].end >= end {
+                high -= step;
+                step *= 2;
+            }
+            low = first.max(high.saturating_sub(step));
+        }
+        low + self.entries[low..high].partition_point(|e| e.end < end)
     }
 
     /// The entries of `indexes`, as far as they fit; and the index to go on at, if that is not all.
