@@ -37,6 +37,9 @@ pub const SEGMENT_SEQUENCES: u64 = 1_024;
 pub const SEGMENT_BYTES: usize = 1024 * 1024;
 /// What one write to a subscriber hands over at most, bytes (one event may overshoot it).
 pub const WRITE_BYTES: usize = 64 * 1024;
+/// What is read of the log at a time, bytes (one event may overshoot it): of a write that a full socket cuts short, the rest of one
+/// such slice has to be kept for as long as the subscriber stalls, and what follows it has not.
+pub const SLICE_BYTES: usize = 16 * 1024;
 
 /// Default for `delivery.heartbeat`: under the 30–60 s idle limits of common proxies.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -126,6 +126,12 @@ impl Filter {
         self.0.is_empty()
     }
 
+    /// Memory that it takes, bytes, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|pattern| size_of::<Pattern>() + pattern.0.len()).sum()
+    }
+
     /// Whether an event on `topic` passes.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {

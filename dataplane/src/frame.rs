@@ -172,7 +172,9 @@ fn retry_field(out: &mut Vec<u8>, retry: Duration) {
 }
 
 fn id(out: &mut Vec<u8>, cursor: Cursor) {
-    field(out, "id", &cursor.to_string());
+    out.extend_from_slice(b"id: ");
+    cursor.append_to(out);
+    out.push(b'\n');
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
@@ -188,7 +190,7 @@ fn data(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     loop {
         out.extend_from_slice(b"data: ");
-        let Some(end) = rest.iter().position(|b| matches!(b, b'\r' | b'\n')) else {
+        let Some(end) = memchr::memchr2(b'\r', b'\n', rest) else {
             out.extend_from_slice(rest);
             out.push(b'\n');
             return;

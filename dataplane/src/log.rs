@@ -10,6 +10,7 @@
 mod history;
 mod reader;
 mod ring;
+mod room;
 pub mod segment;
 
 #[cfg(test)]
@@ -22,13 +23,13 @@ use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
 use tokio::sync::watch;
 
 use self::{
-    history::{History, Scope},
+    history::{History, Scope, is_of},
     ring::Ring,
     segment::{Segment, Slice},
 };
 use crate::{
-    frame::{Dialect, GapReason},
-    source::{Error, Source},
+    frame::{Dialect, Gap, GapReason},
+    source::{Error, ReadLimit, Source},
 };
 
 pub use reader::{Phase, Status};
@@ -193,6 +194,9 @@ impl Log {
         if position >= head.next {
             return Now::Wait;
         }
+        if position < head.first.min(head.next) {
+            return Now::Slice(self.gone(head.first.min(head.next), position, told));
+        }
         match self.ring_slice(life, position, told, filter, dialect) {
             Some(Some(slice)) => Now::Slice(slice),
             None => Now::FormerLife,
@@ -203,6 +207,17 @@ impl Log {
                 Now::Cached(segment)
             }
         }
+    }
+
+    /// What is at `position` when the store has nothing before `first`: memory may still, but what was removed is not served, whichever
+    /// pod a subscriber comes to.
+    fn gone(&self, first: u64, position: u64, told: u64) -> Slice {
+        if told + 1 >= first {
+            return Slice::Frames { parts: Vec::new(), events: 0, oldest_nanos: 0, next: first };
+        }
+        let reason = if self.options.read().compacted { GapReason::Compacted } else { GapReason::Expired };
+        let from = position.max(told + 1);
+        Slice::Gap { gap: Gap { from: Some(from), to: Some(first - 1), missed: Some(first - from), reason }, next: first }
     }
 
     /// Has the segment after `segment` read before it is asked for, unless memory has it.
@@ -238,9 +253,12 @@ impl Log {
         let head = self.head_now();
         let last = head.next.saturating_sub(1);
         let Some(epoch) = head.epoch.filter(|_| position <= last) else { return Ok(Vec::new()) };
-        let to = last.min(position.saturating_add(limits::PAGE_EVENTS as u64 - 1));
-        let mut events = self.history.events(position, to).await?;
-        self.history.check_epoch(epoch).await?;
+        let count = (last + 1 - position).min(limits::PAGE_EVENTS as u64);
+        let limit = ReadLimit { events: count, bytes: limits::SEGMENT_BYTES };
+        let (mut events, proven) = self.history.events(position, limit).await?;
+        if !is_of(proven, epoch)? {
+            self.history.check_epoch(epoch).await?;
+        }
         events.retain(|event| event.sequence <= last);
         Ok(events)
     }

@@ -39,6 +39,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// Whether the replica that answered had more.
     pub more: bool,
+    /// The stream's epoch, where the way that they came proves it.
+    pub epoch: Option<Epoch>,
 }
 
 /// How much to read at most.

@@ -5,6 +5,7 @@
 //! (a fan-out thread, or [`Frames`] for a body of hyper's) writes, waits and asks the store.
 
 mod frames;
+mod handed;
 mod output;
 mod question;
 mod start;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use frames::Frames;
+pub use handed::Mark;
 pub use output::{seconds_since, write_close};
 pub use question::{Answer, Question};
 pub use start::{Place, Start, resolve};
@@ -57,6 +59,9 @@ pub struct Request {
 pub enum Step {
     /// Write these: whole frames, in this order.
     Write(Vec<Bytes>),
+    /// The same for events, about [`limits::SLICE_BYTES`] of them. Whoever writes them says so by
+    /// [`Subscriber::handed_over`], or takes them back by [`Subscriber::back_to`].
+    Events(Vec<Bytes>, u64),
     /// Nothing to do until the head moves, the stream is to close, or this moment.
     Wait(Instant),
     /// Ask the store, and give its answer to [`Subscriber::answer`]. Until then the subscriber only waits.
@@ -160,10 +165,11 @@ impl Subscriber {
     }
 
     fn counted(&mut self, step: Step, now: Instant) -> Step {
+        if let Step::Write(_) | Step::Events(..) = &step {
+            self.heartbeat_at = now + self.entry.channel().config().delivery.heartbeat;
+        }
         if let Step::Write(parts) = &step {
-            let channel = self.entry.channel();
-            self.heartbeat_at = now + channel.config().delivery.heartbeat;
-            channel.metrics().bytes_written.inc_by(parts.iter().map(Bytes::len).sum::<usize>() as u64);
+            self.handed_over(0, parts.iter().map(Bytes::len).sum());
         }
         step
     }
@@ -235,7 +241,8 @@ impl Subscriber {
         if head.life != self.life {
             return self.new_life(head);
         }
-        if let Some((segment, origin)) = self.segment.take().filter(|(segment, _)| segment.covers(self.position)) {
+        let here = |(segment, _): &(Arc<Segment>, Origin)| segment.covers(self.position) && self.position >= head.first;
+        if let Some((segment, origin)) = self.segment.take().filter(here) {
             let step = self.take(segment.slice(self.position, self.told, &self.request.filter), origin, head);
             // The store was asked once.
             self.segment = Some((segment, Origin::Memory)).filter(|(segment, _)| segment.covers(self.position));
@@ -321,13 +328,12 @@ impl Subscriber {
                     self.note();
                     return Step::Yield;
                 }
-                metrics.events_delivered.inc_by(events);
                 if live {
                     metrics.publish_to_write.observe(seconds_since(oldest_nanos), 1);
                 }
                 self.fresh = false;
                 self.moved();
-                Step::Write(parts)
+                Step::Events(parts, events)
             }
             Slice::Gap { gap, next } => {
                 let begins_here = gap.from == Some(self.position);
@@ -361,11 +367,6 @@ impl Subscriber {
             self.heartbeat_at = heartbeat_at;
         }
         self.entry.moved(next);
-    }
-
-    /// Lets go of the segment it is reading: who waits for a socket holds no memory.
-    pub fn let_go(&mut self) {
-        self.segment = None;
     }
 
     /// Everything up to here was handed over. Before the start is found, what the subscriber itself has named.

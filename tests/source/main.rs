@@ -192,6 +192,58 @@ async fn a_new_life(backend: &dyn Backend) {
     assert!(ended.is_err());
 }
 
+/// Whoever reads on and on, and others who read near by at the same time, get everything that is there from where they begin.
+async fn reads_in_a_row(backend: &dyn Backend) {
+    let source = backend.source();
+    let start = source.state().await.unwrap().last + 1;
+    for sequence in start..start + 600 {
+        assert_eq!(put(backend, "row", &format!("r{sequence}")).await, sequence);
+    }
+    let mut there: Vec<u64> = (start..start + 600).collect();
+    for hole in [120..125, 249..251, 300..302, 596..597] {
+        for sequence in hole.map(|i| start + i) {
+            backend.delete(sequence).await;
+            there.retain(|s| *s != sequence);
+        }
+    }
+    let check = async |from: u64, limit: ReadLimit| {
+        let batch = source.read(from, limit).await.unwrap();
+        let seen: Vec<u64> = batch.events.iter().map(|e| e.sequence).collect();
+        let expected: Vec<u64> = there.iter().copied().filter(|s| *s >= from).take(seen.len()).collect();
+        assert_eq!(seen, expected, "read from {from}");
+        assert!(!seen.is_empty() && seen.len() as u64 <= limit.events, "read from {from}");
+        assert!(batch.events.iter().all(|e| e.topic == "row" && e.payload == format!("r{}", e.sequence)));
+        *seen.last().unwrap()
+    };
+    for (events, bytes) in [(50, 1024 * 1024), (50, 60), (7, 1024 * 1024)] {
+        let (mut from, mut other) = (start, start);
+        while from < start + 600 {
+            let to = from + events - 1;
+            let last = check(from, ReadLimit { events, bytes }).await;
+            // What lies after the block is only a sign that there is nothing before it.
+            from = if last > to { to + 1 } else { last + 1 };
+            // Steps of 37, so that it comes to the same places, before and after.
+            other = start + (other + 37 - start) % 590;
+            check(other, ReadLimit { events: 20, bytes }).await;
+        }
+    }
+    // In a row again, up to the middle; then the stream is another, with other events at the same places.
+    let mut from = start;
+    while from < start + 300 {
+        from = check(from, ReadLimit { events: 30, bytes: 1024 * 1024 }).await + 1;
+    }
+    backend.recreate().await;
+    for _ in 0..from + 100 {
+        put(backend, "new", "n").await;
+    }
+    let is_new = |batch: &sluice_dataplane::source::Batch| batch.events.iter().all(|e| e.topic == "new");
+    let batch = source.read(from, ReadLimit { events: 30, bytes: 1024 * 1024 }).await.unwrap();
+    let new = source.state().await.unwrap().epoch;
+    assert!(is_new(&batch) || batch.epoch.is_some_and(|epoch| epoch != new), "old events are never taken for new ones");
+    let batch = source.read(from, ReadLimit { events: 30, bytes: 1024 * 1024 }).await.unwrap();
+    assert!(is_new(&batch) && batch.events.len() == 30);
+}
+
 async fn conformance(backend: &dyn Backend) {
     an_empty_stream(backend).await;
     events_are_read_back_as_they_were(backend).await;
@@ -199,6 +251,7 @@ async fn conformance(backend: &dyn Backend) {
     a_tail_numbers_its_deliveries(backend).await;
     appends(backend).await;
     a_new_life(backend).await;
+    reads_in_a_row(backend).await;
 }
 
 #[test]

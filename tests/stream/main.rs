@@ -13,6 +13,7 @@ mod outage;
 mod payload;
 mod publish;
 mod reload;
+mod replay;
 mod rig;
 mod seam;
 mod slow;

@@ -31,6 +31,11 @@ pub(super) fn head(length: usize) -> Bytes {
     Bytes::copy_from_slice(&text[at..])
 }
 
+/// Bytes of a chunk with `length` bytes in it.
+pub(super) fn length(length: usize) -> usize {
+    head(length).len() + length + END.len()
+}
+
 /// One chunk of `parts` in one buffer.
 pub(super) fn whole(parts: &[Bytes]) -> Bytes {
     let length = parts.iter().map(Bytes::len).sum();
@@ -50,6 +55,7 @@ mod tests {
     #[test]
     fn golden() {
         assert_eq!(whole(&[Bytes::from_static(b"abc"), Bytes::from_static(b"defghijklmnopqrs")]), "13\r\nabcdefghijklmnopqrs\r\n");
+        assert_eq!(length(19), "13\r\nabcdefghijklmnopqrs\r\n".len());
         assert_eq!(head(1), "1\r\n");
         assert_eq!(head(0x10_0000), "100000\r\n");
         assert_eq!(head(usize::MAX), format!("{:x}\r\n", usize::MAX));

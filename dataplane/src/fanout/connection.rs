@@ -10,10 +10,12 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 
 use super::chunk;
-use crate::subscriber::Subscriber;
+use crate::subscriber::{Mark, Subscriber};
 
 /// Buffers of one `writev` at most.
 const SLICES: usize = 64;
+/// Chunks that are sent at a time at most.
+pub(super) const SEND: usize = 8;
 /// Frames of fewer bytes are copied into one buffer with their framing: cheaper than buffers of their own.
 const COPY_BYTES: usize = 4 * 1024;
 /// So are frames in more parts than this.
@@ -22,12 +24,23 @@ const COPY_PARTS: usize = 16;
 /// Has no seat.
 pub(super) const STANDING: u32 = u32::MAX;
 
+/// Events that were given to a connection in one turn, as one chunk.
+#[derive(Debug)]
+pub(super) struct Handed {
+    /// Where the subscriber stood before.
+    pub(super) mark: Mark,
+    pub(super) events: u64,
+    /// Bytes of frames.
+    pub(super) bytes: usize,
+}
+
 /// A subscriber and its socket. There is one for each subscriber: every byte counts.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: TcpStream,
     pub(super) subscriber: Subscriber,
-    /// What was to be written and was not taken yet. Empty nearly always, and then without memory of its own.
+    /// What was to be written and was not taken yet. Empty nearly always, and then without memory of its own. While the socket
+    /// is full, no more than about a slice of events and what the channel itself has to say: [`Self::take_back`], [`Self::keep`].
     out: VecDeque<Bytes>,
     /// Tells this user of a key from former ones.
     pub(super) ticket: u64,
@@ -87,26 +100,48 @@ impl Connection {
         self.out.push_back(chunk::LAST);
     }
 
-    /// Writes `chunk`, which is whole, when nothing else waits. Returns whether the socket took all of it.
+    /// Writes `chunks`, which are whole, when nothing else waits. Returns how many bytes the socket took.
     ///
     /// # Errors
     /// The connection is broken.
-    pub(super) fn send(&mut self, chunk: &Bytes) -> io::Result<bool> {
-        debug_assert!(self.out.is_empty(), "chunks are written in their order");
-        let taken = loop {
-            match self.socket.write(chunk) {
-                Ok(taken) => break taken,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break 0,
+    pub(super) fn send<'c>(&mut self, chunks: impl ExactSizeIterator<Item = &'c Bytes>) -> io::Result<usize> {
+        debug_assert!(self.out.is_empty() && chunks.len() <= SEND, "chunks are written in their order, and all of them");
+        let mut slices = [IoSlice::new(&[]); SEND];
+        let count = slices.iter_mut().zip(chunks).map(|(slice, chunk)| *slice = IoSlice::new(chunk)).count();
+        loop {
+            match self.socket.write_vectored(&slices[..count]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                taken => return taken,
             }
-        };
-        if taken == chunk.len() {
-            return Ok(true);
         }
-        self.out.push_back(chunk.slice(taken..));
+    }
+
+    /// The socket is full: keeps `rest` of a chunk, which others may keep too.
+    pub(super) fn keep(&mut self, rest: Bytes) {
+        self.out.push_back(rest);
         self.note_blocked();
-        Ok(false)
+    }
+
+    /// The socket is full: of the chunks that were added last, `handed`, takes back those of which nothing was written, but not
+    /// all that waits. The rest is copied, so that it keeps no segment in memory.
+    pub(super) fn take_back(&mut self, handed: &mut Vec<Handed>) {
+        let mut left: usize = self.out.iter().map(Bytes::len).sum();
+        while let Some(last) = handed.last() {
+            let mut framed = chunk::length(last.bytes);
+            if framed >= left {
+                break;
+            }
+            left -= framed;
+            while framed > 0 {
+                framed -= self.out.pop_back().map_or(framed, |part| part.len());
+            }
+            self.subscriber.back_to(last.mark);
+            handed.pop();
+        }
+        let mut rest = Vec::with_capacity(left);
+        self.out.iter().for_each(|part| rest.extend_from_slice(part));
+        self.out = VecDeque::from([rest.into()]);
     }
 
     /// Writes what waits. Returns whether the socket took all of it.

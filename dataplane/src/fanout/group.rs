@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use sluice_channel::Filter;
+use sluice_channel::{Filter, limits};
 
 use super::{
     chunk,
-    connection::{Connection, STANDING},
+    connection::{Connection, SEND, STANDING},
 };
 use crate::{
     channel::Channel,
@@ -22,12 +22,21 @@ const CLOCK_EVERY: u64 = 64;
 /// What everyone with one filter and dialect at one position gets next.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// A whole chunk; empty when nothing passed the filter.
-    chunk: Bytes,
+    /// Empty when nothing passed the filter. Buffers of their own: one whose socket is full keeps no more than one of them.
+    chunks: Vec<Chunk>,
+    oldest_nanos: i64,
+    /// Where they stand after it.
+    next: u64,
+}
+
+/// About [`limits::SLICE_BYTES`] of a batch.
+#[derive(Debug)]
+struct Chunk {
+    /// With its framing.
+    whole: Bytes,
     /// Bytes of frames in it.
     bytes: u64,
     events: u64,
-    oldest_nanos: i64,
     /// Where they stand after it.
     next: u64,
 }
@@ -172,38 +181,60 @@ impl Group {
                 return Delivered::All;
             }
             let stand = (connection.filter, dialect, position);
-            let (channel, life) = (&self.channel, self.head.life);
-            let make = || batch(channel, life, position, connection.subscriber.filter(), dialect);
+            let (channel, head) = (&self.channel, self.head);
+            let make = || batch(channel, head, position, connection.subscriber.filter(), dialect);
             let Some(batch) = self.batches.get_or_make(stand, make) else { return Delivered::NotAlike };
-            if batch.chunk.is_empty() {
+            if batch.chunks.is_empty() {
                 connection.subscriber.passed(batch.next, None);
                 continue;
             }
-            match connection.send(&batch.chunk) {
-                Ok(taken) => {
-                    connection.subscriber.passed(batch.next, Some(heartbeat_at.into()));
-                    tally.add(batch, channel);
-                    if !taken {
-                        return Delivered::Blocked;
-                    }
-                }
-                Err(_) => return Delivered::Broken,
+            let Ok(taken) = connection.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else { return Delivered::Broken };
+            tally.begin(batch.oldest_nanos, channel);
+            let cut = batch.cut(taken, tally);
+            connection.subscriber.passed(cut.as_ref().map_or(batch.next, |(_, next)| *next), Some(heartbeat_at.into()));
+            if let Some((rest, _)) = cut {
+                connection.keep(rest);
+                return Delivered::Blocked;
             }
         }
     }
 }
 
-/// What is at `position` for a live subscriber; `None` when it is no run of frames in memory.
-fn batch(channel: &Channel, life: u64, position: u64, filter: &Filter, dialect: Dialect) -> Option<Batch> {
-    // Who is live was told of everything before its position.
-    match channel.log().read_now(life, position, position.saturating_sub(1), filter, dialect) {
-        Now::Slice(Slice::Frames { parts, events, oldest_nanos, next }) => {
-            let bytes = parts.iter().map(Bytes::len).sum::<usize>() as u64;
-            let chunk = if bytes == 0 { Bytes::new() } else { chunk::whole(&parts) };
-            Some(Batch { chunk, bytes, events, oldest_nanos, next })
+impl Batch {
+    /// Counts the chunks of which something was written, or has to be, when the socket took `taken` bytes. Returns what it has not
+    /// taken of the last of them, and where the subscriber stands after that.
+    fn cut(&self, mut taken: usize, tally: &mut Tally) -> Option<(Bytes, u64)> {
+        for chunk in &self.chunks {
+            tally.events += chunk.events;
+            tally.bytes += chunk.bytes;
+            if taken < chunk.whole.len() {
+                return Some((chunk.whole.slice(taken..), chunk.next));
+            }
+            taken -= chunk.whole.len();
         }
-        Now::Slice(Slice::Gap { .. }) | Now::Cached(_) | Now::Wait | Now::FormerLife | Now::Missing => None,
+        None
     }
+}
+
+/// What is at `position` for a live subscriber, about [`limits::WRITE_BYTES`] at most; `None` when it is no run of frames in memory.
+fn batch(channel: &Channel, head: Head, position: u64, filter: &Filter, dialect: Dialect) -> Option<Batch> {
+    let mut batch = Batch { chunks: Vec::new(), oldest_nanos: 0, next: position };
+    let mut left = limits::WRITE_BYTES;
+    while left > 0 && batch.next < head.next && batch.chunks.len() < SEND {
+        // Who is live was told of everything before its position.
+        let slice = channel.log().read_now(head.life, batch.next, batch.next.saturating_sub(1), filter, dialect);
+        let Now::Slice(Slice::Frames { parts, events, oldest_nanos, next }) = slice else { break };
+        let bytes: usize = parts.iter().map(Bytes::len).sum();
+        if bytes > 0 {
+            batch.chunks.push(Chunk { whole: chunk::whole(&parts), bytes: bytes as u64, events, next });
+        }
+        if batch.oldest_nanos == 0 {
+            batch.oldest_nanos = oldest_nanos;
+        }
+        left = left.saturating_sub(bytes);
+        batch.next = next;
+    }
+    (batch.next > position).then_some(batch)
 }
 
 /// What a pass has delivered, counted once for many.
@@ -217,14 +248,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, batch: &Batch, channel: &Channel) {
-        if self.oldest_nanos != batch.oldest_nanos || self.deliveries == CLOCK_EVERY {
+    fn begin(&mut self, oldest_nanos: i64, channel: &Channel) {
+        if self.oldest_nanos != oldest_nanos || self.deliveries == CLOCK_EVERY {
             self.observe(channel);
-            self.oldest_nanos = batch.oldest_nanos;
+            self.oldest_nanos = oldest_nanos;
         }
         self.deliveries += 1;
-        self.events += batch.events;
-        self.bytes += batch.bytes;
     }
 
     fn observe(&mut self, channel: &Channel) {

@@ -21,7 +21,7 @@ use sluice_channel::limits;
 use end::{drained, enqueue, set_timer};
 
 use super::{
-    connection::{Connection, STANDING},
+    connection::{Connection, Handed, STANDING},
     group::{Delivered, Group, Tally},
     inbox::{Address, Arrival, Inbox, Message},
     store::{Place, Store},
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     log::Origin,
-    subscriber::{Answer, Question, Step},
+    subscriber::{Answer, Question, Step, Subscriber},
 };
 
 /// Token of the inbox.
@@ -70,6 +70,8 @@ pub(super) struct Shard {
     timers: Timers,
     tickets: u64,
     store: Store,
+    /// What one connection was given in its turn; empty between turns.
+    handed: Vec<Handed>,
     /// Who waits for a read of the store that is on its way.
     readers: HashMap<Place, Vec<Address>>,
     now: Instant,
@@ -81,6 +83,15 @@ enum After {
     Wait(Instant),
     Ask(Question),
     End,
+}
+
+/// Counts events that will be written.
+fn count(subscriber: &Subscriber, handed: &mut Vec<Handed>) {
+    if !handed.is_empty() {
+        let sum = |(events, bytes), handed: Handed| (events + handed.events, bytes + handed.bytes);
+        let (events, bytes) = handed.drain(..).fold((0, 0), sum);
+        subscriber.handed_over(events, bytes);
+    }
 }
 
 impl Shard {
@@ -96,6 +107,7 @@ impl Shard {
             timers: Timers::default(),
             tickets: 0,
             store,
+            handed: Vec::new(),
             readers: HashMap::new(),
             now: Instant::now(),
         }
@@ -276,8 +288,18 @@ impl Shard {
             if connection.ending {
                 break After::End;
             }
+            let mark = connection.subscriber.mark();
             match connection.subscriber.step(head, self.now.into()) {
-                Step::Write(parts) => written += connection.push(parts),
+                Step::Write(parts) => {
+                    written += connection.push(parts);
+                    // It lies behind the events: they can no longer be taken back.
+                    count(&connection.subscriber, &mut self.handed);
+                }
+                Step::Events(parts, events) => {
+                    let bytes = connection.push(parts);
+                    written += bytes;
+                    self.handed.push(Handed { mark, events, bytes });
+                }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),
                 Step::Yield => break After::More,
@@ -288,6 +310,10 @@ impl Shard {
             }
         };
         let flushed = connection.flush();
+        if matches!(flushed, Ok(false)) {
+            connection.take_back(&mut self.handed);
+        }
+        count(&connection.subscriber, &mut self.handed);
         // Asked also when blocked: the answer finds it later.
         let after = match after {
             After::Ask(question) => {

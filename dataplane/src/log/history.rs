@@ -8,10 +8,10 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, syn
 use sluice_channel::{Epoch, Event, config::Encoding, limits};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::segment::Segment;
+use super::{room::Room, segment::Segment};
 use crate::{
     frame::{Dialect, GapReason},
-    source::{Error, ReadLimit, Source},
+    source::{Batch, Error, ReadLimit, Source},
 };
 
 /// Reads of the store at the same time, per channel and pod: replays share them and leave the connection
@@ -62,10 +62,30 @@ pub(super) struct Scope {
 pub(super) struct History {
     source: Arc<dyn Source>,
     cache: Cache<Key, Arc<Segment>, Cost>,
+    /// Memory of all its segments, cached or still being read by somebody.
+    room: Arc<Room>,
     reads: Semaphore,
     /// Places that will be read soon. Bounded; what does not fit is read when it is asked for.
     ahead: mpsc::Sender<(Scope, u64)>,
     ahead_queue: Mutex<Option<mpsc::Receiver<(Scope, u64)>>>,
+}
+
+/// Whether events are proven to be of `epoch`.
+///
+/// # Errors
+/// They are proven to be of another one.
+pub(super) fn is_of(proven: Option<Epoch>, epoch: Epoch) -> Result<bool, Error> {
+    match proven {
+        None => Ok(false),
+        Some(proven) if proven == epoch => Ok(true),
+        Some(_) => Err(Error::TailEnded("the stream was recreated".into())),
+    }
+}
+
+/// Memory for history where `capacity` bytes of it are cached: half as much again, for those segments that have left the cache while
+/// subscribers were still reading them.
+fn room_beside(capacity: u64) -> usize {
+    usize::try_from(capacity.saturating_add(capacity / 2)).unwrap_or(usize::MAX)
 }
 
 impl std::fmt::Debug for dyn Source {
@@ -75,7 +95,7 @@ impl std::fmt::Debug for dyn Source {
 }
 
 impl History {
-    /// A history over `source` that keeps up to `capacity` bytes.
+    /// A history over `source` that caches up to `capacity` bytes.
     #[must_use]
     pub(super) fn new(source: Arc<dyn Source>, capacity: u64) -> Self {
         let items = usize::try_from(capacity / (64 * 1024)).unwrap_or(usize::MAX).max(16);
@@ -86,12 +106,14 @@ impl History {
             Err(_) => Cache::with_weighter(items, capacity, Cost),
         };
         let (ahead, queue) = mpsc::channel(AHEAD);
-        Self { source, cache, reads: Semaphore::new(CONCURRENT_READS), ahead, ahead_queue: Mutex::new(Some(queue)) }
+        let room = Room::new(room_beside(capacity));
+        Self { source, cache, room, reads: Semaphore::new(CONCURRENT_READS), ahead, ahead_queue: Mutex::new(Some(queue)) }
     }
 
-    /// Changes the bytes kept.
+    /// Changes the bytes cached.
     pub(super) fn set_capacity(&self, capacity: u64) {
         self.cache.set_capacity(capacity);
+        self.room.set_capacity(room_beside(capacity));
     }
 
     /// Forgets everything.
@@ -111,7 +133,7 @@ impl History {
     pub(super) async fn read_ahead(&self) {
         let Some(mut queue) = self.ahead_queue.lock().take() else { return };
         while let Some((scope, start)) = queue.recv().await {
-            if self.cached(scope, start).is_none() {
+            if self.room.is_free() && self.cached(scope, start).is_none() {
                 // Who asks for it will see what is wrong.
                 let _ = self.segment(scope, start).await;
             }
@@ -158,16 +180,20 @@ impl History {
     }
 
     /// Reads sequences from `start` to the end of its block, or less when they are large; more where a hole
-    /// reaches over the end.
+    /// reaches over the end. What one answer holds is taken as a whole: nothing is read twice.
     async fn read(&self, scope: Scope, start: u64) -> Result<Arc<Segment>, Error> {
+        self.room.wait().await?;
         let _permit = self.reads.acquire().await.map_err(|e| Error::Unreachable(e.to_string()))?;
         let block_end = start - start % limits::SEGMENT_SEQUENCES + limits::SEGMENT_SEQUENCES - 1;
         let to = block_end.min(scope.last);
         // The store has no sequence 0.
-        let mut segment = Segment::open(start.max(1));
+        let mut segment = Segment::gather(start.max(1));
         let mut first = None;
+        let mut proven = true;
         while segment.end() <= to && segment.bytes() < limits::SEGMENT_BYTES {
-            let events = self.events(segment.end(), to).await?;
+            let limit = ReadLimit { events: to + 1 - segment.end(), bytes: limits::SEGMENT_BYTES - segment.bytes() };
+            let (events, epoch) = self.events(segment.end(), limit).await?;
+            proven &= is_of(epoch, scope.epoch)?;
             if events.is_empty() {
                 let reason = self.hole_reason(scope, to, &mut first).await?;
                 segment.skip_to(to + 1, reason);
@@ -177,14 +203,16 @@ impl History {
                     let reason = self.hole_reason(scope, event.sequence - 1, &mut first).await?;
                     segment.skip_to(event.sequence, reason);
                 }
-                if event.sequence > to || segment.bytes() >= limits::SEGMENT_BYTES {
+                if event.sequence > to {
                     break;
                 }
                 segment.append(scope.epoch, &event, scope.dialect, scope.encoding, GapReason::Deleted);
             }
         }
-        self.check_epoch(scope.epoch).await?;
-        Ok(segment.seal())
+        if !proven {
+            self.check_epoch(scope.epoch).await?;
+        }
+        Ok(segment.seal_in(&self.room))
     }
 
     /// Makes sure that what was just read is of `epoch`: the stream may have been recreated before the reader
@@ -194,21 +222,20 @@ impl History {
         if now == epoch { Ok(()) } else { Err(Error::TailEnded("the stream was recreated".into())) }
     }
 
-    /// Events from `next` on, at least one unless the leader says that there is none. A replica may lag, so
-    /// its silence is no proof: it is asked again, then the leader is.
-    pub(super) async fn events(&self, next: u64, to: u64) -> Result<Vec<Event>, Error> {
-        let limit = ReadLimit { events: to + 1 - next, bytes: limits::SEGMENT_BYTES };
+    /// Events from `next` on, at least one unless the leader says that there is none, and their epoch where that is known. A replica
+    /// may lag, so its silence is no proof: it is asked again, then the leader is.
+    pub(super) async fn events(&self, next: u64, limit: ReadLimit) -> Result<(Vec<Event>, Option<Epoch>), Error> {
         for attempt in 0..=LAG_RETRIES {
             if attempt > 0 {
                 tokio::time::sleep(LAG_PAUSE).await;
             }
-            let mut events = self.source.read(next, limit).await?.events;
+            let Batch { mut events, epoch, .. } = self.source.read(next, limit).await?;
             events.retain(|event| event.sequence >= next);
             if !events.is_empty() {
-                return Ok(events);
+                return Ok((events, epoch));
             }
         }
-        Ok(self.source.read_leader(next).await?.into_iter().collect())
+        Ok((self.source.read_leader(next).await?.into_iter().collect(), None))
     }
 
     /// Why the sequences up to `to` are missing; asks the store for its first one at most once per read.

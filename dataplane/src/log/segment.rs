@@ -1,14 +1,20 @@
 //! Segments: immutable runs of encoded frames with an index, and the open one at the end of the log.
 
+mod matches;
+
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
 
+use self::matches::Matches;
+use super::room::{Room, Share};
 use crate::frame::{self, Dialect, Gap, GapReason};
 
-/// What an index entry and its share of the maps cost in memory, bytes: for the cache's accounting.
-const ENTRY_COST: usize = 48;
+/// What an index entry costs in memory, and the matches that may be kept for it, bytes: for the cache's accounting.
+const ENTRY_COST: usize = size_of::<Entry>() + matches::ENTRY_BYTES;
+/// What a topic costs beside its text.
+const TOPIC_COST: usize = size_of::<Box<str>>();
 
 /// Frames of an open segment that are put into one buffer, so that those who replay take few buffers at a time.
 const RUN_FRAMES: usize = 32;
@@ -43,16 +49,22 @@ pub struct Segment {
     entries: Vec<Entry>,
     holes: Vec<Hole>,
     topics: Vec<Box<str>>,
+    /// What they cost in memory.
+    topic_bytes: usize,
     frames: Frames,
+    /// Its share of the memory for history, where it is of that.
+    share: Option<Share>,
 }
 
 #[derive(Debug)]
 enum Frames {
     /// One buffer, so that an unfiltered reader takes one slice.
-    Sealed(Bytes),
+    Sealed { bytes: Bytes, matches: Matches },
     /// The segment still grows: buffers in order, each with the offset after it. The last [`RUN_FRAMES`] hold a frame
     /// each at most, the others are runs of as many.
     Open { buffers: Vec<(usize, Bytes)>, singles: usize, interned: HashMap<Box<str>, u32>, bytes: usize },
+    /// The segment still grows, and nobody reads it before it is sealed.
+    Gathering { bytes: Vec<u8>, interned: HashMap<Box<str>, u32> },
 }
 
 /// What a subscriber gets from a segment.
@@ -82,8 +94,17 @@ impl Segment {
     /// An empty open segment that will start at `start`.
     #[must_use]
     pub fn open(start: u64) -> Self {
-        let frames = Frames::Open { buffers: Vec::new(), singles: 0, interned: HashMap::new(), bytes: 0 };
-        Self { start, end: start, entries: Vec::new(), holes: Vec::new(), topics: Vec::new(), frames }
+        Self::of(start, Frames::Open { buffers: Vec::new(), singles: 0, interned: HashMap::new(), bytes: 0 })
+    }
+
+    /// An empty segment that will start at `start`, to be read once it is sealed: cheaper to fill.
+    #[must_use]
+    pub fn gather(start: u64) -> Self {
+        Self::of(start, Frames::Gathering { bytes: Vec::new(), interned: HashMap::new() })
+    }
+
+    const fn of(start: u64, frames: Frames) -> Self {
+        Self { start, end: start, entries: Vec::new(), holes: Vec::new(), topics: Vec::new(), topic_bytes: 0, frames, share: None }
     }
 
     /// First sequence covered.
@@ -108,15 +129,16 @@ impl Segment {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.frames {
-            Frames::Sealed(bytes) => bytes.len(),
+            Frames::Sealed { bytes, .. } => bytes.len(),
             Frames::Open { bytes, .. } => *bytes,
+            Frames::Gathering { bytes, .. } => bytes.len(),
         }
     }
 
     /// Memory used, bytes, roughly.
     #[must_use]
     pub fn cost(&self) -> usize {
-        self.bytes() + (self.entries.len() + self.holes.len()) * ENTRY_COST + size_of::<Self>()
+        self.bytes() + self.topic_bytes + (self.entries.len() + self.holes.len()) * ENTRY_COST + size_of::<Self>()
     }
 
     /// Whether it has no room for more.
@@ -130,29 +152,41 @@ impl Segment {
     pub fn append(&mut self, epoch: Epoch, event: &Event, dialect: Dialect, encoding: Encoding, reason: GapReason) -> bool {
         debug_assert!(event.sequence >= self.end, "sequences rise");
         self.skip_to(event.sequence, reason);
-        let mut frame = Vec::with_capacity(event.payload.len() + 64);
-        let valid = frame::encode(&mut frame, epoch, event, dialect, encoding);
-        let Frames::Open { buffers, singles, interned, bytes } = &mut self.frames else { return valid };
-        let topic = if let Some(topic) = interned.get(event.topic.as_str()) {
-            *topic
-        } else {
-            let topic = u32::try_from(self.topics.len()).unwrap_or(u32::MAX);
-            self.topics.push(event.topic.as_str().into());
-            interned.insert(event.topic.as_str().into(), topic);
-            topic
+        let valid = match &mut self.frames {
+            Frames::Sealed { .. } => return false,
+            Frames::Gathering { bytes, .. } => frame::encode(bytes, epoch, event, dialect, encoding),
+            Frames::Open { buffers, singles, bytes, .. } => {
+                let mut frame = Vec::with_capacity(event.payload.len() + 64);
+                let valid = frame::encode(&mut frame, epoch, event, dialect, encoding);
+                *bytes += frame.len();
+                buffers.push((*bytes, frame.into()));
+                *singles += 1;
+                if *singles == RUN_FRAMES {
+                    let run = concat(&buffers[buffers.len() - RUN_FRAMES..]);
+                    buffers.truncate(buffers.len() - RUN_FRAMES);
+                    buffers.push((*bytes, run));
+                    *singles = 0;
+                }
+                valid
+            }
         };
-        *bytes += frame.len();
-        buffers.push((*bytes, frame.into()));
-        *singles += 1;
-        if *singles == RUN_FRAMES {
-            let run = concat(&buffers[buffers.len() - RUN_FRAMES..]);
-            buffers.truncate(buffers.len() - RUN_FRAMES);
-            buffers.push((*bytes, run));
-            *singles = 0;
-        }
-        self.entries.push(Entry { sequence: event.sequence, time_nanos: event.time_nanos, topic, end: *bytes });
+        let topic = self.topic(&event.topic);
+        self.entries.push(Entry { sequence: event.sequence, time_nanos: event.time_nanos, topic, end: self.bytes() });
         self.end = event.sequence + 1;
         valid
+    }
+
+    /// The number of a topic.
+    fn topic(&mut self, topic: &str) -> u32 {
+        let (Frames::Open { interned, .. } | Frames::Gathering { interned, .. }) = &mut self.frames else { return u32::MAX };
+        if let Some(number) = interned.get(topic) {
+            return *number;
+        }
+        let number = u32::try_from(self.topics.len()).unwrap_or(u32::MAX);
+        self.topics.push(topic.into());
+        self.topic_bytes += topic.len() + TOPIC_COST;
+        interned.insert(topic.into(), number);
+        number
     }
 
     /// Covers everything before `sequence`; what is not there is a hole of `reason`.
@@ -166,46 +200,126 @@ impl Segment {
     /// The same segment, immutable and in one buffer.
     #[must_use]
     pub fn seal(self) -> Arc<Self> {
-        let Self { start, end, mut entries, holes, topics, frames } = self;
+        Arc::new(self.sealed())
+    }
+
+    /// The same for a segment of history, which holds its share of `room` as long as it lives.
+    #[must_use]
+    pub(super) fn seal_in(self, room: &Arc<Room>) -> Arc<Self> {
+        let mut sealed = self.sealed();
+        sealed.share = Some(room.take(sealed.cost()));
+        Arc::new(sealed)
+    }
+
+    fn sealed(self) -> Self {
+        let Self { start, end, mut entries, holes, topics, topic_bytes, frames, share } = self;
         let bytes = match frames {
-            Frames::Sealed(bytes) => bytes,
+            Frames::Sealed { bytes, .. } => bytes,
             Frames::Open { buffers, .. } => concat(&buffers),
+            Frames::Gathering { mut bytes, .. } => {
+                bytes.shrink_to_fit();
+                bytes.into()
+            }
         };
         entries.shrink_to_fit();
-        Arc::new(Self { start, end, entries, holes, topics, frames: Frames::Sealed(bytes) })
+        Self { start, end, entries, holes, topics, topic_bytes, frames: Frames::Sealed { bytes, matches: Matches::default() }, share }
     }
 
     /// What to write next for a subscriber at `from` (`start <= from < end`) that was told of every hole up
-    /// to sequence `told`. Stops after about [`limits::WRITE_BYTES`], and before a hole not yet told.
+    /// to sequence `told`. Stops after about [`limits::SLICE_BYTES`], and before a hole not yet told.
     #[must_use]
     pub fn slice(&self, from: u64, told: u64, filter: &Filter) -> Slice {
-        let first = self.entries.partition_point(|e| e.sequence < from);
+        let first = self.index_of(from);
         let hole = self.holes.iter().find(|hole| hole.to >= from && hole.to > told);
         let stop = match hole {
             Some(hole) if self.entries.get(first).is_none_or(|e| e.sequence > hole.from) => return self.gap(from, told, hole),
             Some(hole) => hole.from,
             None => self.end,
         };
-        let mut out = Collected::default();
-        let mut next = stop;
-        for (index, entry) in self.entries.iter().enumerate().skip(first) {
-            if entry.sequence >= stop {
-                break;
+        let after = if stop == self.end { self.entries.len() } else { self.index_of(stop) };
+        let (out, next) = match &self.frames {
+            _ if filter.is_all() => self.run(first, after),
+            Frames::Sealed { matches, .. } => {
+                let passing = matches.of(filter, &self.entries, &self.topics);
+                self.pick(matches::from(&passing, first).take_while(|index| *index < after))
             }
-            if out.bytes >= limits::WRITE_BYTES {
-                next = entry.sequence;
-                break;
+            Frames::Open { .. } | Frames::Gathering { .. } => {
+                self.pick((first..after).filter(|index| self.passes(filter, &self.entries[*index])))
             }
-            if filter.is_all() || self.topics.get(entry.topic as usize).is_some_and(|topic| filter.matches(topic)) {
-                self.collect(&mut out, index, entry);
-            }
-        }
+        };
+        let next = next.map_or(stop, |index| self.entries[index].sequence);
         Slice::Frames { parts: self.parts(out.runs), events: out.events, oldest_nanos: out.oldest_nanos, next }
     }
 
+    fn passes(&self, filter: &Filter, entry: &Entry) -> bool {
+        self.topics.get(entry.topic as usize).is_some_and(|topic| filter.matches(topic))
+    }
+
+    /// All of `first..after`, as far as it fits; and the index to go on at, if that is not all.
+    fn run(&self, first: usize, after: usize) -> (Collected, Option<usize>) {
+        if first >= after {
+            return (Collected::default(), None);
+        }
+        let before = self.begin_of(first);
+        let last = self.fill(first, after, before + limits::SLICE_BYTES);
+        let to = after.min(last + 1);
+        let bytes = self.entries[to - 1].end - before;
+        let out = Collected { runs: vec![(first, to)], bytes, events: (to - first) as u64, oldest_nanos: self.entries[first].time_nanos };
+        (out, (to < after).then_some(to))
+    }
+
+    /// The first index with an entry at or after `sequence`. Where nothing is missing it is known without a search, whose every probe
+    /// would be of memory that no cache has.
+    fn index_of(&self, sequence: u64) -> usize {
+        let guess = usize::try_from(sequence.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        match self.entries.get(guess) {
+            Some(entry) if entry.sequence == sequence => guess,
+            _ => self.entries.partition_point(|e| e.sequence < sequence),
+        }
+    }
+
+    /// The first index of `first..after` whose frame ends at or after `end`, or `after`: searched from where it is when frames are alike.
+    fn fill(&self, first: usize, after: usize, end: usize) -> usize {
+        let frame = (self.bytes() / self.entries.len().max(1)).max(1);
+        let guess = first + limits::SLICE_BYTES / frame;
+        let (mut low, mut high, mut step) = (first, after, 2);
+        if guess < after && self.entries[guess].end < end {
+            low = guess + 1;
+            while low + step < after && self.entries[low + step].end < end {
+                low += step + 1;
+                step *= 2;
+            }
+            high = after.min(low + step + 1);
+        } else if guess < after {
+            high = guess;
+            while high >= first + step && self.entries[high - step].end >= end {
+                high -= step;
+                step *= 2;
+            }
+            low = first.max(high.saturating_sub(step));
+        }
+        low + self.entries[low..high].partition_point(|e| e.end < end)
+    }
+
+    /// The entries of `indexes`, as far as they fit; and the index to go on at, if that is not all.
+    fn pick(&self, indexes: impl Iterator<Item = usize>) -> (Collected, Option<usize>) {
+        let mut out = Collected::default();
+        for index in indexes {
+            if out.bytes >= limits::SLICE_BYTES {
+                return (out, Some(index));
+            }
+            self.collect(&mut out, index, &self.entries[index]);
+        }
+        (out, None)
+    }
+
+    /// Where the frame of an entry begins in the segment's bytes.
+    fn begin_of(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { self.entries[index - 1].end }
+    }
+
     fn collect(&self, out: &mut Collected, index: usize, entry: &Entry) {
-        let start = if index == 0 { 0 } else { self.entries[index - 1].end };
-        out.bytes += entry.end - start;
+        out.bytes += entry.end - self.begin_of(index);
         out.events += 1;
         if out.oldest_nanos == 0 {
             out.oldest_nanos = entry.time_nanos;
@@ -218,9 +332,12 @@ impl Segment {
 
     /// The bytes of these runs of entries.
     fn parts(&self, runs: Vec<(usize, usize)>) -> Vec<Bytes> {
-        let range = |(from, to): (usize, usize)| (if from == 0 { 0 } else { self.entries[from - 1].end }, self.entries[to - 1].end);
+        let range = |(from, to): (usize, usize)| (self.begin_of(from), self.entries[to - 1].end);
         match &self.frames {
-            Frames::Sealed(bytes) => runs.into_iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect(),
+            Frames::Gathering { bytes, .. } => {
+                runs.into_iter().map(range).map(|(start, end)| Bytes::copy_from_slice(&bytes[start..end])).collect()
+            }
+            Frames::Sealed { bytes, .. } => runs.into_iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect(),
             Frames::Open { buffers, .. } => {
                 let mut parts = Vec::new();
                 for (start, end) in runs.into_iter().map(range) {
@@ -258,7 +375,7 @@ impl Segment {
     /// Sequences of the newest `count` events before `before` that pass `filter`, newest first.
     #[must_use]
     pub fn newest(&self, before: u64, count: usize, filter: &Filter) -> Vec<u64> {
-        let passes = |e: &&Entry| e.sequence < before && self.topics.get(e.topic as usize).is_some_and(|t| filter.matches(t));
+        let passes = |e: &&Entry| e.sequence < before && self.passes(filter, e);
         self.entries.iter().rev().filter(passes).take(count).map(|e| e.sequence).collect()
     }
 }

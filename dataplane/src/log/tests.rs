@@ -152,6 +152,31 @@ async fn what_is_gone_is_named_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_store_has_removed_is_not_served_from_memory() {
+    let memory = Memory::default();
+    (0..3_000).for_each(|i| {
+        memory.put("t", format!("{i}"));
+    });
+    let running = start(&memory, options());
+    running.reached(3_001).await;
+    // In the ring, and in the cache.
+    assert_eq!(running.walk(1, &Filter::default()).await.0.len(), 3_000);
+    memory.purge_before(2_900);
+    let mut head = running.log.head();
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.first == 2_900)).await.unwrap().unwrap();
+    for from in [1, 1_030, 2_899] {
+        let (sequences, gaps) = running.walk(from, &Filter::default()).await;
+        assert_eq!((sequences, gaps), ((2_900..=3_000).collect(), vec![(from, 2_899, GapReason::Expired)]));
+    }
+    memory.purge_before(3_001);
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.first == 3_001)).await.unwrap().unwrap();
+    assert_eq!(running.walk(2_950, &Filter::default()).await, (vec![], vec![(2_950, 3_000, GapReason::Expired)]));
+    memory.put("t", "after");
+    running.reached(3_002).await;
+    assert_eq!(running.walk(3_001, &Filter::default()).await, (vec![3_001], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_delivery_is_fetched_again() {
     let memory = Memory::default();
     memory.put("t", "1");

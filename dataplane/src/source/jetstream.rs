@@ -3,7 +3,9 @@
 //! Sources: ADR-8 (JetStream API), ADR-31 (direct get, batches), ADR-37 (pull consumers).
 
 mod connect;
+mod delivery;
 mod direct;
+mod run;
 mod tail;
 
 use std::{collections::HashMap, sync::Arc};
@@ -12,6 +14,8 @@ use async_nats::{Client, jetstream};
 use futures::{FutureExt, future::BoxFuture};
 use serde::Deserialize;
 use sluice_channel::{Epoch, Event, StreamName, cursor::EPOCH_METADATA, event};
+
+use delivery::delivery;
 
 pub use connect::{Connection, Settings, connect};
 
@@ -30,6 +34,7 @@ pub struct JetStream {
     topic_prefix: Arc<str>,
     /// Start of consumer names: says in `nats consumer ls` whose they are.
     reader_name: Arc<str>,
+    runs: Arc<run::Runs>,
 }
 
 impl JetStream {
@@ -38,7 +43,14 @@ impl JetStream {
     pub fn new(connection: Connection, stream: StreamName, topic_prefix: &str, instance: &str) -> Self {
         let context = connection.context();
         let safe: String = instance.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(80).collect();
-        Self { connection, context, stream, topic_prefix: topic_prefix.into(), reader_name: format!("sluice_{safe}").into() }
+        Self {
+            connection,
+            context,
+            stream,
+            topic_prefix: topic_prefix.into(),
+            reader_name: format!("sluice_{safe}").into(),
+            runs: Arc::default(),
+        }
     }
 
     fn client(&self) -> &Client {
@@ -64,6 +76,17 @@ impl JetStream {
             .filter(|name| event::check_name(name).is_ok())
             .map(str::to_owned);
         Event { sequence, time_nanos, topic: self.topic(subject).to_owned(), name, payload }
+    }
+
+    /// Deletes a consumer of ours: best effort, so that nobody has to wait for its inactivity threshold; ends by its own time limit.
+    fn delete_consumer(&self, consumer: String) {
+        let source = self.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let delete = source.context.delete_consumer_from_stream(consumer, source.stream.as_str());
+                let _ = tokio::time::timeout(REQUEST_TIMEOUT, delete).await;
+            });
+        }
     }
 
     async fn info(&self) -> Result<Info, Error> {
@@ -138,7 +161,9 @@ impl Source for JetStream {
             let mark = info.config.metadata.get(EPOCH_METADATA).map_or("", String::as_str);
             let InfoState { messages, first_seq, last_seq } = info.state;
             let first = if messages == 0 { last_seq + 1 } else { first_seq };
-            Ok(State { epoch: Epoch::of_stream(i128::from(created), mark), first, last: last_seq })
+            let epoch = Epoch::of_stream(i128::from(created), mark);
+            self.runs.saw(epoch, last_seq);
+            Ok(State { epoch, first, last: last_seq })
         }
         .boxed()
     }
@@ -148,7 +173,7 @@ impl Source for JetStream {
     }
 
     fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>> {
-        direct::read(self, from, limit).boxed()
+        run::read(self, from, limit).boxed()
     }
 
     fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>> {

@@ -3,10 +3,11 @@
 
 use std::future::Future;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use sluice_channel::limits;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Step, Subscriber, output::join};
+use super::{Question, Step, Subscriber};
 use crate::{log::Head, registry::Entry};
 
 /// Drives a subscriber.
@@ -14,6 +15,8 @@ use crate::{log::Head, registry::Entry};
 pub struct Frames {
     subscriber: Subscriber,
     head: watch::Receiver<Head>,
+    /// What it was about to ask when there were events to write first.
+    question: Option<Question>,
 }
 
 /// Waits for `work`, the wish to close, or `deadline`, in this order when several are due. `None`: not for the work.
@@ -37,18 +40,40 @@ impl Frames {
     #[must_use]
     pub fn new(subscriber: Subscriber) -> Self {
         let head = subscriber.entry().channel().log().head();
-        Self { subscriber, head }
+        Self { subscriber, head, question: None }
     }
 
     /// The next bytes to write, whole frames; `None` at the end of the stream. Waits no longer than the
     /// heartbeat interval plus one answer of the store.
+    ///
+    /// They are a copy of about [`limits::WRITE_BYTES`] at most, and the segment that they are of is let go: nobody tells us whether
+    /// the socket takes them.
     pub async fn next(&mut self) -> Option<Bytes> {
-        let mut step = None;
+        let mut step = self.question.take().map(Step::Ask);
+        let mut out = BytesMut::new();
         loop {
             let now = Instant::now();
             let head = *self.head.borrow_and_update();
             match step.take().unwrap_or_else(|| self.subscriber.step(head, now)) {
-                Step::Write(parts) => return Some(join(parts)),
+                Step::Write(parts) => {
+                    parts.iter().for_each(|part| out.extend_from_slice(part));
+                    return Some(self.done(out));
+                }
+                Step::Events(parts, events) => {
+                    let length = parts.iter().map(Bytes::len).sum();
+                    out.reserve(length);
+                    parts.iter().for_each(|part| out.extend_from_slice(part));
+                    self.subscriber.handed_over(events, length);
+                    if out.len() >= limits::WRITE_BYTES {
+                        return Some(self.done(out));
+                    }
+                }
+                Step::Ask(question) if !out.is_empty() => {
+                    self.question = Some(question);
+                    return Some(self.done(out));
+                }
+                // It says the same again.
+                Step::Wait(_) | Step::Yield | Step::End if !out.is_empty() => return Some(self.done(out)),
                 Step::Wait(until) => {
                     let _ = wait(self.subscriber.entry(), Some(until), self.head.changed()).await;
                 }
@@ -61,5 +86,10 @@ impl Frames {
                 Step::End => return None,
             }
         }
+    }
+
+    fn done(&mut self, out: BytesMut) -> Bytes {
+        self.subscriber.let_go();
+        out.freeze()
     }
 }

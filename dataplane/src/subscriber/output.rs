@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use sluice_channel::Cursor;
 
@@ -12,18 +11,6 @@ use crate::frame::{self, CloseReason};
 pub fn write_close(out: &mut Vec<u8>, cursor: Option<Cursor>, reason: CloseReason, retry: Duration) {
     let data = json!({"reason": reason.as_str(), "retry": u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)});
     frame::control(out, "channel.close", cursor, &data.to_string(), Some(retry));
-}
-
-/// One buffer from several: a copy of at most about `limits::WRITE_BYTES` costs less than a chunk for each.
-pub(super) fn join(mut parts: Vec<Bytes>) -> Bytes {
-    if parts.len() == 1 {
-        return parts.pop().unwrap_or_default();
-    }
-    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-    for part in parts {
-        all.extend_from_slice(&part);
-    }
-    all.freeze()
 }
 
 /// Nanoseconds since a time in Unix nanoseconds; 0 for one in the future.

@@ -9,8 +9,11 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use rand::Rng;
 
-use super::JetStream;
-use crate::source::{Delivery, Error, REQUEST_TIMEOUT, Tail};
+use super::{
+    JetStream,
+    delivery::{Numbers, delivery},
+};
+use crate::source::{Delivery, Error, Tail};
 
 /// Messages asked for ahead of those handled.
 const BATCH_MESSAGES: usize = 1_000;
@@ -61,9 +64,9 @@ impl Tail for JetStreamTail {
                 Some(Err(error)) => return Err(Error::TailEnded(error.to_string())),
                 None => return Err(Error::TailEnded("the server closed it".into())),
             };
-            let info = message.info().map_err(|e| Error::TailEnded(e.to_string()))?;
-            let (delivery_sequence, sequence) = (info.consumer_sequence, info.stream_sequence);
-            let time_nanos = i64::try_from(info.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
+            let numbers = message.reply.as_deref().and_then(delivery);
+            let Numbers { delivery_sequence, sequence, time_nanos, .. } =
+                numbers.ok_or_else(|| Error::TailEnded("a delivery without its numbers".into()))?;
             let event = self.source.event(sequence, time_nanos, &message.subject, message.headers.as_ref(), message.payload.clone());
             Ok(Delivery { delivery_sequence, event })
         }
@@ -73,13 +76,6 @@ impl Tail for JetStreamTail {
 
 impl Drop for JetStreamTail {
     fn drop(&mut self) {
-        // Best effort, so that nobody has to wait for the inactivity threshold; ends by its own time limit.
-        let (source, consumer) = (self.source.clone(), std::mem::take(&mut self.consumer));
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let delete = source.context.delete_consumer_from_stream(consumer, source.stream.as_str());
-                let _ = tokio::time::timeout(REQUEST_TIMEOUT, delete).await;
-            });
-        }
+        self.source.delete_consumer(std::mem::take(&mut self.consumer));
     }
 }
