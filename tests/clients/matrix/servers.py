@@ -163,11 +163,12 @@ class Channel:
         await self.bed.js.purge_stream(self.stream, seq=before)
 
     async def subscribed(self, count=1, plane=None, limit=SOON):
-        """Waits until the data plane counts this many open streams."""
+        """Waits until the data plane counts this many open streams, each of which knows where it starts."""
         plane = plane or self.bed.plane
 
         async def enough():
-            return len(await plane.subscribers(self.name)) == count
+            states = [s["state"] for s in await plane.subscribers(self.name)]
+            return len(states) == count and "Admitting" not in states
         await eventually(f"{count} open stream(s) on {self.name}", enough, limit)
 
 
