@@ -48,6 +48,7 @@ help: ## list these commands
 	@echo "make crds     write crds/ and the chart's copy from the Rust types"
 	@echo "make test-clients   browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)"
 	@echo "make bench    benchmarks: the parts, then load beside a floor and a peer; BENCH_SECONDS, BENCH_CONNECTIONS"
+	@echo "make bench-scale  100,000 connections over several data planes, and what NATS does for them; BENCH_SECONDS, BENCH_CONNECTIONS"
 	@echo "make images   container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev"
 	@echo "make tools    obtain nats-server, etcd, kube-apiserver and helm into .tools/bin"
 	@echo "make clean    remove build output and local data (tools stay)"
@@ -146,6 +147,13 @@ bench: ## the parts, then the load
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
 	@$(CARGO) bench --locked $(QUIET) -p sluice-dataplane --bench micro
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
+
+.PHONY: bench-scale
+bench-scale: ## more connections than one process can have
+	$(rust)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
+	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load -- scale
 
 .PHONY: images
 images: ## container images without a container engine

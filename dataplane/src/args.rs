@@ -44,6 +44,10 @@ pub struct Args {
     /// CPUs this process may use (affinity and cgroup quota).
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..=1024))]
     fanout_threads: Option<u16>,
+    /// Most memory to use, bytes, or such as 512Mi: above nine tenths of it new subscribers are told to come back later. Default:
+    /// the limit of its cgroup (version 2), which is the container's.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory_limit: Option<u64>,
     /// How long to accept after SIGTERM, until the last proxy knows.
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "DURATION")]
     drain_delay: Duration,
@@ -70,6 +74,14 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
 }
 
+/// Reads `1048576`, `1024Ki`, `512Mi` and `2Gi`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+    let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
+    let parsed = number.parse::<u64>().ok().filter(|number| *number > 0).and_then(|number| number.checked_mul(1 << shift));
+    parsed.ok_or_else(|| "must be a number of bytes such as 536870912 or 512Mi".to_owned())
+}
+
 impl Args {
     /// The form of the log.
     #[must_use]
@@ -92,6 +104,7 @@ impl Args {
             jetstream_domain,
             instance,
             fanout_threads,
+            memory_limit,
             drain_delay,
             drain_period,
             log_format: _,
@@ -106,7 +119,8 @@ impl Args {
             name: format!("sluice-dataplane {instance}"),
         };
         let fanout_threads = fanout_threads.map_or_else(available_cpus, usize::from);
-        Options { config_dir, listen, admin, nats, instance, fanout_threads, pace: Pace { delay: drain_delay, period: drain_period } }
+        let pace = Pace { delay: drain_delay, period: drain_period };
+        Options { config_dir, listen, admin, nats, instance, fanout_threads, memory: memory_limit, pace }
     }
 }
 
@@ -118,4 +132,19 @@ fn available_cpus() -> usize {
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_as_kubernetes_writes_them() {
+        for (text, value) in [("1", 1), ("1024Ki", 1 << 20), ("512Mi", 512 << 20), ("2Gi", 2 << 30)] {
+            assert_eq!(bytes(text), Ok(value), "{text}");
+        }
+        for bad in ["", "0", "-1", "1.5Gi", "512MB", "Mi", "18446744073709551615Gi"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod admin;
+pub mod admission;
 pub mod args;
 pub mod channel;
 pub mod config_dir;
@@ -15,6 +16,7 @@ pub mod drain;
 pub mod fanout;
 pub mod frame;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod phase;
 pub mod pod;

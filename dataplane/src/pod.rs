@@ -9,11 +9,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin,
+    admission::Admission,
     channel::Channel,
     config_dir::{Changes, ConfigDir},
     drain::{self, Pace},
     fanout::FanOut,
     frame::CloseReason,
+    memory::Memory,
     metrics::Metrics,
     phase::{Phase, PhaseCell},
     registry::Registry,
@@ -32,6 +34,8 @@ pub struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
     /// Name of the pod.
     pub instance: String,
+    /// Limits of this process.
+    pub admission: Admission,
     /// Open streams.
     pub registry: Arc<Registry>,
     /// Numbers.
@@ -71,6 +75,8 @@ pub struct Options {
     pub instance: String,
     /// Threads that write streams of plain HTTP/1.1; 0 = none, hyper writes them.
     pub fanout_threads: usize,
+    /// Most memory that it may use, bytes; none: its cgroup's limit.
+    pub memory: Option<u64>,
     /// How it ends.
     pub pace: Pace,
 }
@@ -108,7 +114,9 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let connection = jetstream::connect(&options.nats).await.map_err(|e| Error::Nats(e.to_string()))?;
     announce(&public, &admin);
 
-    let shared = Arc::new(Shared { instance: options.instance.clone(), ..Shared::default() });
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let admission = Admission::new(files, Memory::find(options.memory));
+    let shared = Arc::new(Shared { instance: options.instance.clone(), admission, ..Shared::default() });
     let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
     let (streams, background) = (TaskTracker::new(), TaskTracker::new());
     let mut readers = Readers {
@@ -131,6 +139,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     background.spawn(admin_serving);
     background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
     background.spawn(abort.clone().run_until_cancelled_owned(follow(readers, config_dir)));
+    let watched = Arc::clone(&shared);
+    background.spawn(abort.clone().run_until_cancelled_owned(async move { watched.admission.watch().await }));
 
     tokio::select! {
         () = signals.next() => tracing::info!("told to stop: draining; a second signal ends at once"),

@@ -66,8 +66,6 @@ pub(crate) struct Generator {
     clients: Vec<Client>,
     events: Vec<epoll::Event>,
     buffer: Vec<u8>,
-    /// Zero of the time stamps in payloads.
-    clock: Instant,
     /// Second and third byte of the next source address: each set of clients has addresses of its own, so ports
     /// that wait out an earlier set's connections are not in the way.
     next_source: u16,
@@ -100,12 +98,16 @@ impl Generator {
             clients: Vec::new(),
             events: Vec::with_capacity(4096),
             buffer: vec![0; 256 * 1024],
-            clock: Instant::now(),
             next_source: 0x0100,
             goal: u64::MAX,
             tally: Tally::default(),
             errors: Errors::default(),
         })
+    }
+
+    /// Takes source addresses that the crowds of other processes do not use.
+    pub(crate) fn spread_sources(&mut self, process: u32) {
+        self.next_source = 0x0200 + (process as u16 % 0xfc) * 0x0100;
     }
 
     /// Forgets what was seen, and sets the sequence at which a client is complete.
@@ -198,7 +200,7 @@ impl Generator {
         let Some(client) = self.clients.get_mut(index) else { return };
         let Some(socket) = client.socket.as_mut() else { return };
         let result = if client.request.is_empty() {
-            read(client, &mut self.buffer, self.clock, self.goal, &mut self.tally)
+            read(client, &mut self.buffer, self.goal, &mut self.tally)
         } else if flags.contains(EventFlags::ERR) {
             Err(format!("connect: {:?}", socket.take_error()))
         } else {
@@ -223,7 +225,7 @@ impl Generator {
         while sent < total || self.tally.complete < self.alive() || publisher.acknowledged - acknowledged < sent {
             let due = |n: u64| start + Duration::from_secs_f64(n as f64 / rate);
             while sent < total && due(sent) <= Instant::now() {
-                publisher.publish(&payload(self.clock))?;
+                publisher.publish(&payload())?;
                 sent += 1;
             }
             let next = if sent < total { due(sent).saturating_duration_since(Instant::now()) } else { Duration::from_millis(100) };
@@ -245,7 +247,7 @@ impl Generator {
         let mut sent = 0;
         while start.elapsed() < seconds {
             while sent < self.tally.deliveries / clients + window {
-                publisher.publish(&payload(self.clock))?;
+                publisher.publish(&payload())?;
                 sent += 1;
             }
             self.turn(Some(publisher), Duration::from_millis(100))?;
@@ -270,7 +272,7 @@ impl Generator {
         let mut sent = 0;
         while publisher.acknowledged - acknowledged < total {
             while sent < total && sent < publisher.acknowledged - acknowledged + 1_000 {
-                publisher.publish(&payload(self.clock))?;
+                publisher.publish(&payload())?;
                 sent += 1;
             }
             self.turn(Some(publisher), Duration::from_millis(100))?;
@@ -289,7 +291,8 @@ impl Generator {
         epoll::delete(&self.epoll, publisher.socket()).context("leaving the publisher")
     }
 
-    fn alive(&self) -> usize {
+    /// Clients that are connected.
+    pub(crate) fn alive(&self) -> usize {
         self.clients.iter().filter(|c| c.socket.is_some()).count()
     }
 
@@ -303,7 +306,7 @@ impl Generator {
     }
 }
 
-fn read(client: &mut Client, buffer: &mut [u8], clock: Instant, goal: u64, tally: &mut Tally) -> Result<(), String> {
+fn read(client: &mut Client, buffer: &mut [u8], goal: u64, tally: &mut Tally) -> Result<(), String> {
     let Some(socket) = client.socket.as_mut() else { return Ok(()) };
     let count = match socket.read(buffer) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -311,7 +314,7 @@ fn read(client: &mut Client, buffer: &mut [u8], clock: Instant, goal: u64, tally
         Ok(0) => return Err("the server closed the stream".to_owned()),
         Ok(count) => count,
     };
-    let now = nanos(clock);
+    let now = nanos();
     let mut broken = None;
     let last = &mut client.last;
     client.decoder.feed(&buffer[..count], &mut |item| match item {
@@ -339,13 +342,15 @@ fn read(client: &mut Client, buffer: &mut [u8], clock: Instant, goal: u64, tally
     broken.map_or(Ok(()), Err)
 }
 
-fn nanos(clock: Instant) -> u64 {
-    u64::try_from(clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
+/// The machine's monotonic clock, so that processes can compare what they read.
+fn nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// A payload that says when it was made.
-fn payload(clock: Instant) -> String {
-    let mut text = format!("T={:019} ", nanos(clock));
+fn payload() -> String {
+    let mut text = format!("T={:019} ", nanos());
     text.extend(std::iter::repeat_n('x', PAYLOAD_BYTES - text.len()));
     text
 }

@@ -26,6 +26,19 @@ impl Histogram {
         self.total += 1;
     }
 
+    /// What was counted: pairs of a bucket and its count.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0)
+    }
+
+    /// Adds what another one has counted.
+    pub(crate) fn merge(&mut self, counts: impl IntoIterator<Item = (usize, u64)>) {
+        for (bucket, count) in counts {
+            self.counts[bucket] += count;
+            self.total += count;
+        }
+    }
+
     /// The duration that `share` of all do not pass, milliseconds.
     pub(crate) fn quantile_millis(&self, share: f64) -> f64 {
         let rank = (self.total as f64 * share).ceil() as u64;

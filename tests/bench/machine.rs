@@ -83,3 +83,21 @@ pub(crate) fn raise_open_files(needed: u64) -> anyhow::Result<()> {
     }
     setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).context("raising the limit of open files")
 }
+
+/// Most files that this process may have open.
+pub(crate) fn open_files_limit() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(1_000_000)
+}
+
+/// Memory that the machine could still give to programs, bytes.
+pub(crate) fn available() -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// Bytes that a process has written so far, to sockets and files.
+pub(crate) fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse().ok()).unwrap_or(0)
+}

@@ -2,8 +2,10 @@
 //!
 //! All are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
 //! Speed never fails this program; an event lost, doubled or out of order, or a broken connection does.
+//! With the argument `scale` (`make bench-scale`): more connections than one process can have, and what NATS has to do for them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod crowd;
 mod decoder;
 mod floor;
 mod generator;
@@ -12,12 +14,14 @@ mod machine;
 mod peer;
 mod publisher;
 mod report;
+mod scale;
 mod side;
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 
+use crowd::{Crowd, Order};
 use generator::{Generator, Settled};
 use report::Report;
 use side::Side;
@@ -44,6 +48,12 @@ fn main() -> anyhow::Result<ExitCode> {
     match std::env::args().nth(1).as_deref() {
         Some("floor") => return floor::serve().map(|()| ExitCode::SUCCESS),
         Some("peer") => return peer::serve().map(|()| ExitCode::SUCCESS),
+        Some("crowd") => {
+            let mut arguments = std::env::args().skip(2);
+            let (parent, order) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
+            return crowd::run(&parent, &order).map(|()| ExitCode::SUCCESS);
+        }
+        Some("scale") => return scale::run(),
         _ => {}
     }
     decoder::self_test().map_err(anyhow::Error::msg)?;
@@ -79,6 +89,9 @@ fn main() -> anyhow::Result<ExitCode> {
     for count in [small, settings.connections] {
         for side in &mut sides {
             eprintln!("{}: {count} connections ...", side.name);
+            machine::pin(server_core)?;
+            runtime.block_on(side.renew())?;
+            machine::pin(own_core)?;
             crowd(side, &mut generator, &mut report, count, settings.seconds).with_context(|| side.name)?;
         }
         if small == settings.connections {
@@ -87,7 +100,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     for side in &mut sides {
         let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
-        report.add("peak RSS of the server after the crowds, MiB", side.number, peak, 1);
+        report.add(&format!("peak RSS of the server with {} connections, MiB", settings.connections), side.number, peak, 1);
     }
     for side in &mut sides {
         if !side.replays {
@@ -99,6 +112,7 @@ fn main() -> anyhow::Result<ExitCode> {
         runtime.block_on(side.restart());
         machine::pin(own_core)?;
         replays(side, &mut generator, &mut report, small).with_context(|| side.name)?;
+        beside_others(side, &mut generator, &mut report, &settings).with_context(|| side.name)?;
     }
     report.print();
     let errors = &generator.errors;
@@ -185,15 +199,15 @@ fn fill(side: &mut Side, generator: &mut Generator) -> anyhow::Result<()> {
 }
 
 /// One client reads a deep history, twice; many clients read a shallow one.
-fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, clients: usize) -> anyhow::Result<()> {
+fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, small: usize) -> anyhow::Result<()> {
     let index = side.number;
-    let shallow = format!("{clients} clients × last 1,000 events");
-    let many = MANY.min(clients);
+    let shallow = format!("{small} clients × last 1,000 events");
+    let many = MANY.min(small);
     let deep = format!("{many} clients × 100,000 events");
     for (label, clients, depth) in [
         ("1 client × 100,000 events, from the store", 1, HISTORY),
         ("1 client × 100,000 events, again", 1, HISTORY),
-        (shallow.as_str(), clients, RECENT),
+        (shallow.as_str(), small, RECENT),
         (deep.as_str(), many, HISTORY),
     ] {
         let pid = side.pid();
@@ -203,10 +217,63 @@ fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, clie
         let took = generator.open(&side.target(Some(after)), clients, after, IN_FLIGHT, Settled::Complete)?;
         let events = generator.tally.deliveries as f64;
         report.add(&format!("{label}: events/s"), index, events / took.as_secs_f64(), 0);
+        if clients == small {
+            report.add(&format!("{label}: connects/s"), index, clients as f64 / took.as_secs_f64(), 0);
+        }
         report.add(&format!("{label}: CPU µs/event"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / events, 3);
         generator.close();
     }
     let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
     report.add("peak RSS of the server after the replays, MiB", index, peak, 1);
+    Ok(())
+}
+
+/// What live subscribers notice of others: latency at 100 events a second to 100 of them, alone, beside a crowd that replays all
+/// the time, and beside one that connects as fast as it can.
+fn beside_others(side: &mut Side, generator: &mut Generator, report: &mut Report, settings: &Settings) -> anyhow::Result<()> {
+    let (index, seconds) = (side.number, settings.seconds);
+    machine::wait_quiet(side.pid(), Duration::from_secs(10));
+    generator.reset(u64::MAX);
+    generator.open(&side.target(None), MANY, side.last, MANY, Settled::Open)?;
+    let (target, after) = (side.target(Some(side.last - HISTORY)), side.last - HISTORY);
+    let replaying = Order {
+        address: target.address,
+        path: target.path.to_owned(),
+        cursor: target.cursor.clone(),
+        seen: after,
+        // One after the other has its hundred thousand; far more than there is time for.
+        clients: MANY * 20,
+        in_flight: MANY,
+        goal: Some(side.last),
+    };
+    // Connecting is what is to be seen, so they wait for what nobody publishes.
+    let connecting = |side: &Side| Order {
+        path: format!("{}?topic=nothing", side.path),
+        cursor: None,
+        seen: side.last,
+        clients: settings.connections,
+        in_flight: IN_FLIGHT,
+        goal: None,
+        ..replaying.clone()
+    };
+    for what in ["alone", "beside 100 that replay 100,000 events each, over and over", "beside a herd that connects at once"] {
+        let crowd = match what {
+            "alone" => None,
+            // Only the product has a filter.
+            "beside a herd that connects at once" if index > 0 => continue,
+            "beside a herd that connects at once" => Some(Crowd::start(&connecting(side))?),
+            _ => Some(Crowd::start(&replaying)?),
+        };
+        let label = format!("100 live clients, {what}");
+        let events = MANY as u64 * seconds;
+        generator.reset(side.last + events);
+        generator.paced(&mut side.publisher, MANY as f64, events, Duration::from_secs(seconds * 4 + 20))?;
+        side.last += events;
+        report.add(&format!("{label}: p50 ms"), index, generator.tally.latency.quantile_millis(0.5), 2);
+        report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+        drop(crowd);
+        machine::wait_quiet(side.pid(), Duration::from_secs(10));
+    }
+    generator.close();
     Ok(())
 }

@@ -17,6 +17,8 @@ use crate::{generator::Target, publisher::Publisher};
 
 /// Names of the sides, in the order of the table.
 pub(crate) const SIDES: [&str; 3] = ["sluice", "floor", "axum + broadcast"];
+/// What this program is called as, to be one of them.
+const ROLES: [&str; SIDES.len()] = ["", "floor", "peer"];
 /// How long the floor or the peer may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -28,10 +30,11 @@ pub(crate) enum Server {
     Other(Process, SocketAddr),
 }
 
+/// The product's processes.
 pub(crate) struct Product {
-    nats: NatsServer,
-    configs: ConfigDir,
-    plane: DataPlane,
+    pub(crate) nats: NatsServer,
+    pub(crate) configs: ConfigDir,
+    pub(crate) plane: DataPlane,
 }
 
 pub(crate) struct Side {
@@ -42,8 +45,8 @@ pub(crate) struct Side {
     pub(crate) replays: bool,
     pub(crate) server: Server,
     pub(crate) publisher: Publisher,
-    path: String,
-    epoch: String,
+    pub(crate) path: String,
+    pub(crate) epoch: String,
     /// Sequence of the newest event.
     pub(crate) last: u64,
 }
@@ -74,22 +77,16 @@ impl Side {
 
     /// Starts this program again as the floor.
     pub(crate) async fn floor() -> anyhow::Result<Self> {
-        Self::other(1, "floor", true).await
+        Self::other(1, ROLES[1], true).await
     }
 
     /// Starts this program again as the peer.
     pub(crate) async fn peer() -> anyhow::Result<Self> {
-        Self::other(2, "peer", false).await
+        Self::other(2, ROLES[2], false).await
     }
 
-    async fn other(number: usize, role: &str, replays: bool) -> anyhow::Result<Self> {
-        let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
-        command.arg(role).stdin(Stdio::null());
-        let process = Process::spawn(role, command);
-        let address = sluice_tests::eventually("the server listens", START_LIMIT, async || {
-            process.stdout().trim().strip_prefix("listening http=")?.parse().ok()
-        })
-        .await;
+    async fn other(number: usize, role: &'static str, replays: bool) -> anyhow::Result<Self> {
+        let (process, address) = start(role).await?;
         let publisher = Publisher::http(address)?;
         let server = Server::Other(process, address);
         Ok(Self { name: SIDES[number], number, replays, server, publisher, path: "/".to_owned(), epoch: "00000000".to_owned(), last: 0 })
@@ -127,4 +124,28 @@ impl Side {
             product.plane = DataPlane::start(&product.nats.url(), &product.configs).await;
         }
     }
+
+    /// Starts the server anew, whichever it is: no memory that a former crowd has left behind serves the next one.
+    pub(crate) async fn renew(&mut self) -> anyhow::Result<()> {
+        self.restart().await;
+        if let Server::Other(process, address) = &mut self.server {
+            process.kill();
+            (*process, *address) = start(ROLES[self.number]).await?;
+            self.publisher = Publisher::http(*address)?;
+            self.last = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Starts this program again as `role`; returns it and the address that it says it listens on.
+async fn start(role: &str) -> anyhow::Result<(Process, SocketAddr)> {
+    let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
+    command.arg(role).stdin(Stdio::null());
+    let process = Process::spawn(role, command);
+    let address = sluice_tests::eventually("the server listens", START_LIMIT, async || {
+        process.stdout().trim().strip_prefix("listening http=")?.parse().ok()
+    })
+    .await;
+    Ok((process, address))
 }

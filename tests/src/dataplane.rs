@@ -105,6 +105,8 @@ pub struct Options<'a> {
     pub arguments: &'a [&'a str],
     /// Do not wait until it is ready.
     pub not_ready: bool,
+    /// Its limit of open files; none: as it is here.
+    pub open_files: Option<u32>,
 }
 
 impl DataPlane {
@@ -118,7 +120,15 @@ impl DataPlane {
     /// # Panics
     /// When it does not listen, or does not become ready.
     pub async fn start_with(nats: &str, configs: &ConfigDir, options: &Options<'_>) -> Self {
-        let mut command = Command::new(workspace_program("sluice-dataplane"));
+        let program = workspace_program("sluice-dataplane");
+        let mut command = Command::new("sh");
+        match options.open_files {
+            Some(limit) => command.args(["-c", &format!(r#"ulimit -n {limit} && exec "$0" "$@""#)]).arg(program),
+            None => {
+                command = Command::new(program);
+                &mut command
+            }
+        };
         command.arg("--config-dir").arg(configs.path());
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", nats, "--log-format", "text"]);
         for [flag, value] in [["--drain-delay", "0s"], ["--drain-period", "1s"]] {

@@ -11,7 +11,7 @@ use sluice_tests::{
     sse::{Item, Parser},
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::rig::{ORDERS, Rig, SOON, Setup};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -313,6 +313,60 @@ fn over_budget_is_a_stream_that_says_when_to_come_back() {
         third.until_sequence(5, SOON).await;
         let closes = rig.plane.metrics().await.sum("sluice_closes_total", &[("reason", "overload")]);
         assert!(closes >= 5.0, "{closes}");
+    });
+}
+
+/// Opens streams until one is told to come back later; returns those that are in, and the one.
+async fn until_overload(rig: &Rig, most: usize) -> (Vec<Reader>, Reader) {
+    let mut open = Vec::new();
+    loop {
+        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        let event = reader.event(SOON).await.expect("an event");
+        if event.name == "channel.close" {
+            let data: Value = serde_json::from_str(&event.data).unwrap();
+            assert_eq!(data["reason"], "overload");
+            return (open, reader);
+        }
+        open.push(reader);
+        assert!(open.len() <= most, "nobody was told to come back later");
+    }
+}
+
+#[test]
+fn file_descriptors_are_never_used_up() {
+    run(LIMIT, async {
+        let rig = Rig::with(Setup { open_files: Some(128), ..Setup::default() }).await;
+        rig.publish("a", "1").await;
+        let (mut open, _) = until_overload(&rig, 64).await;
+        assert_eq!(open.len(), 64, "half of them are for other things");
+        // The admin port and NATS have theirs.
+        rig.plane.ready().await;
+        rig.publish("a", "2").await;
+        for reader in &mut open {
+            reader.until_sequence(2, SOON).await;
+        }
+        drop(open);
+        let admitted = async || {
+            let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+            reader.event(SOON).await.filter(|event| event.name == "message")
+        };
+        sluice_tests::eventually("there is room again", SOON, admitted).await;
+    });
+}
+
+#[test]
+fn nobody_comes_in_while_memory_is_scarce() {
+    run(LIMIT, async {
+        let rig = Rig::with(Setup { arguments: &["--memory-limit", "1Mi"], ..Setup::default() }).await;
+        rig.publish("a", "1").await;
+        let (open, mut refused) = until_overload(&rig, 0).await;
+        assert_eq!(open.len(), 0);
+        refused.until_end(SOON).await;
+        assert!(refused.connection.ended_cleanly());
+        let rich = Rig::with(Setup { arguments: &["--memory-limit", "64Gi"], ..Setup::default() }).await;
+        rich.publish("a", "1").await;
+        let mut reader = rich.resume(ORDERS, rich.cursor(0)).await;
+        reader.until_sequence(1, SOON).await;
     });
 }
 

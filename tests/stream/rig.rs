@@ -33,11 +33,12 @@ pub(crate) struct Setup<'a> {
     pub(crate) stream: &'a dyn Fn(&mut Config),
     pub(crate) channel: &'a dyn Fn(&mut ChannelConfig),
     pub(crate) arguments: &'a [&'a str],
+    pub(crate) open_files: Option<u32>,
 }
 
 impl Default for Setup<'_> {
     fn default() -> Self {
-        Self { stream: &|_| {}, channel: &|_| {}, arguments: &[] }
+        Self { stream: &|_| {}, channel: &|_| {}, arguments: &[], open_files: None }
     }
 }
 
@@ -62,7 +63,7 @@ impl Rig {
         let mut channel = channel_config(&names);
         (setup.channel)(&mut channel);
         let configs = ConfigDir::new(&[channel]);
-        let options = Options { arguments: setup.arguments, not_ready: false };
+        let options = Options { arguments: setup.arguments, not_ready: false, open_files: setup.open_files };
         let plane = DataPlane::start_with(&nats.url(), &configs, &options).await;
         Self { plane, configs, streams, nats, names, epoch }
     }

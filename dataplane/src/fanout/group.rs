@@ -68,8 +68,34 @@ pub(super) struct Group {
     /// Connections, waiting or not.
     pub(super) members: usize,
     filters: Filters,
-    /// Made in this pass: each match is computed once however many subscribers share it.
-    batches: HashMap<Stand, Option<Batch>>,
+    batches: Batches,
+}
+
+/// Made in one pass: each match is computed once however many subscribers share it.
+#[derive(Debug, Default)]
+struct Batches {
+    made: Vec<(Stand, Option<Batch>)>,
+    numbers: HashMap<Stand, usize>,
+    /// The one that was asked for last. Nearly all stand at the same place, and who does finds it without a hash.
+    last: usize,
+}
+
+impl Batches {
+    fn clear(&mut self) {
+        self.made.clear();
+        self.numbers.clear();
+    }
+
+    fn get_or_make(&mut self, stand: Stand, make: impl FnOnce() -> Option<Batch>) -> Option<&Batch> {
+        if self.made.get(self.last).is_none_or(|(of, _)| *of != stand) {
+            let next = self.made.len();
+            self.last = *self.numbers.entry(stand).or_insert(next);
+            if self.last == next {
+                self.made.push((stand, make()));
+            }
+        }
+        self.made.get(self.last).and_then(|(_, batch)| batch.as_ref())
+    }
 }
 
 /// Numbers of the filters in use; 0 is no filter.
@@ -107,7 +133,7 @@ impl Filters {
 impl Group {
     pub(super) fn new(channel: Arc<Channel>) -> Self {
         let head = channel.log().head_now();
-        Self { channel, head, waiting: Vec::new(), members: 0, filters: Filters::default(), batches: HashMap::new() }
+        Self { channel, head, waiting: Vec::new(), members: 0, filters: Filters::default(), batches: Batches::default() }
     }
 
     /// Takes a member in; returns its filter's number.
@@ -156,9 +182,8 @@ impl Group {
             }
             let stand = (connection.filter, dialect, position);
             let (channel, head) = (&self.channel, self.head);
-            let batch =
-                self.batches.entry(stand).or_insert_with(|| batch(channel, head, position, connection.subscriber.filter(), dialect));
-            let Some(batch) = batch else { return Delivered::NotAlike };
+            let make = || batch(channel, head, position, connection.subscriber.filter(), dialect);
+            let Some(batch) = self.batches.get_or_make(stand, make) else { return Delivered::NotAlike };
             if batch.chunks.is_empty() {
                 connection.subscriber.passed(batch.next, None);
                 continue;

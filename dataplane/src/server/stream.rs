@@ -41,8 +41,8 @@ fn response(body: Body) -> Response {
 pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, filter: String, query: Query) -> Response {
     let refused = if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
     let registration = match refused {
-        Some(_) => None,
-        None => shared.registry.register(channel, &link.connection, filter),
+        None if shared.admission.has_room(shared.registry.len()) => shared.registry.register(channel, &link.connection, filter),
+        _ => None,
     };
     let Some(registration) = registration else {
         return refuse(channel, &query, refused.unwrap_or(CloseReason::Overload));
