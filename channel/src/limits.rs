@@ -33,7 +33,8 @@ pub const SUBJECTS_PER_CHANNEL: usize = 16;
 /// A history segment covers at most this many sequences and starts at a multiple of it, so that
 /// readers near the same place share one segment and one read of the store.
 pub const SEGMENT_SEQUENCES: u64 = 1_024;
-/// A segment is cut once it holds this many encoded bytes (one event may overshoot it).
+/// A segment is cut once it holds this many encoded bytes. One event may overshoot it, and what encoding adds to the payloads of one
+/// answer of the store, which is asked for no more than what is left of it.
 pub const SEGMENT_BYTES: usize = 1024 * 1024;
 /// What one write to a subscriber hands over at most, bytes (one event may overshoot it).
 pub const WRITE_BYTES: usize = 64 * 1024;

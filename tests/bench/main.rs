@@ -239,7 +239,7 @@ fn beside_others(side: &mut Side, generator: &mut Generator, report: &mut Report
     let replaying = Order {
         address: target.address,
         path: target.path.to_owned(),
-        cursor: target.cursor.clone(),
+        cursor: target.cursor,
         seen: after,
         // One after the other has its hundred thousand; far more than there is time for.
         clients: MANY * 20,

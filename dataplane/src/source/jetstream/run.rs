@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -186,7 +187,9 @@ impl Run {
         let answers = source.client().subscribe(format!("{inbox}.*")).await.map_err(|e| Error::Unreachable(e.to_string()))?;
         let create = source.context.create_consumer_on_stream(config, source.stream.as_str());
         source.ask("CONSUMER.CREATE", create).await?;
-        let (source, surplus, used) = (source.clone(), VecDeque::new(), Instant::now());
+        // Without the runs, which own this one.
+        let source = JetStream { runs: Arc::default(), ..source.clone() };
+        let (surplus, used) = (VecDeque::new(), Instant::now());
         let epoch = Epoch::from_bits(0);
         let mut run =
             Self { source, consumer, inbox, answers, pulls: 0, delivered: 0, more: false, life, epoch, next: from, surplus, used };
