@@ -12,6 +12,7 @@ mod chunk;
 mod connection;
 mod group;
 mod inbox;
+mod round;
 mod shard;
 mod store;
 mod timers;

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 
-use super::chunk;
+use super::{chunk, round::STANDING};
 use crate::subscriber::{Mark, Subscriber};
 
 /// Buffers of one `writev` at most.
@@ -20,9 +20,6 @@ pub(super) const SEND: usize = 8;
 const COPY_BYTES: usize = 4 * 1024;
 /// So are frames in more parts than this.
 const COPY_PARTS: usize = 16;
-
-/// Has no seat.
-pub(super) const STANDING: u32 = u32::MAX;
 
 /// Events that were given to a connection in one turn, as one chunk.
 #[derive(Debug)]

@@ -7,7 +7,8 @@ use sluice_channel::{Filter, limits};
 
 use super::{
     chunk,
-    connection::{Connection, SEND, STANDING},
+    connection::{Connection, SEND},
+    round::{Round, STANDING},
 };
 use crate::{
     channel::Channel,
@@ -63,15 +64,15 @@ pub(super) struct Group {
     pub(super) channel: Arc<Channel>,
     /// The head that those who wait have seen.
     pub(super) head: Head,
-    /// Keys of those who wait for the head to move.
-    pub(super) waiting: Vec<usize>,
+    /// Those who wait for the head to move.
+    pub(super) waiting: Round,
     /// Connections, waiting or not.
     pub(super) members: usize,
     filters: Filters,
     batches: Batches,
 }
 
-/// Made in one pass: each match is computed once however many subscribers share it.
+/// Made under one head: each match is computed once however many subscribers share it.
 #[derive(Debug, Default)]
 struct Batches {
     made: Vec<(Stand, Option<Batch>)>,
@@ -133,7 +134,7 @@ impl Filters {
 impl Group {
     pub(super) fn new(channel: Arc<Channel>) -> Self {
         let head = channel.log().head_now();
-        Self { channel, head, waiting: Vec::new(), members: 0, filters: Filters::default(), batches: Batches::default() }
+        Self { channel, head, waiting: Round::default(), members: 0, filters: Filters::default(), batches: Batches::default() }
     }
 
     /// Takes a member in; returns its filter's number.
@@ -151,25 +152,18 @@ impl Group {
     /// Gives it a place among those who wait for the head.
     pub(super) fn seat(&mut self, key: usize, connection: &mut Connection) {
         if connection.seat == STANDING {
-            connection.seat = u32::try_from(self.waiting.len()).unwrap_or(STANDING);
-            self.waiting.push(key);
+            connection.seat = self.waiting.sit(key);
         }
     }
 
-    /// Takes the place back. Returns who sits in it now, if the last one had to move.
-    pub(super) fn unseat(&mut self, connection: &mut Connection) -> Option<usize> {
-        let seat = std::mem::replace(&mut connection.seat, STANDING) as usize;
-        if seat >= self.waiting.len() {
-            return None;
+    /// Looks at the head. When it has moved, all who wait for it are to be visited.
+    pub(super) fn look(&mut self) {
+        let head = self.channel.log().head_now();
+        if head != self.head {
+            self.head = head;
+            self.batches.clear();
+            self.waiting.begin();
         }
-        self.waiting.swap_remove(seat);
-        self.waiting.get(seat).copied()
-    }
-
-    /// Begins a pass: the head has moved.
-    pub(super) fn begin_pass(&mut self, head: Head) {
-        self.head = head;
-        self.batches.clear();
     }
 
     /// Delivers everything up to the head to one that waits for it, as far as it is the same for all.
@@ -237,7 +231,7 @@ fn batch(channel: &Channel, head: Head, position: u64, filter: &Filter, dialect:
     (batch.next > position).then_some(batch)
 }
 
-/// What a pass has delivered, counted once for many.
+/// What a round of visits has delivered, counted once for many.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     events: u64,

@@ -1,10 +1,11 @@
 //! A fan-out thread: one `epoll`, its sockets, their timers.
 //!
-//! Each turn: what the kernel and others say, then live events to all who wait for them, then a bounded share of
-//! everything else (arrivals, replays, sockets that have room again). So replays cannot hold up live events, and live
-//! events, which come in passes, cannot hold up replays.
+//! Each turn: what the kernel and others say, then live events to some hundreds of those who wait for them, until all have them, then a
+//! bounded share of everything else (arrivals, replays, sockets that have room again), which comes also when live events do not
+//! end. So replays cannot hold up live events, and live events cannot hold up replays.
 
 mod end;
+mod live;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,9 +22,10 @@ use sluice_channel::limits;
 use end::{drained, enqueue, set_timer};
 
 use super::{
-    connection::{Connection, Handed, STANDING},
-    group::{Delivered, Group, Tally},
+    connection::{Connection, Handed},
+    group::Group,
     inbox::{Address, Arrival, Inbox, Message},
+    round::STANDING,
     store::{Place, Store},
     timers::Timers,
 };
@@ -40,6 +42,8 @@ const EVENTS: usize = 1_024;
 const TURN_BYTES: usize = 1024 * 1024;
 /// What a turn costs a connection that writes little.
 const LEAST_BYTES: usize = 4 * 1024;
+/// Live deliveries, some tens of milliseconds' worth, after which the queue has its share although there are more.
+const VISITS_BEFORE_OTHERS: usize = 8 * 1024;
 /// Longest wait for anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long a peer that has its last frame may take to close. A socket that is closed with unread bytes in it would
@@ -68,6 +72,10 @@ pub(super) struct Shard {
     /// Those who have something to do that is not live delivery.
     queue: VecDeque<usize>,
     timers: Timers,
+    /// Somebody who waits for a head has not been given all of it.
+    unserved: bool,
+    /// Live deliveries since the queue had its share.
+    visits: usize,
     tickets: u64,
     store: Store,
     /// What one connection was given in its turn; empty between turns.
@@ -105,6 +113,8 @@ impl Shard {
             by_channel: HashMap::new(),
             queue: VecDeque::new(),
             timers: Timers::default(),
+            unserved: false,
+            visits: 0,
             tickets: 0,
             store,
             handed: Vec::new(),
@@ -121,7 +131,8 @@ impl Shard {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
         loop {
-            let wait = if self.queue.is_empty() { self.timers.wait(self.now, LONGEST_WAIT) } else { Duration::ZERO };
+            let idle = self.queue.is_empty() && !self.unserved;
+            let wait = if idle { self.timers.wait(self.now, LONGEST_WAIT) } else { Duration::ZERO };
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
@@ -142,10 +153,13 @@ impl Shard {
                     return Ok(());
                 }
             }
-            if roused {
+            if roused || self.unserved {
                 self.live();
             }
-            self.share();
+            if !self.unserved || self.visits >= VISITS_BEFORE_OTHERS {
+                self.visits = 0;
+                self.share();
+            }
             self.tick();
         }
     }
@@ -215,38 +229,6 @@ impl Shard {
                 self.remove(key);
             }
         }
-    }
-
-    /// Live events to everyone who waits for them.
-    fn live(&mut self) {
-        for group_key in 0..self.groups.capacity() {
-            let Some(group) = self.groups.get_mut(group_key) else { continue };
-            let head = group.channel.log().head_now();
-            if head != group.head {
-                group.begin_pass(head);
-                self.pass(group_key);
-            }
-        }
-    }
-
-    fn pass(&mut self, group_key: usize) {
-        let Some(group) = self.groups.get(group_key) else { return };
-        let channel = Arc::clone(&group.channel);
-        let heartbeat_at = self.now + channel.config().delivery.heartbeat;
-        let mut tally = Tally::default();
-        // From the end: one that loses its seat is replaced by one that was served.
-        for seat in (0..group.waiting.len()).rev() {
-            let Some(group) = self.groups.get_mut(group_key) else { break };
-            let Some(key) = group.waiting.get(seat).copied() else { continue };
-            let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { continue };
-            match group.deliver(connection, heartbeat_at, &mut tally) {
-                Delivered::All => {}
-                Delivered::NotAlike => enqueue(&mut self.queue, key, connection),
-                Delivered::Blocked => self.block(key),
-                Delivered::Broken => self.remove(key),
-            }
-        }
-        tally.count(&channel);
     }
 
     /// A share of the queue.
@@ -367,13 +349,18 @@ impl Shard {
 
     fn unseat(&mut self, key: usize) {
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let seat = connection.seat;
+        let seat = std::mem::replace(&mut connection.seat, STANDING);
         if seat == STANDING {
             return;
         }
-        let moved = self.groups.get_mut(connection.group as usize).and_then(|group| group.unseat(connection));
-        if let Some(Slot::Stream(connection)) = moved.and_then(|key| self.slots.get_mut(key)) {
+        let Some(group) = self.groups.get_mut(connection.group as usize) else { return };
+        let (moved, due) = (group.waiting.leave(seat), group.waiting.is_due());
+        if let Some((key, Slot::Stream(connection))) = moved.and_then(|key| Some((key, self.slots.get_mut(key)?))) {
             connection.seat = seat;
+            if due {
+                // It may have come from a place that is still to be visited to one that was.
+                enqueue(&mut self.queue, key, connection);
+            }
         }
     }
 }
