@@ -110,3 +110,40 @@ proptest! {
         prop_assert_eq!(read(&open.seal()), (bytes, count));
     }
 }
+
+proptest! {
+    /// A slice of a sealed segment has the events that one gets by going through it event by event, whatever their sizes.
+    #[test]
+    fn slices_end_where_a_walk_ends(sizes in prop::collection::vec(prop_oneof![0usize..200, 0usize..9_000, Just(20_000)], 1..200), missing in 0usize..3) {
+        let mut segment = Segment::gather(1);
+        let mut sequences = Vec::new();
+        let mut frames = Vec::new();
+        for (index, size) in sizes.iter().enumerate() {
+            let sequence = 1 + (index + if missing > 0 { index / (3 * missing) } else { 0 }) as u64;
+            let event = Event { payload: "x".repeat(*size).into(), ..event(sequence, "a") };
+            let before = segment.bytes();
+            segment.append(EPOCH, &event, Dialect::Plain, Encoding::Text, GapReason::Compacted);
+            frames.push(segment.bytes() - before);
+            sequences.push(sequence);
+        }
+        let end = segment.end();
+        let segment = segment.seal();
+        for first in 0..sequences.len() {
+            // By hand: events are taken until there are SLICE_BYTES or more, or a sequence is missing.
+            let (mut bytes, mut after) = (0, first);
+            while after < sequences.len() && bytes < limits::SLICE_BYTES && sequences[after] == sequences[first] + (after - first) as u64 {
+                bytes += frames[after];
+                after += 1;
+            }
+            let next = match sequences.get(after) {
+                Some(next) if *next == sequences[first] + (after - first) as u64 => *next,
+                Some(_) => sequences[after - 1] + 1,
+                None => end,
+            };
+            let Slice::Frames { parts, events, next: goes_on, .. } = segment.slice(sequences[first], sequences[first] - 1, &Filter::default()) else {
+                panic!("no hole is at an event");
+            };
+            prop_assert_eq!((parts.iter().map(Bytes::len).sum::<usize>(), events, goes_on), (bytes, (after - first) as u64, next));
+        }
+    }
+}
