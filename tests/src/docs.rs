@@ -106,33 +106,38 @@ fn mark(line: &str) -> Mark {
     }
 }
 
+/// All files of the project below `root`, sorted: no build output, fetched tools, local data or version control.
+///
+/// # Panics
+/// When the tree cannot be read.
+pub fn files(root: &Path) -> Vec<PathBuf> {
+    let (mut files, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let entry = entry.expect("a folder entry");
+            if NOT_OURS.contains(&entry.file_name().to_string_lossy().as_ref()) {
+                continue;
+            }
+            let path = entry.path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
 /// The blocks of all Markdown files of the project, by path.
 ///
 /// # Panics
 /// When the tree cannot be read.
 pub fn all() -> Vec<Block> {
     let root = root();
-    let (mut files, mut folders) = (Vec::new(), vec![root.clone()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            let entry = entry.expect("a folder entry");
-            let path = entry.path();
-            if NOT_OURS.contains(&entry.file_name().to_string_lossy().as_ref()) {
-                continue;
-            }
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "md") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
+    let files = files(&root).into_iter().filter(|path| path.extension().is_some_and(|e| e == "md"));
     let read = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         blocks_of(&path.strip_prefix(&root).expect("below the root").to_string_lossy(), &text)
     };
-    files.into_iter().flat_map(read).collect()
+    files.flat_map(read).collect()
 }
 
 /// The block that `runner` knows as `name`.

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-const NOT_OURS: &[&str] = &[".git", ".data", ".tools", "target", "node_modules"];
-
 /// A file of the project.
 pub(crate) struct File {
     /// Path from the root, with `/`.
@@ -40,23 +38,12 @@ pub(crate) fn root() -> PathBuf {
 /// All text files of the project, by path.
 pub(crate) fn files() -> Vec<File> {
     let root = root();
-    let mut found = Vec::new();
-    let mut folders = vec![root.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            let entry = entry.expect("a folder entry");
-            let path = entry.path();
-            if NOT_OURS.contains(&entry.file_name().to_string_lossy().as_ref()) {
-                continue;
-            }
-            if path.is_dir() {
-                folders.push(path);
-            } else if let Ok(text) = std::fs::read_to_string(&path) {
-                let path = path.strip_prefix(&root).expect("below the root").to_string_lossy().replace('\\', "/");
-                found.push(File { path, text });
-            }
-        }
-    }
+    let file = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).ok()?;
+        let path = path.strip_prefix(&root).expect("below the root").to_string_lossy().replace('\\', "/");
+        Some(File { path, text })
+    };
+    let mut found: Vec<File> = sluice_tests::docs::files(&root).into_iter().filter_map(file).collect();
     found.sort_by(|a, b| a.path.cmp(&b.path));
     assert!(found.len() > 20, "only {} files found below {}", found.len(), root.display());
     found
