@@ -8,10 +8,16 @@ mod direct;
 mod run;
 mod tail;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_nats::{Client, jetstream};
-use futures::{FutureExt, future::BoxFuture};
+use async_nats::{
+    Client,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+    },
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::Deserialize;
 use sluice_channel::{Epoch, Event, StreamName, cursor::EPOCH_METADATA, event};
 
@@ -23,6 +29,8 @@ use super::{Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, 
 
 /// JetStream's `stream not found`.
 const STREAM_NOT_FOUND: u64 = 10_059;
+/// The server removes a consumer that nothing was asked of for so long: one whose pod is gone.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// One stream on a shared connection.
 #[derive(Debug, Clone)]
@@ -76,6 +84,35 @@ impl JetStream {
             .filter(|name| event::check_name(name).is_ok())
             .map(str::to_owned);
         Event { sequence, time_nanos, topic: self.topic(subject).to_owned(), name, payload }
+    }
+
+    /// Creates a consumer that delivers from sequence `from` on. A random end of `name` keeps one that outlived its connection
+    /// from standing in the way of the next one.
+    async fn create_consumer(&self, name: &str, description: &str, from: u64) -> Result<Consumer<pull::Config>, Error> {
+        let config = pull::Config {
+            name: Some(name.to_owned()),
+            description: Some(description.to_owned()),
+            deliver_policy: if from <= 1 { DeliverPolicy::All } else { DeliverPolicy::ByStartSequence { start_sequence: from } },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE_THRESHOLD,
+            memory_storage: true,
+            num_replicas: 1,
+            ..Default::default()
+        };
+        self.ask("CONSUMER.CREATE", self.context.create_consumer_on_stream(config, self.stream.as_str())).await
+    }
+
+    /// The next answer to `what`. Requests in flight die with the connection: their answers would never come.
+    async fn answer(&self, answers: &mut async_nats::Subscriber, what: &str) -> Result<async_nats::Message, Error> {
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout(REQUEST_TIMEOUT, answers.next()) => match answer {
+                Ok(Some(message)) => Ok(message),
+                Ok(None) => Err(Error::Unreachable("the connection was closed".into())),
+                Err(_) => Err(Error::Unreachable(format!("no answer to {what} in time"))),
+            },
+            () = self.connection.down() => Err(Error::Unreachable("disconnected".into())),
+        }
     }
 
     /// Deletes a consumer of ours: best effort, so that nobody has to wait for its inactivity threshold; ends by its own time limit.

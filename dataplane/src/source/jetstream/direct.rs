@@ -1,14 +1,12 @@
 //! History: direct gets in batches (any replica answers), single reads by the leader.
 
 use base64::Engine;
-use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::json;
 use sluice_channel::Event;
-use tokio::time::timeout;
 
 use super::{ApiError, JetStream, STREAM_NOT_FOUND, time_nanos};
-use crate::source::{Batch, Error, REQUEST_TIMEOUT, ReadLimit};
+use crate::source::{Batch, Error, ReadLimit};
 
 /// JetStream's `no message found`.
 const MESSAGE_NOT_FOUND: u64 = 10_037;
@@ -36,16 +34,7 @@ async fn batch(source: &JetStream, request: &serde_json::Value) -> Result<Batch,
     client.publish_with_reply(subject, inbox, request.to_string().into()).await.map_err(|e| Error::Unreachable(e.to_string()))?;
     let mut batch = Batch::default();
     loop {
-        let message = tokio::select! {
-            biased;
-            message = timeout(REQUEST_TIMEOUT, answers.next()) => match message {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(Error::Unreachable("the connection was closed".into())),
-                Err(_) => return Err(Error::Unreachable("no answer to a direct get in time".into())),
-            },
-            // Requests in flight die with the connection; the answer would never come.
-            () = source.connection.down() => return Err(Error::Unreachable("disconnected".into())),
-        };
+        let message = source.answer(&mut answers, "a direct get").await?;
         match message.status.map(|status| status.as_u16()) {
             None | Some(200) => {
                 let event = event(source, &message).ok_or_else(|| Error::Refused("a direct get answer without its headers".into()))?;

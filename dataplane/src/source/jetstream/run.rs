@@ -10,19 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{
-    Message, Subscriber,
-    jetstream::consumer::{AckPolicy, DeliverPolicy, pull},
-};
-use futures::StreamExt;
+use async_nats::{Message, Subscriber};
 use parking_lot::Mutex;
 use rand::Rng;
 use serde_json::json;
 use sluice_channel::{Epoch, Event, limits};
-use tokio::time::timeout;
 
 use super::{JetStream, delivery};
-use crate::source::{Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source};
+use crate::source::{Batch, Error, ReadLimit, Source};
 
 /// Runs of one stream at a time: as many as the log reads at a time.
 const RUNS: usize = 4;
@@ -32,8 +27,6 @@ const READS_BEFORE: u32 = 2;
 const ENDS: usize = 16;
 /// A run that was used since is not given up for another: crowds at many places must not make consumers one after the other.
 const IDLE: Duration = Duration::from_secs(1);
-/// The server removes a consumer that nothing was asked of for so long.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// Bytes of one pull at most. What is more than was asked for waits for the next read.
 const PULL_BYTES: usize = limits::SEGMENT_BYTES;
 
@@ -173,20 +166,9 @@ pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Res
 impl Run {
     async fn begin(source: &JetStream, from: u64, life: u64) -> Result<Self, Error> {
         let consumer = format!("{}_history_{:016x}", source.reader_name, rand::rng().random::<u64>());
-        let config = pull::Config {
-            name: Some(consumer.clone()),
-            description: Some("replays of a sluice data plane".into()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: INACTIVE_THRESHOLD,
-            memory_storage: true,
-            num_replicas: 1,
-            ..Default::default()
-        };
         let inbox = source.client().new_inbox();
         let answers = source.client().subscribe(format!("{inbox}.*")).await.map_err(|e| Error::Unreachable(e.to_string()))?;
-        let create = source.context.create_consumer_on_stream(config, source.stream.as_str());
-        source.ask("CONSUMER.CREATE", create).await?;
+        source.create_consumer(&consumer, "replays of a sluice data plane", from).await?;
         // Without the runs, which own this one.
         let source = JetStream { runs: Arc::default(), ..source.clone() };
         let (surplus, used) = (VecDeque::new(), Instant::now());
@@ -233,7 +215,7 @@ impl Run {
         let (mut left, mut bytes_left) = (count, PULL_BYTES);
         // The server says when it ends early, but not when the bytes are used up exactly.
         while left > 0 && bytes_left > 0 {
-            let message = self.answer().await?;
+            let message = self.source.answer(&mut self.answers, "a pull").await?;
             match message.status.map(|status| status.as_u16()) {
                 None => {
                     self.take(&message)?;
@@ -249,18 +231,6 @@ impl Run {
             }
         }
         Ok(())
-    }
-
-    async fn answer(&mut self) -> Result<Message, Error> {
-        tokio::select! {
-            biased;
-            answer = timeout(REQUEST_TIMEOUT, self.answers.next()) => match answer {
-                Ok(Some(message)) => Ok(message),
-                Ok(None) => Err(Error::Unreachable("the connection was closed".into())),
-                Err(_) => Err(Error::Unreachable("no answer to a pull in time".into())),
-            },
-            () = self.source.connection.down() => Err(Error::Unreachable("disconnected".into())),
-        }
     }
 
     fn take(&mut self, message: &Message) -> Result<(), Error> {

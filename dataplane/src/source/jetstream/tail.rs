@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::pull;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use rand::Rng;
 
@@ -22,8 +22,6 @@ const BATCH_MESSAGES: usize = 1_000;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The server says this often that it is still there; two missed ones end the tail.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// A consumer whose pod is gone is removed by the server after this long.
-const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 pub(super) struct JetStreamTail {
     source: JetStream,
@@ -32,20 +30,8 @@ pub(super) struct JetStreamTail {
 }
 
 pub(super) async fn open(source: JetStream, from: u64) -> Result<JetStreamTail, Error> {
-    // The random end keeps a consumer that outlived its connection from standing in the way of the next one.
     let consumer = format!("{}_{:08x}", source.reader_name, rand::rng().random::<u32>());
-    let config = pull::Config {
-        name: Some(consumer.clone()),
-        description: Some("tail of a sluice data plane".into()),
-        deliver_policy: if from <= 1 { DeliverPolicy::All } else { DeliverPolicy::ByStartSequence { start_sequence: from } },
-        ack_policy: AckPolicy::None,
-        inactive_threshold: INACTIVE_THRESHOLD,
-        memory_storage: true,
-        num_replicas: 1,
-        ..Default::default()
-    };
-    let create = source.context.create_consumer_on_stream(config, source.stream.as_str());
-    let created = source.ask("CONSUMER.CREATE", create).await?;
+    let created = source.create_consumer(&consumer, "tail of a sluice data plane", from).await?;
     let builder = created.stream().max_messages_per_batch(BATCH_MESSAGES).max_bytes_per_batch(BATCH_BYTES);
     let messages = source.ask("the first pull", builder.expires(Duration::from_secs(30)).heartbeat(HEARTBEAT).messages()).await?;
     Ok(JetStreamTail { source, messages, consumer })
