@@ -173,6 +173,20 @@ async def resume(bed, client, cells):
         await arrives(channel, run, cells, "resume", as_text)
 
 
+@asynccontextmanager
+async def missed(bed, channel, tap, payloads, purged_before):
+    """Events are published and deleted while the client is cut off; within, it may come back."""
+    tap.refusing = True
+    tap.cut()
+    for payload in payloads:
+        await channel.publish(str(payload))
+    await channel.purge(before=purged_before)
+    # To one that has never seen them: the first may still have them in memory, and then nothing is missing.
+    async with bed.another(channel) as fresh:
+        tap.targets, tap.refusing = [fresh.http], False
+        yield
+
+
 @case("gap seen")
 async def gap(bed, client, cells):
     """Events that the client has not seen are deleted while it is away: the application is told."""
@@ -180,14 +194,7 @@ async def gap(bed, client, cells):
         await live(channel)
         await channel.publish("1")
         await run.until("the first event", lambda r: r.events(), 12)
-        tap.refusing = True
-        tap.cut()
-        for i in range(2, 9):
-            await channel.publish(str(i))
-        await channel.purge(before=6)
-        # One that has never seen them: the first may still have them in memory, and then nothing is missing.
-        async with bed.another(channel) as fresh:
-            tap.targets, tap.refusing = [fresh.http], False
+        async with missed(bed, channel, tap, range(2, 9), purged_before=6):
             await run.until("events after the gap", lambda r: len(r.events()) >= 4)
             await asyncio.sleep(0.3)
         told = [e for e in run.events(own=True) if e["event"] == "channel.gap"]

@@ -6,7 +6,7 @@ import re
 import sys
 
 from . import servers
-from .cases import RETRY, Cells
+from .cases import RETRY, Cells, missed
 from .tap import Tap
 
 HERE = servers.ROOT / "tests" / "clients"
@@ -88,13 +88,7 @@ async def page_html(bed, browser, cells, name):
             logged = [text for kind, text in said if kind == "log"]
             epoch = logged[0].partition("-")[0]
             cells.check(name, logged == [f"{epoch}-1 1", f"{epoch}-2 2"] and len(epoch) == 8, f"console {said}")
-            tap.refusing = True
-            tap.cut()
-            for i in range(3, 7):
-                await channel.publish(str(i))
-            await channel.purge(before=6)
-            async with bed.another(channel) as fresh:
-                tap.targets, tap.refusing = [fresh.http], False
+            async with missed(bed, channel, tap, range(3, 7), purged_before=6):
                 await shown(said, "log", 3)
             warned = [text for kind, text in said if kind == "warning"]
             cells.check(name, len(warned) == 1 and warned[0].startswith("missed") and "missed: 3" in warned[0], f"warnings {warned}")
