@@ -17,7 +17,6 @@ use sluice_tests::process::Process;
 
 use crate::{
     generator::{Generator, Settled, Target},
-    histogram::Histogram,
     machine,
 };
 
@@ -46,18 +45,10 @@ pub(crate) struct Order {
 pub(crate) struct Seen {
     /// Seconds that it took to settle.
     pub(crate) settled_after: f64,
-    pub(crate) alive: usize,
     pub(crate) deliveries: u64,
-    latency: Vec<(usize, u64)>,
+    /// Pairs of a bucket of a [`Histogram`](crate::histogram::Histogram) and its count.
+    pub(crate) latency: Vec<(usize, u64)>,
     pub(crate) errors: Vec<String>,
-}
-
-impl Seen {
-    pub(crate) fn latency(&self) -> Histogram {
-        let mut histogram = Histogram::default();
-        histogram.merge(self.latency.iter().copied());
-        histogram
-    }
 }
 
 /// A crowd, as its parent sees it. Ends with this guard.
@@ -135,7 +126,6 @@ pub(crate) fn run(parent: &str, order: &str) -> anyhow::Result<()> {
 fn tell(parent: &mut TcpStream, generator: &mut Generator, took: Duration) -> anyhow::Result<()> {
     let seen = Seen {
         settled_after: took.as_secs_f64(),
-        alive: generator.alive(),
         deliveries: generator.tally.deliveries,
         latency: generator.tally.latency.counts().collect(),
         errors: std::mem::take(&mut generator.errors).first,

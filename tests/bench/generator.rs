@@ -291,8 +291,7 @@ impl Generator {
         epoll::delete(&self.epoll, publisher.socket()).context("leaving the publisher")
     }
 
-    /// Clients that are connected.
-    pub(crate) fn alive(&self) -> usize {
+    fn alive(&self) -> usize {
         self.clients.iter().filter(|c| c.socket.is_some()).count()
     }
 

@@ -124,7 +124,7 @@ async fn size(planes: usize, each: usize, rate: f64, events: u64) -> anyhow::Res
         for crowd in &mut crowds {
             let seen = crowd.report()?;
             deliveries += seen.deliveries;
-            latency.merge(seen.latency().counts());
+            latency.merge(seen.latency);
             errors.extend(seen.errors);
         }
         if deliveries >= expected {

@@ -121,14 +121,10 @@ impl DataPlane {
     /// When it does not listen, or does not become ready.
     pub async fn start_with(nats: &str, configs: &ConfigDir, options: &Options<'_>) -> Self {
         let program = workspace_program("sluice-dataplane");
-        let mut command = Command::new("sh");
-        match options.open_files {
-            Some(limit) => command.args(["-c", &format!(r#"ulimit -n {limit} && exec "$0" "$@""#)]).arg(program),
-            None => {
-                command = Command::new(program);
-                &mut command
-            }
-        };
+        let mut command = Command::new(if options.open_files.is_some() { "sh".into() } else { program.clone() });
+        if let Some(limit) = options.open_files {
+            command.args(["-c", &format!(r#"ulimit -n {limit} && exec "$0" "$@""#)]).arg(program);
+        }
         command.arg("--config-dir").arg(configs.path());
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", nats, "--log-format", "text"]);
         for [flag, value] in [["--drain-delay", "0s"], ["--drain-period", "1s"]] {
