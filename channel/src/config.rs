@@ -1,8 +1,9 @@
 //! The file that the operator writes for a channel and the data plane reads: `<channel>.json`.
 //!
-//! It holds only what can change on a running pod without closing a stream, and the stream's identity,
-//! which never changes in a channel's life. What needs a new process (image, resources, NATS address and
-//! credentials) is in the pod's arguments, so changing it rolls the pods by itself.
+//! It holds only what can change on a running pod without closing a stream, and the stream's
+//! identity, which never changes in a channel's life. What needs a new process (image, resources,
+//! NATS address and credentials) is in the pod's arguments, so changing it rolls the pods by
+//! itself.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ pub struct ChannelConfig {
     pub name: ChannelName,
     /// Kubernetes namespace of the `SseChannel`.
     pub namespace: String,
-    /// `metadata.generation` of the `SseChannel` this was made from; reported on the admin listener.
+    /// `metadata.generation` of the `SseChannel` this was made from; reported on the admin
+    /// listener.
     pub generation: i64,
     /// Where the events are.
     pub stream: Stream,
@@ -48,8 +50,8 @@ pub struct Stream {
     /// Largest payload, bytes.
     #[serde(default = "max_message_size")]
     pub max_message_size: u64,
-    /// Whether only the newest messages of each subject are kept (`maxMessagesPerTopic`): then holes in
-    /// the sequence are compaction, not deletion.
+    /// Whether only the newest messages of each subject are kept (`maxMessagesPerTopic`): then
+    /// holes in the sequence are compaction, not deletion.
     #[serde(default)]
     pub compacted: bool,
 }
@@ -138,7 +140,11 @@ pub struct Cors {
 
 impl Default for Cors {
     fn default() -> Self {
-        Self { allowed_origins: Vec::new(), allow_credentials: false, max_age: limits::CORS_MAX_AGE }
+        Self {
+            allowed_origins: Vec::new(),
+            allow_credentials: false,
+            max_age: limits::CORS_MAX_AGE,
+        }
     }
 }
 
@@ -157,7 +163,9 @@ pub enum Error {
     #[error("not a channel configuration: {0}")]
     Parse(#[from] serde_json::Error),
     /// Written by another version.
-    #[error("format version {0} is not the {VERSION} that this build reads; use an operator and a data plane of the same release")]
+    #[error(
+        "format version {0} is not the {VERSION} that this build reads; use an operator and a data plane of the same release"
+    )]
     Version(u32),
     /// A value out of its range.
     #[error("{0}")]
@@ -189,7 +197,9 @@ impl ChannelConfig {
         if self.version != VERSION {
             return Err(Error::Version(self.version));
         }
-        if self.stream.subjects.is_empty() || self.stream.subjects.len() > limits::SUBJECTS_PER_CHANNEL {
+        if self.stream.subjects.is_empty()
+            || self.stream.subjects.len() > limits::SUBJECTS_PER_CHANNEL
+        {
             return fail("stream.subjects must hold 1 to 16 subjects");
         }
         if self.stream.max_message_size > limits::MESSAGE_BYTES {
@@ -199,13 +209,18 @@ impl ChannelConfig {
             return fail("delivery.heartbeatMillis must be at least 100");
         }
         if delivery.retry_min > delivery.retry_max {
-            return fail("delivery.retryMinMillis must not be greater than delivery.retryMaxMillis");
+            return fail(
+                "delivery.retryMinMillis must not be greater than delivery.retryMaxMillis",
+            );
         }
         if delivery.write_timeout < Duration::from_millis(100) {
             return fail("delivery.writeTimeoutMillis must be at least 100");
         }
-        if delivery.cors.allow_credentials && delivery.cors.allowed_origins.iter().any(|o| o == "*") {
-            return fail("delivery.cors: allowCredentials must not be combined with the origin '*'");
+        if delivery.cors.allow_credentials && delivery.cors.allowed_origins.iter().any(|o| o == "*")
+        {
+            return fail(
+                "delivery.cors: allowCredentials must not be combined with the origin '*'",
+            );
         }
         Ok(())
     }
@@ -220,11 +235,16 @@ mod millis {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
@@ -264,7 +284,9 @@ mod tests {
             ("\"generation\"", "\"generatoin\"", "generatoin"),
             ("[\"sse.shop.orders.>\"]", "[]", "1 to 16 subjects"),
         ] {
-            let error = ChannelConfig::from_json(MINIMAL.replacen(from, to, 1).as_bytes()).unwrap_err().to_string();
+            let error = ChannelConfig::from_json(MINIMAL.replacen(from, to, 1).as_bytes())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(message), "{error}");
         }
     }

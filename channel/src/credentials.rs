@@ -1,4 +1,5 @@
-//! NATS credentials files (`.creds`): a user's JWT and the seed that signs the server's nonce, between dashes.
+//! NATS credentials files (`.creds`): a user's JWT and the seed that signs the server's nonce,
+//! between dashes.
 
 /// What a credentials file holds. Not shown by `Debug`: the seed is a private key.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,9 +24,14 @@ impl Credentials {
         let section = |kind: &str| {
             let mut lines = text.lines().map(str::trim);
             lines.find(|line| line.starts_with("-----BEGIN") && line.contains(kind))?;
-            lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with('-')).map(str::to_owned)
+            lines
+                .find(|line| !line.is_empty())
+                .filter(|line| !line.starts_with('-'))
+                .map(str::to_owned)
         };
-        let (Some(jwt), Some(seed)) = (section("USER JWT"), section("NKEY SEED")) else { return Err(Error) };
+        let (Some(jwt), Some(seed)) = (section("USER JWT"), section("NKEY SEED")) else {
+            return Err(Error);
+        };
         Ok(Self { jwt, seed })
     }
 }
@@ -61,7 +67,10 @@ SUACSECRET
     fn both_parts_are_found() {
         for text in [FILE.to_owned(), FILE.replace('\n', "\r\n")] {
             let found = Credentials::parse(&text).unwrap();
-            assert_eq!((found.jwt.as_str(), found.seed.as_str()), ("eyJ0eXAi.eyJqdGki.c2ln", "SUACSECRET"));
+            assert_eq!(
+                (found.jwt.as_str(), found.seed.as_str()),
+                ("eyJ0eXAi.eyJqdGki.c2ln", "SUACSECRET")
+            );
             assert!(!format!("{found:?}").contains("SUA"), "the seed is not shown");
         }
     }

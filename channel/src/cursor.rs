@@ -4,15 +4,15 @@ use std::{fmt, str::FromStr};
 
 use crate::{limits, name::fnv1a32};
 
-/// Identity of one life of a stream: it changes when the stream was recreated or restored to an older
-/// state, so that a cursor of another life is never taken for a place in this one.
+/// Identity of one life of a stream: it changes when the stream was recreated or restored to an
+/// older state, so that a cursor of another life is never taken for a place in this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(u32);
 
 impl Epoch {
-    /// The epoch of a stream created at `created_nanos` (Unix time), with the mark that an operator wrote
-    /// into the stream's metadata under [`EPOCH_METADATA`] (empty when there is none). Every pod computes
-    /// the same one from the stream's information.
+    /// The epoch of a stream created at `created_nanos` (Unix time), with the mark that an operator
+    /// wrote into the stream's metadata under [`EPOCH_METADATA`] (empty when there is none). Every
+    /// pod computes the same one from the stream's information.
     #[must_use]
     pub fn of_stream(created_nanos: i128, mark: &str) -> Self {
         Self(fnv1a32(&[&created_nanos.to_be_bytes(), mark.as_bytes()]))
@@ -42,8 +42,8 @@ impl fmt::Display for Epoch {
 
 /// A place in a channel: everything up to and including `sequence` has been seen.
 ///
-/// Text form: `<8 hex digits>-<decimal>`. Only `[a-z0-9-]` and at most 29 bytes, so a browser may send it
-/// as `Last-Event-ID` across origins without a preflight (Fetch standard).
+/// Text form: `<8 hex digits>-<decimal>`. Only `[a-z0-9-]` and at most 29 bytes, so a browser may
+/// send it as `Last-Event-ID` across origins without a preflight (Fetch standard).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The stream's life that the sequence belongs to.
@@ -61,7 +61,8 @@ impl Cursor {
 }
 
 impl Cursor {
-    /// Appends what [`Display`](fmt::Display) writes. Every event has one: this takes a quarter of the time.
+    /// Appends what [`Display`](fmt::Display) writes. Every event has one: this takes a quarter of
+    /// the time.
     pub fn append_to(self, out: &mut Vec<u8>) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let Self { epoch: Epoch(bits), sequence } = self;
@@ -89,7 +90,9 @@ impl fmt::Display for Cursor {
 
 /// A text that is no cursor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a cursor must be 8 lower-case hexadecimal digits, '-', and a sequence number, for example 5f3c01aa-1042")]
+#[error(
+    "a cursor must be 8 lower-case hexadecimal digits, '-', and a sequence number, for example 5f3c01aa-1042"
+)]
 pub struct ParseError;
 
 impl FromStr for Cursor {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest channel name, bytes. Children add suffixes of up to 11 bytes and a label value ends at 63.
+/// Longest channel name, bytes. Children add suffixes of up to 11 bytes and a label value ends at
+/// 63.
 pub const CHANNEL_NAME_BYTES: usize = 48;
 /// Longest stream name a user may choose, bytes.
 pub const STREAM_NAME_BYTES: usize = 64;
@@ -12,8 +13,8 @@ pub const DERIVED_STREAM_NAME_BYTES: usize = 125;
 pub const TOPIC_BYTES: usize = 256;
 /// Topic filters on one subscription. Each is matched against each event the subscriber passes.
 pub const FILTERS_PER_SUBSCRIBER: usize = 32;
-/// Longest cursor, bytes: `Last-Event-ID` over 128 bytes is no longer CORS-safelisted (Fetch standard,
-/// "CORS-safelisted request-header"), so a longer one can be none of ours.
+/// Longest cursor, bytes: `Last-Event-ID` over 128 bytes is no longer CORS-safelisted (Fetch
+/// standard, "CORS-safelisted request-header"), so a longer one can be none of ours.
 pub const CURSOR_BYTES: usize = 128;
 /// Longest `Event-Name`, bytes.
 pub const EVENT_NAME_BYTES: usize = 128;
@@ -33,13 +34,15 @@ pub const SUBJECTS_PER_CHANNEL: usize = 16;
 /// A history segment covers at most this many sequences and starts at a multiple of it, so that
 /// readers near the same place share one segment and one read of the store.
 pub const SEGMENT_SEQUENCES: u64 = 1_024;
-/// A segment is cut once it holds this many encoded bytes. One event may overshoot it, and what encoding adds to the payloads of one
-/// answer of the store, which is asked for no more than what is left of it.
+/// A segment is cut once it holds this many encoded bytes. One event may overshoot it, and what
+/// encoding adds to the payloads of one answer of the store, which is asked for no more than what
+/// is left of it.
 pub const SEGMENT_BYTES: usize = 1024 * 1024;
 /// What one write to a subscriber hands over at most, bytes (one event may overshoot it).
 pub const WRITE_BYTES: usize = 64 * 1024;
-/// What is read of the log at a time, bytes (one event may overshoot it): of a write that a full socket cuts short, the rest of one
-/// such slice has to be kept for as long as the subscriber stalls, and what follows it has not.
+/// What is read of the log at a time, bytes (one event may overshoot it): of a write that a full
+/// socket cuts short, the rest of one such slice has to be kept for as long as the subscriber
+/// stalls, and what follows it has not.
 pub const SLICE_BYTES: usize = 16 * 1024;
 
 /// Default for `delivery.heartbeat`: under the 30–60 s idle limits of common proxies.

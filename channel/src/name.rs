@@ -20,8 +20,8 @@ pub enum Error {
     Stream(String),
 }
 
-/// Name of a channel: an RFC 1035 label of at most [`limits::CHANNEL_NAME_BYTES`]. No dots: a channel
-/// `b.c` would overlap the subjects of `b`.
+/// Name of a channel: an RFC 1035 label of at most [`limits::CHANNEL_NAME_BYTES`]. No dots: a
+/// channel `b.c` would overlap the subjects of `b`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ChannelName(String);
@@ -84,11 +84,15 @@ impl StreamName {
         if ok { Ok(Self(name)) } else { Err(Error::Stream(name)) }
     }
 
-    /// The name of the stream behind channel `name` of `namespace` when the user chose none. The hash of
-    /// `namespace/name` keeps it apart from any name that a user could choose by hand for another channel.
+    /// The name of the stream behind channel `name` of `namespace` when the user chose none. The
+    /// hash of `namespace/name` keeps it apart from any name that a user could choose by hand for
+    /// another channel.
     #[must_use]
     pub fn derived(namespace: &str, name: &ChannelName) -> Self {
-        Self(format!("sse_{namespace}_{name}_{:08x}", fnv1a32(&[namespace.as_bytes(), b"/", name.0.as_bytes()])))
+        Self(format!(
+            "sse_{namespace}_{name}_{:08x}",
+            fnv1a32(&[namespace.as_bytes(), b"/", name.0.as_bytes()])
+        ))
     }
 
     /// The name as text.
@@ -131,7 +135,10 @@ pub fn default_subject(namespace: &str, name: &ChannelName) -> String {
 
 /// FNV-1a, 32 bits: for identity only, never for security.
 pub(crate) fn fnv1a32(parts: &[&[u8]]) -> u32 {
-    parts.iter().flat_map(|p| p.iter()).fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+    parts
+        .iter()
+        .flat_map(|p| p.iter())
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]
@@ -157,7 +164,8 @@ mod tests {
 
     #[test]
     fn namespaces_and_names_that_look_alike_have_different_streams() {
-        let stream = |ns: &str, name: &str| StreamName::derived(ns, &ChannelName::new(name).unwrap());
+        let stream =
+            |ns: &str, name: &str| StreamName::derived(ns, &ChannelName::new(name).unwrap());
         assert_ne!(stream("a--b", "c"), stream("a", "b--c"));
         assert_ne!(stream("a-b", "c"), stream("a", "b-c"));
         let longest = stream(&"n".repeat(63), &"x".repeat(48));

@@ -11,7 +11,9 @@ pub enum Error {
     #[error("topic {0:?} must be 1 to {max} bytes of '.'-separated words without spaces, control characters, '*' or '>'", max = limits::TOPIC_BYTES)]
     Topic(String),
     /// The filter is not well formed.
-    #[error("topic filter {0:?} must be '.'-separated words; '*' stands for one word and '>' at the end for one or more")]
+    #[error(
+        "topic filter {0:?} must be '.'-separated words; '*' stands for one word and '>' at the end for one or more"
+    )]
     Filter(String),
     /// Too many filters on one subscription.
     #[error("at most {max} topic filters may be given", max = limits::FILTERS_PER_SUBSCRIBER)]
@@ -29,7 +31,9 @@ impl Topic {
     /// [`Error::Topic`] when it is empty, too long, or has an empty, wildcard or unprintable word.
     pub fn new(topic: impl Into<String>) -> Result<Self, Error> {
         let topic = topic.into();
-        if well_formed(&topic) && topic.split('.').all(|w| w != "*" && w != ">" && !w.contains(['*', '>'])) {
+        if well_formed(&topic)
+            && topic.split('.').all(|w| w != "*" && w != ">" && !w.contains(['*', '>']))
+        {
             Ok(Self(topic))
         } else {
             Err(Error::Topic(topic))
@@ -72,7 +76,11 @@ impl Pattern {
             ">" => i == last,
             literal => !literal.contains(['*', '>']),
         });
-        if well_formed(&pattern) && words_ok { Ok(Self(pattern)) } else { Err(Error::Filter(pattern)) }
+        if well_formed(&pattern) && words_ok {
+            Ok(Self(pattern))
+        } else {
+            Err(Error::Filter(pattern))
+        }
     }
 
     /// The pattern as text.
@@ -105,7 +113,8 @@ impl Filter {
     /// The filter of these patterns; none, or a lone `>`, selects everything.
     ///
     /// # Errors
-    /// [`Error::Filter`] for a malformed pattern, [`Error::TooMany`] for over [`limits::FILTERS_PER_SUBSCRIBER`].
+    /// [`Error::Filter`] for a malformed pattern, [`Error::TooMany`] for over
+    /// [`limits::FILTERS_PER_SUBSCRIBER`].
     pub fn new<I: IntoIterator<Item: Into<String>>>(patterns: I) -> Result<Self, Error> {
         let mut all = Vec::new();
         for pattern in patterns {
@@ -159,13 +168,30 @@ mod tests {
             ("*", "a", true),
             ("*", "a.b", false),
         ] {
-            assert_eq!(Pattern::new(pattern).unwrap().matches(subject), expected, "{pattern} on {subject}");
+            assert_eq!(
+                Pattern::new(pattern).unwrap().matches(subject),
+                expected,
+                "{pattern} on {subject}"
+            );
         }
     }
 
     #[test]
     fn malformed_filters_are_refused() {
-        for bad in ["", ".", "a..b", ".a", "a.", "a.>.b", "a*", "a>b", "a b", "a\tb", "a\u{0}b", &"x".repeat(257)] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            ".a",
+            "a.",
+            "a.>.b",
+            "a*",
+            "a>b",
+            "a b",
+            "a\tb",
+            "a\u{0}b",
+            &"x".repeat(257),
+        ] {
             assert!(Filter::new([bad]).is_err(), "{bad:?}");
         }
         assert_eq!(Filter::new(vec!["a"; 33]), Err(Error::TooMany));

@@ -1,4 +1,5 @@
-//! The parts of the fan-out by themselves: encoder, segment, filter, cursor. Payloads are 256 bytes.
+//! The parts of the fan-out by themselves: encoder, segment, filter, cursor. Payloads are 256
+//! bytes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;
@@ -92,7 +93,10 @@ fn segments(c: &mut Criterion) {
     let all = Filter::default();
     group.bench_function("read all, open", |b| b.iter(|| walk(&open, &all)));
     group.bench_function("read all, sealed", |b| b.iter(|| walk(&sealed, &all)));
-    for (name, topics) in [("read with a filter for 1 of 16", &["eu.3.*"][..]), ("read with 8 filters, nothing matches", &["us.*.a"; 8])] {
+    for (name, topics) in [
+        ("read with a filter for 1 of 16", &["eu.3.*"][..]),
+        ("read with 8 filters, nothing matches", &["us.*.a"; 8]),
+    ] {
         let filter = Filter::new(topics.iter().copied()).unwrap();
         // Each event is matched anew, and found once.
         group.bench_function(format!("{name}, open"), |b| b.iter(|| walk(&open, &filter)));
@@ -102,13 +106,17 @@ fn segments(c: &mut Criterion) {
 
 fn filter(c: &mut Criterion) {
     let filter = Filter::new(["orders.*.created", "orders.eu.>"]).unwrap();
-    c.bench_function("match a topic with two patterns", |b| b.iter(|| filter.matches(black_box("orders.us.cancelled"))));
+    c.bench_function("match a topic with two patterns", |b| {
+        b.iter(|| filter.matches(black_box("orders.us.cancelled")))
+    });
 }
 
 fn cursor(c: &mut Criterion) {
     let text = Cursor::new(EPOCH, 123_456_789).to_string();
     c.bench_function("read a cursor", |b| b.iter(|| black_box(&text).parse::<Cursor>()));
-    c.bench_function("write a cursor", |b| b.iter(|| Cursor::new(EPOCH, black_box(123_456_789)).to_string()));
+    c.bench_function("write a cursor", |b| {
+        b.iter(|| Cursor::new(EPOCH, black_box(123_456_789)).to_string())
+    });
 }
 
 criterion_group!(benches, encoder, segments, filter, cursor);

@@ -1,4 +1,5 @@
-//! The admin listener: probes, metrics, what is connected, the console. Never routed to from outside.
+//! The admin listener: probes, metrics, what is connected, the console. Never routed to from
+//! outside.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -26,19 +27,22 @@ pub fn router(shared: Arc<Shared>) -> Router {
     console::same_site_only(routes.merge(console::router(shared)))
 }
 
-/// Ready = every log covered its tail once, and no drain has begun. A store that goes away later does not
-/// take the pod out: its streams and its memory are still of use.
+/// Ready = every log covered its tail once, and no drain has begun. A store that goes away later
+/// does not take the pod out: its streams and its memory are still of use.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let phase = shared.phase.get();
     let channels: Vec<_> = served(&shared).into_iter().map(|(_, _, told)| told).collect();
-    let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status =
+        if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({"phase": phase, "channels": channels}))).into_response()
 }
 
-/// What is told of each channel that is served, and what it was told of: the channel, and its head at that moment.
+/// What is told of each channel that is served, and what it was told of: the channel, and its head
+/// at that moment.
 pub(crate) fn served(shared: &Shared) -> Vec<(Arc<Channel>, Head, Value)> {
     let tell = |channel: Arc<Channel>| {
-        let (config, head, status) = (channel.config(), channel.log().head_now(), channel.log().status());
+        let (config, head, status) =
+            (channel.config(), channel.log().head_now(), channel.log().status());
         let told = json!({
             "name": config.name.as_str(),
             "namespace": config.namespace,
@@ -59,10 +63,16 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     for channel in shared.channels() {
         let metrics = channel.metrics();
         metrics.reader_lag.set(i64::try_from(channel.log().status().lag).unwrap_or(i64::MAX));
-        metrics.invalid_payloads.set(i64::try_from(channel.log().invalid_payloads()).unwrap_or(i64::MAX));
+        metrics
+            .invalid_payloads
+            .set(i64::try_from(channel.log().invalid_payloads()).unwrap_or(i64::MAX));
     }
     match shared.metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Ok(text) => (
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            text,
+        )
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -76,7 +86,10 @@ struct Selection {
     limit: Option<usize>,
 }
 
-async fn subscribers(State(shared): State<Arc<Shared>>, Query(selection): Query<Selection>) -> Response {
+async fn subscribers(
+    State(shared): State<Arc<Shared>>,
+    Query(selection): Query<Selection>,
+) -> Response {
     let mut subscribers = shared.registry.view(selection.channel.as_deref());
     let total = subscribers.len();
     if let Some(limit) = selection.limit {

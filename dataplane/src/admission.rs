@@ -1,5 +1,6 @@
-//! Whether the pod has room for one more stream: file descriptors and memory. How many streams a channel may have is its own
-//! configuration; how fast they come needs no limit, because live events do not wait for them (`docs/performance.md`).
+//! Whether the pod has room for one more stream: file descriptors and memory. How many streams a
+//! channel may have is its own configuration; how fast they come needs no limit, because live
+//! events do not wait for them (`docs/performance.md`).
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -10,9 +11,11 @@ use tokio::time::MissedTickBehavior;
 
 use crate::memory::Memory;
 
-/// How often memory is looked at: less than a crowd that connects as fast as it can needs for the last tenth.
+/// How often memory is looked at: less than a crowd that connects as fast as it can needs for the
+/// last tenth.
 const TICK: Duration = Duration::from_millis(100);
-/// File descriptors that are left to everything that is no stream: connections that have not asked yet, NATS, files.
+/// File descriptors that are left to everything that is no stream: connections that have not asked
+/// yet, NATS, files.
 const OTHER_FILES: u64 = 256;
 
 /// The pod's limits.
@@ -48,7 +51,11 @@ impl Admission {
             if self.scarce.swap(scarce, Relaxed) != scarce {
                 let (used, limit) = (self.memory.used(), self.memory.limit());
                 if scarce {
-                    tracing::warn!(?used, ?limit, "memory is scarce: new subscribers are told to come back later");
+                    tracing::warn!(
+                        ?used,
+                        ?limit,
+                        "memory is scarce: new subscribers are told to come back later"
+                    );
                 } else {
                     tracing::info!(?used, ?limit, "there is memory for new subscribers again");
                 }

@@ -11,7 +11,12 @@ use crate::{drain::Pace, pod::Options, source::jetstream::Settings};
 #[command(name = "sluice-dataplane", version)]
 pub struct Args {
     /// Directory of channel configurations (`*.json`); followed while the process runs.
-    #[arg(long, env = "SLUICE_CONFIG_DIR", default_value = "/etc/sluice/channels", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "SLUICE_CONFIG_DIR",
+        default_value = "/etc/sluice/channels",
+        value_name = "DIR"
+    )]
     config_dir: PathBuf,
     /// Address of the public listener.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
@@ -20,7 +25,13 @@ pub struct Args {
     #[arg(long, default_value = "0.0.0.0:9090", value_name = "ADDR")]
     admin: SocketAddr,
     /// NATS servers.
-    #[arg(long, env = "SLUICE_NATS", default_value = "nats://127.0.0.1:4222", value_delimiter = ',', value_name = "URL")]
+    #[arg(
+        long,
+        env = "SLUICE_NATS",
+        default_value = "nats://127.0.0.1:4222",
+        value_delimiter = ',',
+        value_name = "URL"
+    )]
     nats: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
     #[arg(long, value_name = "FILE")]
@@ -40,12 +51,13 @@ pub struct Args {
     /// Name of this process; a pod's name. Default: the host's name.
     #[arg(long, env = "SLUICE_INSTANCE", value_name = "NAME")]
     instance: Option<String>,
-    /// Threads that write streams of plain HTTP/1.1 to their sockets; 0 leaves them to the HTTP library. Default: the
-    /// CPUs this process may use (affinity and cgroup quota).
+    /// Threads that write streams of plain HTTP/1.1 to their sockets; 0 leaves them to the HTTP
+    /// library. Default: the CPUs this process may use (affinity and cgroup quota).
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(0..=1024))]
     fanout_threads: Option<u16>,
-    /// Most memory to use, bytes, or such as 512Mi: above nine tenths of it new subscribers are told to come back later. Default:
-    /// the limit of its cgroup (version 2), which is the container's.
+    /// Most memory to use, bytes, or such as 512Mi: above nine tenths of it new subscribers are
+    /// told to come back later. Default: the limit of its cgroup (version 2), which is the
+    /// container's.
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     memory_limit: Option<u64>,
     /// How long to accept after SIGTERM, until the last proxy knows.
@@ -70,15 +82,23 @@ pub enum LogFormat {
 
 /// Reads `5s`, `1h30m` and the like.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| "must be a duration such as 5s or 1m30s".to_owned())?;
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "must be a duration such as 5s or 1m30s".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
 }
 
 /// Reads `1048576`, `1024Ki`, `512Mi` and `2Gi`.
 fn bytes(text: &str) -> Result<u64, String> {
     let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
-    let (number, shift) = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift))).unwrap_or((text, 0));
-    let parsed = number.parse::<u64>().ok().filter(|number| *number > 0).and_then(|number| number.checked_mul(1 << shift));
+    let (number, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .unwrap_or((text, 0));
+    let parsed = number
+        .parse::<u64>()
+        .ok()
+        .filter(|number| *number > 0)
+        .and_then(|number| number.checked_mul(1 << shift));
     parsed.ok_or_else(|| "must be a number of bytes such as 536870912 or 512Mi".to_owned())
 }
 
@@ -120,7 +140,16 @@ impl Args {
         };
         let fanout_threads = fanout_threads.map_or_else(available_cpus, usize::from);
         let pace = Pace { delay: drain_delay, period: drain_period };
-        Options { config_dir, listen, admin, nats, instance, fanout_threads, memory: memory_limit, pace }
+        Options {
+            config_dir,
+            listen,
+            admin,
+            nats,
+            instance,
+            fanout_threads,
+            memory: memory_limit,
+            pace,
+        }
     }
 }
 
@@ -140,7 +169,8 @@ mod tests {
 
     #[test]
     fn bytes_as_kubernetes_writes_them() {
-        for (text, value) in [("1", 1), ("1024Ki", 1 << 20), ("512Mi", 512 << 20), ("2Gi", 2 << 30)] {
+        for (text, value) in [("1", 1), ("1024Ki", 1 << 20), ("512Mi", 512 << 20), ("2Gi", 2 << 30)]
+        {
             assert_eq!(bytes(text), Ok(value), "{text}");
         }
         for bad in ["", "0", "-1", "1.5Gi", "512MB", "Mi", "18446744073709551615Gi"] {

@@ -29,7 +29,11 @@ pub struct Channel {
 
 fn options(config: &ChannelConfig) -> Options {
     let delivery = &config.delivery;
-    Options { encoding: delivery.encoding, compacted: config.stream.compacted, cache_bytes: delivery.cache_bytes }
+    Options {
+        encoding: delivery.encoding,
+        compacted: config.stream.compacted,
+        cache_bytes: delivery.cache_bytes,
+    }
 }
 
 impl Channel {
@@ -75,8 +79,8 @@ impl Channel {
         &self.metrics
     }
 
-    /// A reconnection time for one connection, random within the channel's bounds so that subscribers who
-    /// were cut together do not come back together.
+    /// A reconnection time for one connection, random within the channel's bounds so that
+    /// subscribers who were cut together do not come back together.
     #[must_use]
     pub fn retry(&self) -> Duration {
         let config = self.config();
@@ -98,7 +102,8 @@ impl Channel {
     #[must_use]
     pub fn take_slot(&self) -> bool {
         let max = self.config().delivery.max_connections;
-        let taken = self.connections.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).is_ok();
+        let taken =
+            self.connections.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).is_ok();
         if taken {
             self.metrics.connections.inc();
         }

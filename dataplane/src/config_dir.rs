@@ -45,8 +45,10 @@ impl ConfigDir {
         let mut seen = BTreeMap::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
-            // A mounted ConfigMap is a set of links through a directory whose name begins with dots.
-            let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
+            // A mounted ConfigMap is a set of links through a directory whose name begins with
+            // dots.
+            let hidden =
+                path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
             if hidden || path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
@@ -63,8 +65,14 @@ impl ConfigDir {
                 }
             }
         }
-        let still: Vec<&String> = seen.values().filter_map(|(_, channel)| channel.as_ref()).collect();
-        changes.removed = self.known.values().filter_map(|(_, channel)| channel.clone()).filter(|name| !still.contains(&name)).collect();
+        let still: Vec<&String> =
+            seen.values().filter_map(|(_, channel)| channel.as_ref()).collect();
+        changes.removed = self
+            .known
+            .values()
+            .filter_map(|(_, channel)| channel.clone())
+            .filter(|name| !still.contains(&name))
+            .collect();
         self.known = seen;
         Ok(changes)
     }
@@ -109,7 +117,11 @@ mod tests {
 
     #[test]
     fn changes_are_found_and_mistakes_change_nothing() {
-        let dir = std::env::temp_dir().join(format!("sluice-config-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let dir = std::env::temp_dir().join(format!(
+            "sluice-config-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
         std::fs::create_dir_all(&dir).unwrap();
         let file = dir.join("a.json");
         let mut config = ConfigDir::new(&dir);

@@ -1,5 +1,5 @@
-//! The console: a page for people, on the admin listener. Plain files, no outside assets; it reads channels as any
-//! subscriber does, so what it shows is what a subscriber gets.
+//! The console: a page for people, on the admin listener. Plain files, no outside assets; it reads
+//! channels as any subscriber does, so what it shows is what a subscriber gets.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ const SCRIPT: &str = include_str!("console/console.js");
 /// The page loads and asks nothing but this listener, and nobody may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page, what it asks, and the channels themselves beside it: a page may only read its own origin.
+/// The page, what it asks, and the channels themselves beside it: a page may only read its own
+/// origin.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(|| file("text/html; charset=utf-8", PAGE)))
@@ -32,15 +33,24 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .merge(server::router(shared))
 }
 
-/// Refuses requests that change something when a browser says they come from another site's page: whoever reads
-/// a page on the machine that runs `sluice-operator local` must not be able to drain it or publish to it.
+/// Refuses requests that change something when a browser says they come from another site's page:
+/// whoever reads a page on the machine that runs `sluice-operator local` must not be able to drain
+/// it or publish to it.
 pub(crate) fn same_site_only(router: Router) -> Router {
     router.layer(from_fn(|request: Request, next: Next| async move {
-        // Fetch Metadata: always sent by browsers to trustworthy addresses such as loopback, never by tools.
-        let foreign = request.headers().get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
+        // Fetch Metadata: always sent by browsers to trustworthy addresses such as loopback, never
+        // by tools.
+        let foreign = request
+            .headers()
+            .get("sec-fetch-site")
+            .is_some_and(|site| site != "same-origin" && site != "none");
         let safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
         if foreign && !safe {
-            return (StatusCode::FORBIDDEN, "requests from pages of other sites are refused here\n").into_response();
+            return (
+                StatusCode::FORBIDDEN,
+                "requests from pages of other sites are refused here\n",
+            )
+                .into_response();
         }
         next.run(request).await
     }))

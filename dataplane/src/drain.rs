@@ -1,4 +1,5 @@
-//! The end of a pod: out of the endpoints first, then the streams one by one, each with its own time to return.
+//! The end of a pod: out of the endpoints first, then the streams one by one, each with its own
+//! time to return.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,8 @@ use crate::{frame::CloseReason, phase::Phase, pod::Shared};
 /// How a pod ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// How long it still accepts: the time until the last proxy has heard that it is no longer ready.
+    /// How long it still accepts: the time until the last proxy has heard that it is no longer
+    /// ready.
     pub delay: Duration,
     /// The closes are spread over this long at most.
     pub period: Duration,
@@ -48,6 +50,9 @@ pub async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &Cancellati
         sleep(Duration::from_millis(20)).await;
     }
     if !shared.registry.is_empty() {
-        tracing::warn!(streams = shared.registry.len(), "some streams did not take their last frame in time");
+        tracing::warn!(
+            streams = shared.registry.len(),
+            "some streams did not take their last frame in time"
+        );
     }
 }

@@ -4,9 +4,10 @@
 //! hyper ─ response head is ready ─▶ Handoff ─ socket, head, subscriber ─▶ Inbox ─▶ Shard ─ write ─▶ sockets
 //!                                                    log's head has changed ──▲  └─ questions ─▶ runtime ─ answers ─▶ Inbox
 //! ```
-//! A thread has no task, queue or timer for a connection: one `epoll`, one heap of moments, one list of those who wait
-//! for a channel's head. When it moves, the new frames are put into one chunk, and that is written to each of them.
-//! HTTP/2 and HTTP/1.0 stay with hyper, over the same [`Subscriber`]; `--fanout-threads 0` leaves everything there.
+//! A thread has no task, queue or timer for a connection: one `epoll`, one heap of moments, one
+//! list of those who wait for a channel's head. When it moves, the new frames are put into one
+//! chunk, and that is written to each of them. HTTP/2 and HTTP/1.0 stay with hyper, over the same
+//! [`Subscriber`]; `--fanout-threads 0` leaves everything there.
 
 mod chunk;
 mod connection;
@@ -53,13 +54,19 @@ impl Drop for Watch {
 }
 
 impl FanOut {
-    /// Starts `threads` threads. Questions to the store become tasks of `tasks` until `abort`; `failed` is cancelled
-    /// when a thread dies.
+    /// Starts `threads` threads. Questions to the store become tasks of `tasks` until `abort`;
+    /// `failed` is cancelled when a thread dies.
     ///
     /// # Errors
     /// The operating system's, when it gives no thread or no `epoll`.
-    pub fn start(threads: usize, tasks: &TaskTracker, abort: &CancellationToken, failed: &CancellationToken) -> io::Result<Self> {
-        let store = Store { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
+    pub fn start(
+        threads: usize,
+        tasks: &TaskTracker,
+        abort: &CancellationToken,
+        failed: &CancellationToken,
+    ) -> io::Result<Self> {
+        let store =
+            Store { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
         let fan_out = Self { inboxes: Vec::new(), threads: Mutex::default() };
         (0..threads).try_fold(fan_out, |mut fan_out, number| {
             let poll = mio::Poll::new()?;
@@ -78,8 +85,8 @@ impl FanOut {
         })
     }
 
-    /// Gives a stream to the thread that has the fewest. `head` is the response head, which nobody has written yet;
-    /// the body goes on in chunks.
+    /// Gives a stream to the thread that has the fewest. `head` is the response head, which nobody
+    /// has written yet; the body goes on in chunks.
     pub fn take(&self, socket: std::net::TcpStream, head: Bytes, subscriber: Subscriber) {
         if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
             inbox.came();

@@ -94,13 +94,20 @@ pub struct Gap {
     pub reason: GapReason,
 }
 
-/// A comment that keeps proxies from taking the stream for dead. No empty line follows it: for each empty line httpx-sse,
-/// fetch-event-source and extended-eventsource dispatch an event, even where there was nothing but a comment.
+/// A comment that keeps proxies from taking the stream for dead. No empty line follows it: for each
+/// empty line httpx-sse, fetch-event-source and extended-eventsource dispatch an event, even where
+/// there was nothing but a comment.
 pub const HEARTBEAT: &[u8] = b": hb\n";
 
 /// Appends the frame of `event` to `out`. Returns `false` where the payload cannot be text and a
 /// `channel.invalid` event stands for it.
-pub fn encode(out: &mut Vec<u8>, epoch: Epoch, event: &Event, dialect: Dialect, encoding: Encoding) -> bool {
+pub fn encode(
+    out: &mut Vec<u8>,
+    epoch: Epoch,
+    event: &Event,
+    dialect: Dialect,
+    encoding: Encoding,
+) -> bool {
     let cursor = Cursor::new(epoch, event.sequence);
     let payload: std::borrow::Cow<'_, str> = match encoding {
         Encoding::Base64 => base64::engine::general_purpose::STANDARD.encode(&event.payload).into(),
@@ -133,7 +140,12 @@ fn envelope(cursor: Cursor, event: &Event, payload: &str) -> String {
         id: String,
         data: &'a str,
     }
-    let envelope = Envelope { topic: &event.topic, time: rfc3339(event.time_nanos), id: cursor.to_string(), data: payload };
+    let envelope = Envelope {
+        topic: &event.topic,
+        time: rfc3339(event.time_nanos),
+        id: cursor.to_string(),
+        data: payload,
+    };
     // Strings only: serialising cannot fail.
     serde_json::to_string(&envelope).unwrap_or_default()
 }
@@ -141,11 +153,19 @@ fn envelope(cursor: Cursor, event: &Event, payload: &str) -> String {
 /// Unix nanoseconds as RFC 3339 text in UTC.
 #[must_use]
 pub fn rfc3339(time_nanos: i64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(time_nanos)).map(|t| t.to_string()).unwrap_or_default()
+    jiff::Timestamp::from_nanosecond(i128::from(time_nanos))
+        .map(|t| t.to_string())
+        .unwrap_or_default()
 }
 
 /// Appends an event of ours. `cursor` is `None` only where no place in the stream is known yet.
-pub fn control(out: &mut Vec<u8>, name: &str, cursor: Option<Cursor>, json: &str, retry: Option<Duration>) {
+pub fn control(
+    out: &mut Vec<u8>,
+    name: &str,
+    cursor: Option<Cursor>,
+    json: &str,
+    retry: Option<Duration>,
+) {
     if let Some(cursor) = cursor {
         id(out, cursor);
     }
@@ -157,9 +177,10 @@ pub fn control(out: &mut Vec<u8>, name: &str, cursor: Option<Cursor>, json: &str
     out.push(b'\n');
 }
 
-/// Appends the line that sets the reconnection time, the head of the block that follows. A browser acts on it before the
-/// block ends (WHATWG HTML 9.2.6). In a block of its own, clients that are less exact dispatch an empty event for it
-/// (httpx-sse, go-sse, extended-eventsource) or skip it as one without data (sseclient-py).
+/// Appends the line that sets the reconnection time, the head of the block that follows. A browser
+/// acts on it before the block ends (WHATWG HTML 9.2.6). In a block of its own, clients that are
+/// less exact dispatch an empty event for it (httpx-sse, go-sse, extended-eventsource) or skip it
+/// as one without data (sseclient-py).
 pub fn retry(out: &mut Vec<u8>, retry: Duration) {
     retry_field(out, retry);
 }
@@ -184,8 +205,8 @@ fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b'\n');
 }
 
-/// One `data:` line per line of text, where CR, LF and CRLF each end a line. The space after the colon is
-/// always written: a parser strips just one, so a payload's own leading space survives.
+/// One `data:` line per line of text, where CR, LF and CRLF each end a line. The space after the
+/// colon is always written: a parser strips just one, so a payload's own leading space survives.
 fn data(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     loop {
@@ -254,7 +275,10 @@ mod tests {
             encoded(b"\xff\xfe", None, Dialect::Plain, Encoding::Text),
             "id: 5f3c01aa-7\nevent: channel.invalid\ndata: {\"bytes\":2,\"reason\":\"not UTF-8\",\"sequence\":7,\"topic\":\"eu.1\"}\n\n"
         );
-        assert_eq!(encoded(b"\xff\xfe", None, Dialect::Plain, Encoding::Base64), "id: 5f3c01aa-7\ndata: //4=\n\n");
+        assert_eq!(
+            encoded(b"\xff\xfe", None, Dialect::Plain, Encoding::Base64),
+            "id: 5f3c01aa-7\ndata: //4=\n\n"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The log of a channel on this pod: the newest events in memory, older ones from the store through a cache,
-//! one way to read both. Live and replay are the same thing: *read from the position on*.
+//! The log of a channel on this pod: the newest events in memory, older ones from the store through
+//! a cache, one way to read both. Live and replay are the same thing: *read from the position on*.
 //!
 //! ```text
 //! store ─tail─▶ Reader ─▶ Ring (sealed segments + open one) ─┐
@@ -37,8 +37,8 @@ pub use reader::{Phase, Status};
 /// What subscribers watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Head {
-    /// Counts the lives of the log: it rises when the stream was recreated or moved back, and positions of
-    /// a former life mean nothing any more.
+    /// Counts the lives of the log: it rises when the stream was recreated or moved back, and
+    /// positions of a former life mean nothing any more.
     pub life: u64,
     /// The stream's epoch; `None` until the store was reached for the first time.
     pub epoch: Option<Epoch>,
@@ -116,7 +116,11 @@ impl Log {
             history: History::new(Arc::clone(&source), options.cache_bytes / 2),
             source,
             options: RwLock::new(options),
-            rings: RwLock::new(Rings { life: 0, plain: Ring::new(Dialect::Plain, 1), envelope: None }),
+            rings: RwLock::new(Rings {
+                life: 0,
+                plain: Ring::new(Dialect::Plain, 1),
+                envelope: None,
+            }),
             head: watch::Sender::new(Head::default()),
             wakers: RwLock::default(),
             status: Mutex::new(Status::default()),
@@ -181,14 +185,23 @@ impl Log {
             // What is in memory was encoded by the old rule. The store still has it.
             let mut rings = self.rings.write();
             let next = rings.plain.next();
-            *rings = Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
+            *rings =
+                Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
             self.history.clear();
         }
     }
 
-    /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not wait.
+    /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not
+    /// wait.
     #[must_use]
-    pub fn read_now(&self, life: u64, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Now {
+    pub fn read_now(
+        &self,
+        life: u64,
+        position: u64,
+        told: u64,
+        filter: &Filter,
+        dialect: Dialect,
+    ) -> Now {
         let head = self.head_now();
         let Some(epoch) = head.epoch.filter(|_| head.life == life) else { return Now::FormerLife };
         if position >= head.next {
@@ -202,22 +215,28 @@ impl Log {
             None => Now::FormerLife,
             Some(None) => {
                 let scope = self.scope(head, epoch, dialect);
-                let Some(segment) = self.history.cached(scope, position) else { return Now::Missing };
+                let Some(segment) = self.history.cached(scope, position) else {
+                    return Now::Missing;
+                };
                 self.expect(scope, &segment);
                 Now::Cached(segment)
             }
         }
     }
 
-    /// What is at `position` when the store has nothing before `first`: memory may still, but what was removed is not served, whichever
-    /// pod a subscriber comes to.
+    /// What is at `position` when the store has nothing before `first`: memory may still, but what
+    /// was removed is not served, whichever pod a subscriber comes to.
     fn gone(&self, first: u64, position: u64, told: u64) -> Slice {
         if told + 1 >= first {
             return Slice::Frames { parts: Vec::new(), events: 0, oldest_nanos: 0, next: first };
         }
-        let reason = if self.options.read().compacted { GapReason::Compacted } else { GapReason::Expired };
+        let reason =
+            if self.options.read().compacted { GapReason::Compacted } else { GapReason::Expired };
         let from = position.max(told + 1);
-        Slice::Gap { gap: Gap { from: Some(from), to: Some(first - 1), missed: Some(first - from), reason }, next: first }
+        Slice::Gap {
+            gap: Gap { from: Some(from), to: Some(first - 1), missed: Some(first - from), reason },
+            next: first,
+        }
     }
 
     /// Has the segment after `segment` read before it is asked for, unless memory has it.
@@ -228,14 +247,21 @@ impl Log {
         }
     }
 
-    /// The segment of history that covers `position`, from memory or the store; `None` when `life` is over or the
-    /// position is not in the past.
+    /// The segment of history that covers `position`, from memory or the store; `None` when `life`
+    /// is over or the position is not in the past.
     ///
     /// # Errors
     /// The store's; the same call may be made again, nothing is lost.
-    pub async fn segment(&self, life: u64, position: u64, dialect: Dialect) -> Result<Option<(Arc<Segment>, Origin)>, Error> {
+    pub async fn segment(
+        &self,
+        life: u64,
+        position: u64,
+        dialect: Dialect,
+    ) -> Result<Option<(Arc<Segment>, Origin)>, Error> {
         let head = self.head_now();
-        let Some(epoch) = head.epoch.filter(|_| head.life == life && position < head.next) else { return Ok(None) };
+        let Some(epoch) = head.epoch.filter(|_| head.life == life && position < head.next) else {
+            return Ok(None);
+        };
         let scope = self.scope(head, epoch, dialect);
         let (segment, asked) = self.history.segment(scope, position).await?;
         if self.head_now().life != life {
@@ -245,7 +271,8 @@ impl Log {
         Ok(Some((segment, if asked { Origin::Store } else { Origin::Memory })))
     }
 
-    /// Events as the store has them from `position` up to the head, at least one if there is one. Not cached.
+    /// Events as the store has them from `position` up to the head, at least one if there is one.
+    /// Not cached.
     ///
     /// # Errors
     /// The store's.
@@ -263,14 +290,16 @@ impl Log {
         Ok(events)
     }
 
-    /// Where the newest `count` events that pass `filter` start; the head when there are none. Looks back over
-    /// at most [`limits::LAST_SCAN_EVENTS`].
+    /// Where the newest `count` events that pass `filter` start; the head when there are none.
+    /// Looks back over at most [`limits::LAST_SCAN_EVENTS`].
     ///
     /// # Errors
     /// The store's.
     pub async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
         let head = self.head_now();
-        let Some(epoch) = head.epoch else { return Err(Error::Unreachable("not connected yet".into())) };
+        let Some(epoch) = head.epoch else {
+            return Err(Error::Unreachable("not connected yet".into()));
+        };
         let (mut found, mut before) = {
             let rings = self.rings.read();
             (rings.plain.newest(count, filter), rings.plain.start())
@@ -295,11 +324,25 @@ impl Log {
 
     fn scope(&self, head: Head, epoch: Epoch, dialect: Dialect) -> Scope {
         let Options { encoding, compacted, .. } = *self.options.read();
-        Scope { life: head.life, epoch, dialect, encoding, compacted, last: head.next.saturating_sub(1) }
+        Scope {
+            life: head.life,
+            epoch,
+            dialect,
+            encoding,
+            compacted,
+            last: head.next.saturating_sub(1),
+        }
     }
 
     /// What memory has at `position`, if it does; `None` when memory is of another life.
-    fn ring_slice(&self, life: u64, position: u64, told: u64, filter: &Filter, dialect: Dialect) -> Option<Option<Slice>> {
+    fn ring_slice(
+        &self,
+        life: u64,
+        position: u64,
+        told: u64,
+        filter: &Filter,
+        dialect: Dialect,
+    ) -> Option<Option<Slice>> {
         {
             let rings = self.rings.read();
             if rings.life != life {
@@ -357,10 +400,12 @@ impl Log {
     /// Starts a new life at `start`.
     fn begin(&self, epoch: Epoch, first: u64, start: u64) {
         let life = self.head.borrow().life + 1;
-        *self.rings.write() = Rings { life, plain: Ring::new(Dialect::Plain, start), envelope: None };
+        *self.rings.write() =
+            Rings { life, plain: Ring::new(Dialect::Plain, start), envelope: None };
         self.history.clear();
         self.change_head(|head| {
-            *head = Head { life, epoch: Some(epoch), first, next: start, down_since: head.down_since };
+            *head =
+                Head { life, epoch: Some(epoch), first, next: start, down_since: head.down_since };
             true
         });
     }

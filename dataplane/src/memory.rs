@@ -1,14 +1,16 @@
-//! How much memory the pod may use, and uses: what a container is killed for, sockets' buffers in the kernel included.
+//! How much memory the pod may use, and uses: what a container is killed for, sockets' buffers in
+//! the kernel included.
 //!
-//! Source: the kernel's `admin-guide/cgroup-v2`, "Memory Interface Files". A cgroup of version 1 is not looked at.
+//! Source: the kernel's `admin-guide/cgroup-v2`, "Memory Interface Files". A cgroup of version 1 is
+//! not looked at.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Share of the limit, percent, above which no more subscribers are taken. What is left is for those who are there: their
-/// replays, and what the kernel keeps for sockets that are slow.
+/// Share of the limit, percent, above which no more subscribers are taken. What is left is for
+/// those who are there: their replays, and what the kernel keeps for sockets that are slow.
 const SCARCE_PERCENT: u64 = 90;
 
 /// The cgroup of this process and its limit.
@@ -30,7 +32,8 @@ impl Memory {
 
     /// The cgroup that `own` (the text of `/proc/self/cgroup`) names below `root`.
     fn in_hierarchy(root: &Path, own: &str, limit: Option<u64>) -> Self {
-        let path = own.lines().find_map(|line| line.strip_prefix("0::/")).map(|path| root.join(path));
+        let path =
+            own.lines().find_map(|line| line.strip_prefix("0::/")).map(|path| root.join(path));
         let cgroup = path.filter(|path| path.join("memory.current").exists());
         let of_cgroup = || number(&fs::read_to_string(cgroup.as_ref()?.join("memory.max")).ok()?);
         Self { limit: limit.or_else(of_cgroup), cgroup }
@@ -42,13 +45,15 @@ impl Memory {
         self.limit
     }
 
-    /// Bytes in use, without what the kernel takes back first (files that nobody has used of late), as the kubelet counts.
+    /// Bytes in use, without what the kernel takes back first (files that nobody has used of late),
+    /// as the kubelet counts.
     #[must_use]
     pub fn used(&self) -> Option<u64> {
         let Some(cgroup) = &self.cgroup else { return resident() };
         let current = number(&fs::read_to_string(cgroup.join("memory.current")).ok()?)?;
         let stat = fs::read_to_string(cgroup.join("memory.stat")).unwrap_or_default();
-        let idle = stat.lines().find_map(|line| number(line.strip_prefix("inactive_file ")?)).unwrap_or(0);
+        let idle =
+            stat.lines().find_map(|line| number(line.strip_prefix("inactive_file ")?)).unwrap_or(0);
         Some(current.saturating_sub(idle))
     }
 
@@ -68,7 +73,9 @@ fn number(text: &str) -> Option<u64> {
 
 fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let kib = status.lines().find_map(|line| number(line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?))?;
+    let kib = status
+        .lines()
+        .find_map(|line| number(line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?))?;
     Some(kib * 1024)
 }
 
@@ -94,10 +101,17 @@ mod tests {
     #[test]
     fn nine_tenths_of_the_limit() {
         let (_root, memory) = cgroup("1000", 900, 0);
-        assert_eq!((memory.limit(), memory.used(), memory.is_scarce()), (Some(1_000), Some(900), false));
+        assert_eq!(
+            (memory.limit(), memory.used(), memory.is_scarce()),
+            (Some(1_000), Some(900), false)
+        );
         assert!(cgroup("1000", 901, 0).1.is_scarce());
         let (_root, memory) = cgroup("1000", 990, 100);
-        assert_eq!((memory.used(), memory.is_scarce()), (Some(890), false), "idle files are taken back first");
+        assert_eq!(
+            (memory.used(), memory.is_scarce()),
+            (Some(890), false),
+            "idle files are taken back first"
+        );
     }
 
     #[test]

@@ -77,17 +77,41 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         registry.register("connections", "Open streams", metrics.connections.clone());
-        registry.register("events_delivered", "Events handed to subscribers' connections", metrics.events_delivered.clone());
-        registry.register("bytes_written", "Bytes handed to subscribers' connections", metrics.bytes_written.clone());
-        registry.register("replay_reads", "Reads of the log by subscribers that catch up", metrics.replay_reads.clone());
+        registry.register(
+            "events_delivered",
+            "Events handed to subscribers' connections",
+            metrics.events_delivered.clone(),
+        );
+        registry.register(
+            "bytes_written",
+            "Bytes handed to subscribers' connections",
+            metrics.bytes_written.clone(),
+        );
+        registry.register(
+            "replay_reads",
+            "Reads of the log by subscribers that catch up",
+            metrics.replay_reads.clone(),
+        );
         registry.register("gaps", "channel.gap events sent", metrics.gaps.clone());
         registry.register("closes", "Streams ended", metrics.closes.clone());
         registry.register("publishes", "Publishes over HTTP", metrics.publishes.clone());
         let help = "Time from the store taking an event to its hand-over to a live subscriber's connection, in seconds";
         registry.register("publish_to_write_seconds", help, metrics.publish_to_write.clone());
-        registry.register("reader_lag_events", "How far the store was ahead of the reader when last asked", metrics.reader_lag.clone());
-        registry.register("invalid_payloads", "Payloads that were not text on a text channel", metrics.invalid_payloads.clone());
-        registry.register("config_errors", "Channel configuration files that were refused", metrics.config_errors.clone());
+        registry.register(
+            "reader_lag_events",
+            "How far the store was ahead of the reader when last asked",
+            metrics.reader_lag.clone(),
+        );
+        registry.register(
+            "invalid_payloads",
+            "Payloads that were not text on a text channel",
+            metrics.invalid_payloads.clone(),
+        );
+        registry.register(
+            "config_errors",
+            "Channel configuration files that were refused",
+            metrics.config_errors.clone(),
+        );
         Self { registry, ..metrics }
     }
 }
@@ -103,8 +127,12 @@ impl Metrics {
             connections: self.connections.get_or_create_owned(&by_channel),
             events_delivered: self.events_delivered.get_or_create_owned(&by_channel),
             bytes_written: self.bytes_written.get_or_create_owned(&by_channel),
-            replay_memory: self.replay_reads.get_or_create_owned(&BySource { channel: name.to_owned(), source: "memory" }),
-            replay_store: self.replay_reads.get_or_create_owned(&BySource { channel: name.to_owned(), source: "store" }),
+            replay_memory: self
+                .replay_reads
+                .get_or_create_owned(&BySource { channel: name.to_owned(), source: "memory" }),
+            replay_store: self
+                .replay_reads
+                .get_or_create_owned(&BySource { channel: name.to_owned(), source: "store" }),
             publish_to_write: self.publish_to_write.get_or_create_owned(&by_channel),
             reader_lag: self.reader_lag.get_or_create_owned(&by_channel),
             invalid_payloads: self.invalid_payloads.get_or_create_owned(&by_channel),
@@ -164,12 +192,16 @@ impl ChannelMetrics {
 
     /// Counts a gap event.
     pub fn gap(&self, reason: GapReason) {
-        self.gaps.get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() }).inc();
+        self.gaps
+            .get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() })
+            .inc();
     }
 
     /// Counts a stream's end.
     pub fn close(&self, reason: CloseReason) {
-        self.closes.get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() }).inc();
+        self.closes
+            .get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() })
+            .inc();
     }
 
     /// Counts a publish by its result.

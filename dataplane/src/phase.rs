@@ -8,7 +8,8 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Not every channel's log covers its tail yet.
     Starting,
-    /// Sends for subscribers. Stays so when the store goes away: open streams and memory are still of use.
+    /// Sends for subscribers. Stays so when the store goes away: open streams and memory are still
+    /// of use.
     Ready,
     /// No longer ready; still accepts while the endpoints are being taken out of the Service.
     Draining,

@@ -1,6 +1,9 @@
 //! The pod: builds the parts, owns the tasks.
 
-use std::{collections::BTreeMap, io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use sluice_channel::ChannelConfig;
@@ -107,16 +110,20 @@ pub enum Error {
 /// Only before it is up; later troubles are conditions, not ends.
 pub async fn run(options: Options) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let public = server::accept::bind(options.listen).map_err(|e| Error::Bind(options.listen, e, "--listen"))?;
-    let admin = server::accept::bind(options.admin).map_err(|e| Error::Bind(options.admin, e, "--admin"))?;
+    let public = server::accept::bind(options.listen)
+        .map_err(|e| Error::Bind(options.listen, e, "--listen"))?;
+    let admin = server::accept::bind(options.admin)
+        .map_err(|e| Error::Bind(options.admin, e, "--admin"))?;
     let mut config_dir = ConfigDir::new(&options.config_dir);
     let initial = config_dir.poll().map_err(|e| Error::ConfigDir(options.config_dir.clone(), e))?;
-    let connection = jetstream::connect(&options.nats).await.map_err(|e| Error::Nats(e.to_string()))?;
+    let connection =
+        jetstream::connect(&options.nats).await.map_err(|e| Error::Nats(e.to_string()))?;
     announce(&public, &admin);
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Memory::find(options.memory));
-    let shared = Arc::new(Shared { instance: options.instance.clone(), admission, ..Shared::default() });
+    let shared =
+        Arc::new(Shared { instance: options.instance.clone(), admission, ..Shared::default() });
     let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
     let (streams, background) = (TaskTracker::new(), TaskTracker::new());
     let mut readers = Readers {
@@ -132,15 +139,24 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let fan_out = fan_out(options.fanout_threads, &shared, &background, &abort)?;
     let service = Service { router: server::router(Arc::clone(&shared)), fan_out: fan_out.clone() };
     // Owned by `abort`: they end when the pod does.
-    let serving = server::accept::serve(public, service, streams.clone(), stop_accepting.clone(), abort.clone());
+    let serving = server::accept::serve(
+        public,
+        service,
+        streams.clone(),
+        stop_accepting.clone(),
+        abort.clone(),
+    );
     background.spawn(serving);
     let service = Service { router: admin::router(Arc::clone(&shared)), fan_out: None };
-    let admin_serving = server::accept::serve(admin, service, background.clone(), abort.clone(), abort.clone());
+    let admin_serving =
+        server::accept::serve(admin, service, background.clone(), abort.clone(), abort.clone());
     background.spawn(admin_serving);
     background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
     background.spawn(abort.clone().run_until_cancelled_owned(follow(readers, config_dir)));
     let watched = Arc::clone(&shared);
-    background.spawn(abort.clone().run_until_cancelled_owned(async move { watched.admission.watch().await }));
+    background.spawn(
+        abort.clone().run_until_cancelled_owned(async move { watched.admission.watch().await }),
+    );
 
     tokio::select! {
         () = signals.next() => tracing::info!("told to stop: draining; a second signal ends at once"),
@@ -168,7 +184,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
 }
 
 /// The fan-out threads, unless there are to be none.
-fn fan_out(threads: usize, shared: &Shared, tasks: &TaskTracker, abort: &CancellationToken) -> Result<Option<Arc<FanOut>>, Error> {
+fn fan_out(
+    threads: usize,
+    shared: &Shared,
+    tasks: &TaskTracker,
+    abort: &CancellationToken,
+) -> Result<Option<Arc<FanOut>>, Error> {
     if threads == 0 {
         return Ok(None);
     }
@@ -191,7 +212,11 @@ async fn become_ready(shared: Arc<Shared>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if shared.channels().iter().all(|channel| channel.is_removed() || channel.log().status().warm) {
+        if shared
+            .channels()
+            .iter()
+            .all(|channel| channel.is_removed() || channel.log().status().warm)
+        {
             shared.phase.advance(Phase::Ready);
             return;
         }
@@ -206,7 +231,9 @@ async fn follow(mut readers: Readers, mut config_dir: ConfigDir) {
         readers.shared.registry.sweep();
         match config_dir.poll() {
             Ok(changes) => readers.apply(changes),
-            Err(error) => tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so")
+            }
         }
     }
 }
@@ -238,8 +265,14 @@ impl Readers {
     fn set(&mut self, config: ChannelConfig) {
         let name = config.name.to_string();
         if let Some(channel) = self.shared.channel(&name).filter(|c| !c.is_removed()) {
-            if channel.config().stream.name == config.stream.name && channel.config().stream.topic_prefix == config.stream.topic_prefix {
-                tracing::info!(channel = name, generation = config.generation, "configuration applied");
+            if channel.config().stream.name == config.stream.name
+                && channel.config().stream.topic_prefix == config.stream.topic_prefix
+            {
+                tracing::info!(
+                    channel = name,
+                    generation = config.generation,
+                    "configuration applied"
+                );
                 channel.set_config(config);
                 return;
             }
@@ -247,8 +280,14 @@ impl Readers {
             self.remove(&name);
         }
         tracing::info!(channel = name, stream = %config.stream.name, "channel added");
-        let source = JetStream::new(self.connection.clone(), config.stream.name.clone(), &config.stream.topic_prefix, &self.instance);
-        let channel = Arc::new(Channel::new(config, Arc::new(source), self.shared.metrics.channel(&name)));
+        let source = JetStream::new(
+            self.connection.clone(),
+            config.stream.name.clone(),
+            &config.stream.topic_prefix,
+            &self.instance,
+        );
+        let channel =
+            Arc::new(Channel::new(config, Arc::new(source), self.shared.metrics.channel(&name)));
         let cancel = self.abort.child_token();
         self.tasks.spawn(Arc::clone(channel.log()).run(cancel.clone()));
         self.running.insert(name.clone(), cancel);
@@ -262,7 +301,9 @@ impl Readers {
         if let Some(cancel) = self.running.remove(name) {
             cancel.cancel();
         }
-        for entry in self.shared.registry.entries().iter().filter(|e| Arc::ptr_eq(e.channel(), &channel)) {
+        for entry in
+            self.shared.registry.entries().iter().filter(|e| Arc::ptr_eq(e.channel(), &channel))
+        {
             entry.close(CloseReason::Removed, channel.retry());
         }
     }
@@ -283,7 +324,10 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -1,4 +1,5 @@
-//! Who is connected: every open stream with its place, readable without stopping it, closable from outside.
+//! Who is connected: every open stream with its place, readable without stopping it, closable from
+//! outside.
 
 use std::{
     collections::HashMap,
@@ -51,7 +52,8 @@ pub struct Connection {
     /// The other end.
     pub peer: SocketAddr,
     started: Instant,
-    /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it takes.
+    /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it
+    /// takes.
     blocked_since: AtomicU64,
     killed: Notify,
 }
@@ -60,7 +62,12 @@ impl Connection {
     /// A connection from `peer`.
     #[must_use]
     pub fn new(peer: SocketAddr) -> Self {
-        Self { peer, started: Instant::now(), blocked_since: AtomicU64::new(0), killed: Notify::new() }
+        Self {
+            peer,
+            started: Instant::now(),
+            blocked_since: AtomicU64::new(0),
+            killed: Notify::new(),
+        }
     }
 
     /// Notes that the socket took bytes.
@@ -148,8 +155,8 @@ impl Entry {
         if self.closing.load(Acquire) { self.close.lock().asked } else { None }
     }
 
-    /// Names the thread that writes the stream from now on. A wish to close that came before is found by
-    /// [`Self::close_asked`], one that comes later is told to `writer`.
+    /// Names the thread that writes the stream from now on. A wish to close that came before is
+    /// found by [`Self::close_asked`], one that comes later is told to `writer`.
     pub fn written_by(&self, writer: Arc<dyn Writer>, key: u64) {
         self.close.lock().writer = Some((writer, key));
     }
@@ -221,10 +228,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Registers a stream; it is one of the channel's connections until the result is dropped. `None` when
-    /// the channel has as many as it may have.
+    /// Registers a stream; it is one of the channel's connections until the result is dropped.
+    /// `None` when the channel has as many as it may have.
     #[must_use]
-    pub fn register(self: &Arc<Self>, channel: &Arc<Channel>, connection: &Arc<Connection>, filter: String) -> Option<Registration> {
+    pub fn register(
+        self: &Arc<Self>,
+        channel: &Arc<Channel>,
+        connection: &Arc<Connection>,
+        filter: String,
+    ) -> Option<Registration> {
         if !channel.take_slot() {
             return None;
         }
@@ -270,27 +282,38 @@ impl Registry {
         let view = |entry: Arc<Entry>| {
             let known = entry.known.load(Relaxed);
             let position = entry.position.load(Relaxed);
-            let cursor = Cursor::new(Epoch::from_bits(entry.epoch.load(Relaxed)), position.saturating_sub(1));
+            let cursor = Cursor::new(
+                Epoch::from_bits(entry.epoch.load(Relaxed)),
+                position.saturating_sub(1),
+            );
             View {
                 channel: entry.channel.name().to_string(),
                 peer: entry.connection.peer,
                 cursor: known.then(|| cursor.to_string()),
                 lag: known.then(|| entry.channel.log().head_now().next.saturating_sub(position)),
                 age_ms: u64::try_from(entry.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                blocked_ms: u64::try_from(entry.connection.blocked_for().as_millis()).unwrap_or(u64::MAX),
+                blocked_ms: u64::try_from(entry.connection.blocked_for().as_millis())
+                    .unwrap_or(u64::MAX),
                 state: Stage::from_bits(entry.stage.load(Relaxed)),
                 filter: entry.filter.clone(),
             }
         };
-        self.entries().into_iter().filter(|e| channel.is_none_or(|name| e.channel.name().as_str() == name)).map(view).collect()
+        self.entries()
+            .into_iter()
+            .filter(|e| channel.is_none_or(|name| e.channel.name().as_str() == name))
+            .map(view)
+            .collect()
     }
 
-    /// Lets go of every connection of hyper's whose socket has taken nothing for its channel's write timeout. Nothing
-    /// can be told to such a subscriber: its socket is full. Its cursor is intact, so it comes back to the place.
+    /// Lets go of every connection of hyper's whose socket has taken nothing for its channel's
+    /// write timeout. Nothing can be told to such a subscriber: its socket is full. Its cursor is
+    /// intact, so it comes back to the place.
     pub fn sweep(&self) {
         let overdue = |entry: &&Arc<Entry>| {
             let blocked = entry.connection.blocked_for();
-            !blocked.is_zero() && blocked > entry.channel.config().delivery.write_timeout && !entry.has_writer()
+            !blocked.is_zero()
+                && blocked > entry.channel.config().delivery.write_timeout
+                && !entry.has_writer()
         };
         let overdue: Vec<_> = self.entries.lock().values().filter(overdue).cloned().collect();
         for entry in overdue {

@@ -25,8 +25,8 @@ pub struct State {
 /// One event as the tail delivers it.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Rises by one with each delivery of one tail, starting at 1: a jump means a lost delivery. A jump of
-    /// the *stream* sequence alone means that messages are gone from the store.
+    /// Rises by one with each delivery of one tail, starting at 1: a jump means a lost delivery. A
+    /// jump of the *stream* sequence alone means that messages are gone from the store.
     pub delivery_sequence: u64,
     /// The event.
     pub event: Event,
@@ -113,7 +113,8 @@ pub trait Source: Send + Sync + 'static {
     fn state(&self) -> BoxFuture<'_, Result<State, Error>>;
     /// A feed of everything from `from` on, old and new.
     fn tail(&self, from: u64) -> BoxFuture<'_, Result<Box<dyn Tail>, Error>>;
-    /// Events from `from` on. Any replica may answer, also one that lags: an early end is no proof of absence.
+    /// Events from `from` on. Any replica may answer, also one that lags: an early end is no proof
+    /// of absence.
     fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>>;
     /// The first event at or after `from` by the leader's word; `None` = there is none.
     fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>>;

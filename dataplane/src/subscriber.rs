@@ -1,8 +1,10 @@
-//! A subscriber: a cursor and a filter over the log. It yields ready frames; something else writes them.
+//! A subscriber: a cursor and a filter over the log. It yields ready frames; something else writes
+//! them.
 //!
-//! Admitting → Replaying → Live → Closing(reason). There is no queue per subscriber: a slow one is one whose
-//! position is further back. Nothing here waits: [`Subscriber::step`] says what to do next, and whoever drives it
-//! (a fan-out thread, or [`Frames`] for a body of hyper's) writes, waits and asks the store.
+//! Admitting → Replaying → Live → Closing(reason). There is no queue per subscriber: a slow one is
+//! one whose position is further back. Nothing here waits: [`Subscriber::step`] says what to do
+//! next, and whoever drives it (a fan-out thread, or [`Frames`] for a body of hyper's) writes,
+//! waits and asks the store.
 
 mod frames;
 mod handed;
@@ -64,7 +66,8 @@ pub enum Step {
     Events(Vec<Bytes>, u64),
     /// Nothing to do until the head moves, the stream is to close, or this moment.
     Wait(Instant),
-    /// Ask the store, and give its answer to [`Subscriber::answer`]. Until then the subscriber only waits.
+    /// Ask the store, and give its answer to [`Subscriber::answer`]. Until then the subscriber only
+    /// waits.
     Ask(Question),
     /// A long run without a match: others have their turn first.
     Yield,
@@ -85,7 +88,8 @@ pub struct Subscriber {
     position: u64,
     /// Highest sequence that a gap event has covered.
     told: u64,
-    /// Nothing was delivered yet and there was no cursor: a hole at the very start is nobody's loss.
+    /// Nothing was delivered yet and there was no cursor: a hole at the very start is nobody's
+    /// loss.
     fresh: bool,
     /// Highest sequence that an `id:` on this connection has covered.
     shown: u64,
@@ -112,7 +116,8 @@ impl Subscriber {
         let age = delivery.max_connection_age;
         let now = Instant::now();
         // 80–100 %, so that subscribers who came together do not go together.
-        let ends_at = (!age.is_zero()).then(|| now + age.mul_f64(rand::rng().random_range(0.8..1.0)));
+        let ends_at =
+            (!age.is_zero()).then(|| now + age.mul_f64(rand::rng().random_range(0.8..1.0)));
         let heartbeat_at = now + delivery.heartbeat;
         Self {
             request,
@@ -155,7 +160,8 @@ impl Subscriber {
         self.request.dialect
     }
 
-    /// Goes on as of `head` and `now`. A question that is on its way holds up events, never heartbeats or the end.
+    /// Goes on as of `head` and `now`. A question that is on its way holds up events, never
+    /// heartbeats or the end.
     pub fn step(&mut self, head: Head, now: Instant) -> Step {
         if self.ended {
             return Step::End;
@@ -192,8 +198,10 @@ impl Subscriber {
         if now >= self.heartbeat_at {
             return self.heartbeat();
         }
-        // Who has no place yet is given one first where that needs no store: our events carry a cursor.
-        let placed = self.stage != Stage::Admitting || (self.cursor().is_some() && self.admission_failed);
+        // Who has no place yet is given one first where that needs no store: our events carry a
+        // cursor.
+        let placed =
+            self.stage != Stage::Admitting || (self.cursor().is_some() && self.admission_failed);
         if head.down_since.is_some() != self.told_down && placed {
             return self.degraded(head);
         }
@@ -214,7 +222,10 @@ impl Subscriber {
     /// When it has something to do even if nothing happens.
     #[must_use]
     pub fn due(&self) -> Instant {
-        [self.ends_at, self.paused_until].into_iter().flatten().fold(self.heartbeat_at, Instant::min)
+        [self.ends_at, self.paused_until]
+            .into_iter()
+            .flatten()
+            .fold(self.heartbeat_at, Instant::min)
     }
 
     /// Finds the start position.
@@ -241,15 +252,28 @@ impl Subscriber {
         if head.life != self.life {
             return self.new_life(head);
         }
-        let here = |(segment, _): &(Arc<Segment>, Origin)| segment.covers(self.position) && self.position >= head.first;
+        let here = |(segment, _): &(Arc<Segment>, Origin)| {
+            segment.covers(self.position) && self.position >= head.first
+        };
         if let Some((segment, origin)) = self.segment.take().filter(here) {
-            let step = self.take(segment.slice(self.position, self.told, &self.request.filter), origin, head);
+            let step = self.take(
+                segment.slice(self.position, self.told, &self.request.filter),
+                origin,
+                head,
+            );
             // The store was asked once.
-            self.segment = Some((segment, Origin::Memory)).filter(|(segment, _)| segment.covers(self.position));
+            self.segment = Some((segment, Origin::Memory))
+                .filter(|(segment, _)| segment.covers(self.position));
             return step;
         }
         let log = self.entry.channel().log();
-        match log.read_now(self.life, self.position, self.told, &self.request.filter, self.request.dialect) {
+        match log.read_now(
+            self.life,
+            self.position,
+            self.told,
+            &self.request.filter,
+            self.request.dialect,
+        ) {
             Now::Slice(slice) => self.take(slice, Origin::Memory, head),
             Now::Cached(segment) => {
                 self.segment = Some((segment, Origin::Memory));
@@ -348,8 +372,8 @@ impl Subscriber {
         }
     }
 
-    /// Its position, when all that it waits for is the next event; then one write serves all that stand there,
-    /// and [`Self::passed`] says how far it came.
+    /// Its position, when all that it waits for is the next event; then one write serves all that
+    /// stand there, and [`Self::passed`] says how far it came.
     #[must_use]
     pub fn live_at(&self, head: Head) -> Option<u64> {
         let waits = self.stage == Stage::Live && !self.asked && self.paused_until.is_none();
@@ -357,8 +381,8 @@ impl Subscriber {
         (waits && told && self.life == head.life).then_some(self.position)
     }
 
-    /// Everything before `next` was handed over, or none of it passed the filter (`wrote` is `None`, else the
-    /// moment of the next heartbeat).
+    /// Everything before `next` was handed over, or none of it passed the filter (`wrote` is
+    /// `None`, else the moment of the next heartbeat).
     pub fn passed(&mut self, next: u64, wrote: Option<Instant>) {
         self.position = next;
         if let Some(heartbeat_at) = wrote {
@@ -369,7 +393,8 @@ impl Subscriber {
         self.entry.moved(next);
     }
 
-    /// Everything up to here was handed over. Before the start is found, what the subscriber itself has named.
+    /// Everything up to here was handed over. Before the start is found, what the subscriber itself
+    /// has named.
     fn cursor(&self) -> Option<Cursor> {
         match (self.epoch, &self.request.start) {
             (Some(epoch), _) => Some(Cursor::new(epoch, self.position.saturating_sub(1))),

@@ -51,12 +51,22 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 ///
 /// # Errors
 /// What the listener said.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) -> std::io::Result<()> {
-    let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).route("/metrics", get(metrics));
-    axum::serve(listener, router.with_state(admin)).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(
+    listener: TcpListener,
+    admin: Admin,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics));
+    axum::serve(listener, router.with_state(admin))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
-/// A standby is ready, too: it can take over at any time, and a rolling update of a leader waits for it.
+/// A standby is ready, too: it can take over at any time, and a rolling update of a leader waits
+/// for it.
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     let role = admin.lead.role();
     if admin.ready.load(Ordering::Relaxed) {
@@ -68,7 +78,11 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     match admin.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
+        Ok(text) => (
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            text,
+        )
+            .into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -68,7 +68,8 @@ pub struct RunArgs {
     /// Secret in each channel's namespace with the authority of the NATS servers, key ca.crt.
     #[arg(long, value_name = "SECRET")]
     pub dataplane_ca_secret: Option<String>,
-    /// Secret of type kubernetes.io/tls in each channel's namespace with a client certificate for the pods.
+    /// Secret of type kubernetes.io/tls in each channel's namespace with a client certificate for
+    /// the pods.
     #[arg(long, value_name = "SECRET")]
     pub dataplane_client_cert_secret: Option<String>,
     /// Address of the admin listener: probes, metrics.
@@ -77,7 +78,8 @@ pub struct RunArgs {
     /// How often each channel is compared with cluster and NATS without being told of a change.
     #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]
     pub resync: Duration,
-    /// Name of this cluster in streams' metadata. Default: derived from the API server's certificate authority.
+    /// Name of this cluster in streams' metadata. Default: derived from the API server's
+    /// certificate authority.
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// DNS domain of the cluster.
@@ -94,7 +96,8 @@ pub struct RunArgs {
 /// How it is found out which of several operators acts.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ElectionArgs {
-    /// Whether to act only while holding a Lease. Default: when the Lease's namespace is known, as it is in a pod of the chart.
+    /// Whether to act only while holding a Lease. Default: when the Lease's namespace is known, as
+    /// it is in a pod of the chart.
     #[arg(long, action = ArgAction::Set, value_name = "BOOL")]
     pub leader_election: Option<bool>,
     /// Name of the Lease; operators that look after different namespaces need different ones.
@@ -116,14 +119,32 @@ pub struct ElectionArgs {
 
 impl ElectionArgs {
     fn into_settings(self) -> Result<Option<leader::Settings>, String> {
-        let Self { leader_election, lease_name: name, lease_namespace, lease_duration, renew_deadline, retry_period } = self;
+        let Self {
+            leader_election,
+            lease_name: name,
+            lease_namespace,
+            lease_duration,
+            renew_deadline,
+            retry_period,
+        } = self;
         let namespace = lease_namespace.filter(|namespace| !namespace.is_empty());
         let settings = match (leader_election, namespace) {
             (Some(false), _) | (None, None) => return Ok(None),
-            (Some(true), None) => return Err("--leader-election needs --lease-namespace, or POD_NAMESPACE".to_owned()),
+            (Some(true), None) => {
+                return Err(
+                    "--leader-election needs --lease-namespace, or POD_NAMESPACE".to_owned()
+                );
+            }
             (_, Some(namespace)) => {
                 let identity = leader::identity(std::env::var("POD_NAME").ok().as_deref());
-                leader::Settings { name, namespace, identity, lease_duration, renew_deadline, retry_period }
+                leader::Settings {
+                    name,
+                    namespace,
+                    identity,
+                    lease_duration,
+                    renew_deadline,
+                    retry_period,
+                }
             }
         };
         settings.check()?;
@@ -185,7 +206,8 @@ pub struct LocalArgs {
     /// A NATS server that runs already; without it one is started.
     #[arg(long, value_name = "URL", conflicts_with_all = ["nats_server", "nats_port"])]
     pub nats: Option<String>,
-    /// The nats-server to start. Default: the one on PATH if it is 2.11 or newer, else .tools/bin/nats-server.
+    /// The nats-server to start. Default: the one on PATH if it is 2.11 or newer, else
+    /// .tools/bin/nats-server.
     #[arg(long, value_name = "PATH")]
     pub nats_server: Option<PathBuf>,
     /// Port for the nats-server that is started.
@@ -200,10 +222,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     DurationText::from(text).parse().map_err(|e| e.to_string())
 }
 
-/// Longest time without a look: a stream deleted behind the operator's back is made again within a minute.
+/// Longest time without a look: a stream deleted behind the operator's back is made again within a
+/// minute.
 const LONGEST_RESYNC: Duration = Duration::from_secs(60);
 
 fn resync(text: &str) -> Result<Duration, String> {
     let resync = duration(text)?;
-    if (Duration::from_secs(1)..=LONGEST_RESYNC).contains(&resync) { Ok(resync) } else { Err("must be from 1s to 60s".to_owned()) }
+    if (Duration::from_secs(1)..=LONGEST_RESYNC).contains(&resync) {
+        Ok(resync)
+    } else {
+        Err("must be from 1s to 60s".to_owned())
+    }
 }

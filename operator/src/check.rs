@@ -1,4 +1,5 @@
-//! `sluice-operator check`: whether the operator, the API server and NATS work together, as `helm test` asks.
+//! `sluice-operator check`: whether the operator, the API server and NATS work together, as `helm
+//! test` asks.
 
 use std::{
     io::Write,
@@ -84,10 +85,14 @@ pub async fn run(args: CheckArgs, mut output: impl Write) -> Result<(), Error> {
 }
 
 /// Tries until it succeeds, the deadline passes, or an attempt takes too long past it.
-async fn until(deadline: Instant, attempt: impl AsyncFn() -> Result<String, String>) -> Result<String, String> {
+async fn until(
+    deadline: Instant,
+    attempt: impl AsyncFn() -> Result<String, String>,
+) -> Result<String, String> {
     loop {
         let result = tokio::time::timeout(ATTEMPT_LIMIT, attempt()).await;
-        let result = result.unwrap_or_else(|_| Err(format!("no answer within {} s", ATTEMPT_LIMIT.as_secs())));
+        let result = result
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", ATTEMPT_LIMIT.as_secs())));
         if result.is_ok() || Instant::now() + PAUSE >= deadline {
             return result;
         }
@@ -99,46 +104,71 @@ async fn until(deadline: Instant, attempt: impl AsyncFn() -> Result<String, Stri
 async fn operator(base: &Uri) -> Result<String, String> {
     let url = format!("{}/readyz", base.to_string().trim_end_matches('/'));
     let uri = url.parse::<Uri>().map_err(|error| format!("{url}: {error}"))?;
-    let client: HttpClient<_, Empty<Bytes>> = HttpClient::builder(TokioExecutor::new()).build(HttpConnector::new());
-    let response = client.get(uri).await.map_err(|error| format!("{url} does not answer ({}); does its pod run?", root(&error)))?;
+    let client: HttpClient<_, Empty<Bytes>> =
+        HttpClient::builder(TokioExecutor::new()).build(HttpConnector::new());
+    let response = client
+        .get(uri)
+        .await
+        .map_err(|error| format!("{url} does not answer ({}); does its pod run?", root(&error)))?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.map_err(|error| format!("{url}: {error}"))?.to_bytes();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES)
+        .collect()
+        .await
+        .map_err(|error| format!("{url}: {error}"))?
+        .to_bytes();
     let text = String::from_utf8_lossy(&body).trim().replace('\n', ", ");
-    if status.is_success() { Ok(format!("{url} answers {text}")) } else { Err(format!("{url} answers {status}: {text}")) }
+    if status.is_success() {
+        Ok(format!("{url} answers {text}"))
+    } else {
+        Err(format!("{url} answers {status}: {text}"))
+    }
 }
 
 /// Whether the definition is served and the operator's account may read channels where it should.
 async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
-    let config = Config::infer().await.map_err(|error| format!("no cluster is configured: {error}"))?;
+    let config =
+        Config::infer().await.map_err(|error| format!("no cluster is configured: {error}"))?;
     let client = Client::try_from(config).map_err(|error| error.to_string())?;
-    let scopes: Vec<Option<&str>> =
-        if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|namespace| Some(namespace.as_str())).collect() };
+    let scopes: Vec<Option<&str>> = if namespaces.is_empty() {
+        vec![None]
+    } else {
+        namespaces.iter().map(|namespace| Some(namespace.as_str())).collect()
+    };
     for scope in &scopes {
         let api: Api<DeserializeGuard<SseChannel>> = match scope {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let place = scope.map_or_else(|| "every namespace".to_owned(), |namespace| format!("namespace {namespace}"));
+        let place = scope.map_or_else(
+            || "every namespace".to_owned(),
+            |namespace| format!("namespace {namespace}"),
+        );
         match api.list(&ListParams::default().limit(1)).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 404 => {
                 return Err("the SseChannel definition is not installed: set crds.enabled, or apply crds/ssechannels.yaml".to_owned());
             }
             Err(kube::Error::Api(status)) if status.code == 403 => {
-                return Err(format!("the operator may not list channels of {place}: {}", status.message));
+                return Err(format!(
+                    "the operator may not list channels of {place}: {}",
+                    status.message
+                ));
             }
             Err(error) => return Err(format!("channels of {place} cannot be listed: {error}")),
         }
     }
-    let place = if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") };
+    let place =
+        if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") };
     Ok(format!("SseChannel is served, channels of {place} can be listed"))
 }
 
 /// Whether JetStream answers the operator.
 async fn nats(args: &NatsArgs) -> Result<String, String> {
-    let connection = Connection::open(args, "sluice-operator-check").await.map_err(|error| error.to_string())?;
+    let connection =
+        Connection::open(args, "sluice-operator-check").await.map_err(|error| error.to_string())?;
     let mut state = connection.state();
-    // Without a connection by then, the words of the failure below are better than those of a passed time.
+    // Without a connection by then, the words of the failure below are better than those of a
+    // passed time.
     let _ = tokio::time::timeout(ATTEMPT_LIMIT / 2, state.wait_for(|state| state.up)).await;
     let version = Streams::over(&connection).look().await.map_err(|error| error.to_string())?;
     Ok(format!("nats-server {version} at {} with JetStream", connection.servers()))

@@ -1,5 +1,6 @@
-//! The Kubernetes side, in named steps: [`dereference`] (client) → [`validate`] (pure) → [`desired`] (pure) →
-//! [`apply`] (client; streams by [`crate::stream`]) → [`status`] (pure, then written where it differs).
+//! The Kubernetes side, in named steps: [`dereference`] (client) → [`validate`] (pure) →
+//! [`desired`] (pure) → [`apply`] (client; streams by [`crate::stream`]) → [`status`] (pure, then
+//! written where it differs).
 
 pub mod apply;
 mod delete;
@@ -102,14 +103,21 @@ impl Context {
     }
 
     fn memory<T>(&self, channel: &ObjectRef<SseChannel>, with: impl FnOnce(&mut Memory) -> T) -> T {
-        with(self.memories.lock().unwrap_or_else(PoisonError::into_inner).entry(channel.clone()).or_default())
+        with(
+            self.memories
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(channel.clone())
+                .or_default(),
+        )
     }
 
     fn forget(&self, channel: &ObjectRef<SseChannel>) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
     }
 
-    /// Forgets all that is remembered of channels and streams: another operator may have acted since.
+    /// Forgets all that is remembered of channels and streams: another operator may have acted
+    /// since.
     fn forget_all(&self) {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.streams.forget_all();
@@ -129,8 +137,12 @@ impl Context {
     }
 }
 
-/// One pass over one channel, unless another operator leads: then every channel is looked at once this one does.
-async fn reconcile(object: Arc<DeserializeGuard<SseChannel>>, ctx: Arc<Context>) -> Result<Action, Error> {
+/// One pass over one channel, unless another operator leads: then every channel is looked at once
+/// this one does.
+async fn reconcile(
+    object: Arc<DeserializeGuard<SseChannel>>,
+    ctx: Arc<Context>,
+) -> Result<Action, Error> {
     ctx.lead.hold(led(object, &ctx)).await.unwrap_or_else(|| Ok(Action::await_change()))
 }
 
@@ -151,13 +163,19 @@ async fn led(object: Arc<DeserializeGuard<SseChannel>>, ctx: &Context) -> Result
 // The signature is kube's.
 #[allow(clippy::needless_pass_by_value)]
 fn on_error(object: Arc<DeserializeGuard<SseChannel>>, error: &Error, ctx: Arc<Context>) -> Action {
-    let reference = ObjectRef::<SseChannel>::new(&object.name_any()).within(&object.namespace().unwrap_or_default());
+    let reference = ObjectRef::<SseChannel>::new(&object.name_any())
+        .within(&object.namespace().unwrap_or_default());
     let pause = ctx.retry(&reference);
     tracing::warn!(channel = %reference, %error, ?pause, "the pass failed");
     Action::requeue(pause)
 }
 
-async fn pass(name: &str, namespace: &str, reference: &ObjectRef<SseChannel>, ctx: &Context) -> Result<Action, Error> {
+async fn pass(
+    name: &str,
+    namespace: &str,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) -> Result<Action, Error> {
     let guarded: Api<DeserializeGuard<SseChannel>> = Api::namespaced(ctx.client.clone(), namespace);
     let Some(DeserializeGuard(object)) = guarded.get_opt(name).await? else {
         ctx.forget(reference);
@@ -179,13 +197,16 @@ async fn pass(name: &str, namespace: &str, reference: &ObjectRef<SseChannel>, ct
             Left::Retry => Action::requeue(ctx.retry(reference)),
         });
     }
-    let unobserved = match (channel.spec.management_policy, validate::validate(&channel, &ctx.cluster)) {
-        (ManagementPolicy::Paused, _) => {
-            (reason::PAUSED, "spec.managementPolicy is Paused: nothing is looked at or changed".to_owned(), false)
-        }
-        (_, Err(error)) => (reason::INVALID_SPEC, error.to_string(), true),
-        (_, Ok(valid)) => return observe_and_act(&api, &channel, valid, reference, ctx).await,
-    };
+    let unobserved =
+        match (channel.spec.management_policy, validate::validate(&channel, &ctx.cluster)) {
+            (ManagementPolicy::Paused, _) => (
+                reason::PAUSED,
+                "spec.managementPolicy is Paused: nothing is looked at or changed".to_owned(),
+                false,
+            ),
+            (_, Err(error)) => (reason::INVALID_SPEC, error.to_string(), true),
+            (_, Ok(valid)) => return observe_and_act(&api, &channel, valid, reference, ctx).await,
+        };
     let (why, message, stalled) = unobserved;
     let status = status::unobserved(&channel, why, &message, stalled, ctx.now());
     status::write(&api, &channel, &status, &ctx.metrics).await?;
@@ -204,11 +225,18 @@ async fn observe_and_act(
         // Before there is a stream: a channel deleted in between must not leave one behind.
         delete::settle_finalizer(api, channel, ctx).await?;
     }
-    let proven = channel.status.as_ref().and_then(|s| s.stream.as_ref()).filter(|s| s.owned && s.name == valid.stream.name.as_str());
+    let proven = channel
+        .status
+        .as_ref()
+        .and_then(|s| s.stream.as_ref())
+        .filter(|s| s.owned && s.name == valid.stream.name.as_str());
     if let Some(known) = proven {
         ctx.streams.remember(&known.name, &known.created_time);
     }
-    let stream = ctx.streams.ensure(&valid.stream, if observe { Mode::Observe } else { Mode::Enforce }).await;
+    let stream = ctx
+        .streams
+        .ensure(&valid.stream, if observe { Mode::Observe } else { Mode::Enforce })
+        .await;
     tell::of_stream(channel, &valid, &stream, ctx).await;
 
     let mut absent = ctx.memory(reference, |memory| std::mem::take(&mut memory.absent));
@@ -219,7 +247,12 @@ async fn observe_and_act(
         keep_generation(&mut valid, live.config.as_ref());
     }
     // Where connections decide how many pods there are, they are counted first.
-    let counted = match valid.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.connections_per_pod.is_some()) {
+    let counted = match valid
+        .workload
+        .autoscaling
+        .as_ref()
+        .is_some_and(|scaling| scaling.connections_per_pod.is_some())
+    {
         true => Some(ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await),
         false => None,
     };
@@ -234,7 +267,12 @@ async fn observe_and_act(
         (apply::differences(&children, &live, &valid.uid)?, Applied::nothing())
     } else if serve {
         let mut memory = ctx.memory(reference, |memory| std::mem::take(&mut memory.applied));
-        let mut pass = apply::Pass { client: &ctx.client, channel: &valid, memory: &mut memory, metrics: &ctx.metrics };
+        let mut pass = apply::Pass {
+            client: &ctx.client,
+            channel: &valid,
+            memory: &mut memory,
+            metrics: &ctx.metrics,
+        };
         let applied = pass.apply(children, &mut live).await;
         ctx.memory(reference, |kept| kept.applied = memory);
         (Vec::new(), applied)
@@ -245,13 +283,17 @@ async fn observe_and_act(
         Some(pods) => pods,
         None => ctx.prober.look(&live.pods, &valid.namespace, valid.name.as_str()).await,
     };
-    // A pod never goes back to an older file: one that gives no answer just now serves what it served. Whether it
-    // serves at all is for its readiness probe to say.
+    // A pod never goes back to an older file: one that gives no answer just now serves what it
+    // served. Whether it serves at all is for its readiness probe to say.
     ctx.memory(reference, |memory| pods.recall(&mut memory.served));
     let workload = match &applied.pods {
         Err(error) => Workload::Failed(error),
         Ok(()) if !serve && !observe && live.deployment.is_none() => Workload::Waiting,
-        Ok(()) => Workload::Seen { deployment: live.deployment.as_ref(), pods: &pods, generation: valid.config.generation },
+        Ok(()) => Workload::Seen {
+            deployment: live.deployment.as_ref(),
+            pods: &pods,
+            generation: valid.config.generation,
+        },
     };
     let seen = Observation {
         name: valid.name.as_str(),
@@ -268,7 +310,11 @@ async fn observe_and_act(
     tell::of_surroundings(channel, &status, &seen, reference, ctx).await;
     status::write(api, channel, &status, &ctx.metrics).await?;
     let Applied { pods, exposure, monitoring } = applied;
-    if let Some(error) = [pods, exposure, monitoring].into_iter().filter_map(Result::err).find(apply::Error::is_transient) {
+    if let Some(error) = [pods, exposure, monitoring]
+        .into_iter()
+        .filter_map(Result::err)
+        .find(apply::Error::is_transient)
+    {
         return Err(error.into());
     }
     Ok(next(&valid, &stream, &status, reference, ctx))
@@ -291,8 +337,15 @@ fn next(
         return Action::requeue(ctx.retry(reference).min(ctx.resync));
     }
     ctx.succeeded(reference);
-    let soon = matches!(reason(crate::crd::condition::READY), Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE));
-    let counting = valid.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.connections_per_pod.is_some());
+    let soon = matches!(
+        reason(crate::crd::condition::READY),
+        Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE)
+    );
+    let counting = valid
+        .workload
+        .autoscaling
+        .as_ref()
+        .is_some_and(|scaling| scaling.connections_per_pod.is_some());
     let pause = if soon {
         SOON
     } else if counting {
@@ -303,7 +356,8 @@ fn next(
     Action::requeue(pause.min(ctx.resync))
 }
 
-/// While only observing, the file in the cluster keeps the generation it was written with; that alone is no drift.
+/// While only observing, the file in the cluster keeps the generation it was written with; that
+/// alone is no drift.
 fn keep_generation(valid: &mut validate::Channel, live: Option<&ConfigMap>) {
     let file = desired::config::file_name(valid.name.as_str());
     let text = live.and_then(|map| map.data.as_ref()).and_then(|data| data.get(&file));

@@ -1,7 +1,8 @@
-//! The `SseChannel` resource: its types, the rules that the API server runs, and the same rules without a server.
+//! The `SseChannel` resource: its types, the rules that the API server runs, and the same rules
+//! without a server.
 //!
-//! [`yaml`] is what `crds/ssechannels.yaml` holds; [`check::read`] is what the API server would do with a
-//! manifest (structure, defaults, rules), for local mode and for tests.
+//! [`yaml`] is what `crds/ssechannels.yaml` holds; [`check::read`] is what the API server would do
+//! with a manifest (structure, defaults, rules), for local mode and for tests.
 
 #![allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
 
@@ -23,7 +24,8 @@ use kube::CustomResourceExt as _;
 use serde::de::{DeserializeOwned, value};
 use serde_json::Value;
 
-/// Annotation that lets go of the stream when a delete is stuck; its value must be the stream's name.
+/// Annotation that lets go of the stream when a delete is stuck; its value must be the stream's
+/// name.
 pub const ABANDON_STREAM: &str = "sluice.dev/abandon-stream";
 /// Finalizer of channels with `deletionPolicy: Delete`.
 pub const FINALIZER: &str = "sluice.dev/delete-stream";
@@ -47,8 +49,10 @@ fn join_lines(value: &mut Value) {
             for (name, value) in fields {
                 match value {
                     Value::String(text) if name == "description" => {
-                        let paragraphs: Vec<_> =
-                            text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect();
+                        let paragraphs: Vec<_> = text
+                            .split("\n\n")
+                            .map(|paragraph| paragraph.replace('\n', " "))
+                            .collect();
                         *text = paragraphs.join("\n\n");
                     }
                     other => join_lines(other),
@@ -60,12 +64,16 @@ fn join_lines(value: &mut Value) {
     }
 }
 
-/// The value of a type whose every field has a default, as if `{}` had been read: one source for the
-/// defaults of the schema and of this program.
-#[allow(clippy::expect_used, reason = "no input: a field without a default would fail every test of this crate")]
+/// The value of a type whose every field has a default, as if `{}` had been read: one source for
+/// the defaults of the schema and of this program.
+#[allow(
+    clippy::expect_used,
+    reason = "no input: a field without a default would fail every test of this crate"
+)]
 fn of_nothing<T: DeserializeOwned>() -> T {
     let nothing = std::iter::empty::<(&str, &str)>();
-    T::deserialize(value::MapDeserializer::<_, value::Error>::new(nothing)).expect("every field has a default")
+    T::deserialize(value::MapDeserializer::<_, value::Error>::new(nothing))
+        .expect("every field has a default")
 }
 
 #[cfg(test)]

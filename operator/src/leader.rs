@@ -1,12 +1,14 @@
 //! Leader election: of several operators one acts, the others follow the channels and wait.
 //!
-//! The lock is a `Lease` ([`election`] has its rules). Who holds it acts until `renew_deadline` after its last renewal
-//! was sent, and others take over `lease_duration` after they saw it: what lies between is the time in which a request
-//! under way comes to its end. A lease can still not fence the stores behind it (a packet may be late), so every
-//! write is one that may be repeated, and every pass reads afresh.
+//! The lock is a `Lease` ([`election`] has its rules). Who holds it acts until `renew_deadline`
+//! after its last renewal was sent, and others take over `lease_duration` after they saw it: what
+//! lies between is the time in which a request under way comes to its end. A lease can still not
+//! fence the stores behind it (a packet may be late), so every write is one that may be repeated,
+//! and every pass reads afresh.
 //!
-//! Who loses the lease does not end but waits again: its passes are futures, which can be dropped, and an API server
-//! that is away for a while must not send every operator into Kubernetes' crash back-off.
+//! Who loses the lease does not end but waits again: its passes are futures, which can be dropped,
+//! and an API server that is away for a while must not send every operator into Kubernetes' crash
+//! back-off.
 
 mod election;
 mod lead;
@@ -30,9 +32,11 @@ use crate::metrics::Metrics;
 use election::Election;
 pub use lead::{Lead, Role};
 
-/// How long letting go of the lease may take at the end; without it others wait for the lease's duration.
+/// How long letting go of the lease may take at the end; without it others wait for the lease's
+/// duration.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
-/// How much longer than `retry_period` a waiting operator may pause, so that several do not ask in step.
+/// How much longer than `retry_period` a waiting operator may pause, so that several do not ask in
+/// step.
 const JITTER: f64 = 0.2;
 
 /// How the lease is held.
@@ -60,32 +64,45 @@ impl Settings {
     pub fn check(&self) -> Result<(), String> {
         let Self { name, lease_duration, renew_deadline, retry_period, .. } = self;
         if lease_duration.subsec_nanos() != 0 || lease_duration.is_zero() {
-            return Err(format!("--lease-duration is {lease_duration:?}: must be whole seconds, as a Lease has them"));
+            return Err(format!(
+                "--lease-duration is {lease_duration:?}: must be whole seconds, as a Lease has them"
+            ));
         }
         if renew_deadline >= lease_duration {
-            return Err(format!("--renew-deadline ({renew_deadline:?}) must be shorter than --lease-duration ({lease_duration:?})"));
+            return Err(format!(
+                "--renew-deadline ({renew_deadline:?}) must be shorter than --lease-duration ({lease_duration:?})"
+            ));
         }
         if retry_period >= renew_deadline || retry_period.is_zero() {
-            return Err(format!("--retry-period ({retry_period:?}) must be shorter than --renew-deadline ({renew_deadline:?}), and not 0"));
+            return Err(format!(
+                "--retry-period ({retry_period:?}) must be shorter than --renew-deadline ({renew_deadline:?}), and not 0"
+            ));
         }
         let is_name = |label: &str| {
             let bytes = label.as_bytes();
             let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-            !bytes.is_empty() && bytes.iter().all(inner) && bytes.first() != Some(&b'-') && bytes.last() != Some(&b'-')
+            !bytes.is_empty()
+                && bytes.iter().all(inner)
+                && bytes.first() != Some(&b'-')
+                && bytes.last() != Some(&b'-')
         };
         if name.len() > 253 || !name.split('.').all(is_name) {
-            return Err(format!("--lease-name is {name:?}: must be a DNS subdomain of lower-case letters, digits, '-' and '.'"));
+            return Err(format!(
+                "--lease-name is {name:?}: must be a DNS subdomain of lower-case letters, digits, '-' and '.'"
+            ));
         }
         Ok(())
     }
 
-    /// Longest wait for one answer: the deadline leaves room for a second attempt on a new connection.
+    /// Longest wait for one answer: the deadline leaves room for a second attempt on a new
+    /// connection.
     fn request_limit(&self) -> Duration {
         self.renew_deadline / 2
     }
 }
 
-/// An identity that no other operator has: the pod's name, and something random, since a pod's containers restart.
+/// An identity that no other operator has: the pod's name, and something random, since a pod's
+/// containers restart.
 #[must_use]
 pub fn identity(pod: Option<&str>) -> String {
     format!("{}_{:08x}", pod.unwrap_or("sluice-operator"), rand::rng().random::<u32>())
@@ -106,9 +123,15 @@ pub struct Candidate {
 type Attempt = Result<(), String>;
 
 impl Candidate {
-    /// One that waits. `client` should be used for nothing else: a renewal must not queue behind passes.
+    /// One that waits. `client` should be used for nothing else: a renewal must not queue behind
+    /// passes.
     #[must_use]
-    pub fn new(settings: Settings, client: &Client, reporter: Reporter, metrics: Arc<Metrics>) -> (Self, Lead) {
+    pub fn new(
+        settings: Settings,
+        client: &Client,
+        reporter: Reporter,
+        metrics: Arc<Metrics>,
+    ) -> (Self, Lead) {
         let (role, lead) = watch::channel(Role::Standby { holder: None });
         let candidate = Self {
             api: Api::namespaced(client.clone(), &settings.namespace),
@@ -122,8 +145,9 @@ impl Candidate {
         (candidate, Lead::following(lead))
     }
 
-    /// Holds the lease, or waits for it, until `stop`; then lets go of it. `prepare` is called each time before
-    /// this operator begins to act: what it remembers from before may not be true any more.
+    /// Holds the lease, or waits for it, until `stop`; then lets go of it. `prepare` is called each
+    /// time before this operator begins to act: what it remembers from before may not be true any
+    /// more.
     pub async fn run(mut self, stop: CancellationToken, prepare: impl Fn()) {
         loop {
             let attempt = tokio::select! {
@@ -149,11 +173,14 @@ impl Candidate {
     async fn attempt(&mut self) -> Attempt {
         let leads = self.election.leads(Instant::now());
         if !leads {
-            // Said before the lease can be won anew: what was under way before a break does not go on after it.
+            // Said before the lease can be won anew: what was under way before a break does not go
+            // on after it.
             self.wait_for_holder();
             self.read().await?;
         }
-        let Some(claim) = self.election.claim(Instant::now(), Timestamp::now()) else { return Ok(()) };
+        let Some(claim) = self.election.claim(Instant::now(), Timestamp::now()) else {
+            return Ok(());
+        };
         let asked = Instant::now();
         match self.write(&claim).await {
             Ok(lease) => self.election.won(lease, asked),
@@ -161,7 +188,11 @@ impl Candidate {
             Err(Failure::Conflict) if leads => {
                 self.read().await?;
                 let asked = Instant::now();
-                if let Some(claim) = self.election.claim(asked, Timestamp::now()).filter(|_| self.election.leads(asked)) {
+                if let Some(claim) = self
+                    .election
+                    .claim(asked, Timestamp::now())
+                    .filter(|_| self.election.leads(asked))
+                {
                     let lease = self.write(&claim).await.map_err(Failure::text)?;
                     self.election.won(lease, asked);
                 }
@@ -188,19 +219,29 @@ impl Candidate {
         let parameters = PostParams::default();
         let create = lease.metadata.resource_version.is_none();
         self.metrics.api_write("Lease", if create { "create" } else { "update" });
-        let request =
-            async { if create { self.api.create(&parameters, lease).await } else { self.api.replace(name, &parameters, lease).await } };
+        let request = async {
+            if create {
+                self.api.create(&parameters, lease).await
+            } else {
+                self.api.replace(name, &parameters, lease).await
+            }
+        };
         match timeout_at(self.limit(), request).await {
             Ok(Ok(lease)) => Ok(lease),
             // 404: it was deleted, which the next read shows.
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Err(Failure::Conflict),
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+                Err(Failure::Conflict)
+            }
             Ok(Err(error)) => Err(Failure::Other(error.to_string())),
             Err(_) => Err(Failure::Other(self.no_answer())),
         }
     }
 
     fn no_answer(&self) -> String {
-        format!("no answer from the API server within {:?}", self.election.settings().request_limit())
+        format!(
+            "no answer from the API server within {:?}",
+            self.election.settings().request_limit()
+        )
     }
 
     /// When waiting for an answer ends; while we lead no later than that.
@@ -223,8 +264,12 @@ impl Candidate {
         if trouble != self.trouble {
             let Settings { name, namespace, .. } = self.election.settings();
             match &trouble {
-                Some(error) => tracing::warn!(%error, "cannot hold or read the lease {namespace}/{name}; trying again"),
-                None => tracing::info!("the lease {namespace}/{name} can be read and written again"),
+                Some(error) => {
+                    tracing::warn!(%error, "cannot hold or read the lease {namespace}/{name}; trying again")
+                }
+                None => {
+                    tracing::info!("the lease {namespace}/{name} can be read and written again")
+                }
             }
             self.trouble = trouble;
         }
@@ -249,18 +294,28 @@ impl Candidate {
 
     fn wait_for_holder(&self) {
         let identity = self.election.settings().identity.as_str();
-        self.set_role(Role::Standby { holder: self.election.holder().filter(|holder| *holder != identity).map(str::to_owned) });
+        self.set_role(Role::Standby {
+            holder: self.election.holder().filter(|holder| *holder != identity).map(str::to_owned),
+        });
     }
 
     fn set_role(&self, role: Role) {
         let before = self.role.borrow().clone();
         match (&before, &role) {
-            (Role::Standby { .. }, Role::Leader { identity, .. }) => tracing::info!(%identity, "leading: channels are looked after"),
+            (Role::Standby { .. }, Role::Leader { identity, .. }) => {
+                tracing::info!(%identity, "leading: channels are looked after")
+            }
             (Role::Leader { .. }, Role::Standby { holder }) => {
-                tracing::warn!(holder = holder.as_deref().unwrap_or("none"), "no longer leading: passes under way are dropped");
+                tracing::warn!(
+                    holder = holder.as_deref().unwrap_or("none"),
+                    "no longer leading: passes under way are dropped"
+                );
             }
             (Role::Standby { holder: old }, Role::Standby { holder }) if old != holder => {
-                tracing::info!(holder = holder.as_deref().unwrap_or("none"), "waiting: another operator leads");
+                tracing::info!(
+                    holder = holder.as_deref().unwrap_or("none"),
+                    "waiting: another operator leads"
+                );
             }
             _ => {}
         }
@@ -272,14 +327,21 @@ impl Candidate {
     async fn tell(&self) {
         let Settings { name, namespace, identity, retry_period, .. } = self.election.settings();
         let note = Some(format!("{identity} became leader"));
-        let event =
-            Event { type_: EventType::Normal, reason: "LeaderElection".to_owned(), note, action: "Lead".to_owned(), secondary: None };
+        let event = Event {
+            type_: EventType::Normal,
+            reason: "LeaderElection".to_owned(),
+            note,
+            action: "Lead".to_owned(),
+            secondary: None,
+        };
         let mut reference = Lease::default().object_ref(&());
         (reference.name, reference.namespace) = (Some(name.clone()), Some(namespace.clone()));
         self.metrics.api_write("Event", "create");
         match tokio::time::timeout(*retry_period, self.recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot record the event that {identity} became leader"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot record the event that {identity} became leader")
+            }
             Err(_) => tracing::warn!("no time to record the event that {identity} became leader"),
         }
     }
@@ -288,7 +350,8 @@ impl Candidate {
     async fn release(&mut self) {
         self.wait_for_holder();
         let release = async {
-            // An attempt may have been cut off after it was sent, so what was seen last may not be the last.
+            // An attempt may have been cut off after it was sent, so what was seen last may not be
+            // the last.
             self.read().await?;
             match self.election.release(Timestamp::now()) {
                 Some(free) => self.write(&free).await.map(|_| true).map_err(Failure::text),
@@ -298,8 +361,12 @@ impl Candidate {
         match tokio::time::timeout(RELEASE_LIMIT, release).await {
             Ok(Ok(true)) => tracing::info!("the lease is released"),
             Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the lease could not be released; others wait for its end"),
-            Err(_) => tracing::warn!("the lease could not be released within {RELEASE_LIMIT:?}; others wait for its end"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the lease could not be released; others wait for its end")
+            }
+            Err(_) => tracing::warn!(
+                "the lease could not be released within {RELEASE_LIMIT:?}; others wait for its end"
+            ),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Turns an `SseChannel` into a JetStream stream and the pods (or, in local mode, the process) that serve it.
+//! Turns an `SseChannel` into a JetStream stream and the pods (or, in local mode, the process) that
+//! serve it.
 
 pub mod admin;
 pub mod args;

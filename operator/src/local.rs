@@ -1,6 +1,7 @@
-//! Local mode: the operator without a cluster. It reads the manifests that `kubectl apply` takes, runs the same
-//! checks and the same steps, ensures each stream by the same code, and runs one `sluice-dataplane` where a cluster
-//! would run pods: same arguments, same configuration file, same probes.
+//! Local mode: the operator without a cluster. It reads the manifests that `kubectl apply` takes,
+//! runs the same checks and the same steps, ensures each stream by the same code, and runs one
+//! `sluice-dataplane` where a cluster would run pods: same arguments, same configuration file, same
+//! probes.
 
 mod channels;
 mod child;
@@ -31,7 +32,8 @@ const TICK: Duration = Duration::from_secs(1);
 const RESYNC: Duration = Duration::from_secs(30);
 /// How long a child may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// How long the data plane may take to hand its subscribers over, and nats-server to close its files.
+/// How long the data plane may take to hand its subscribers over, and nats-server to close its
+/// files.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// Why local mode cannot start or go on: what is the case and what to do.
@@ -55,7 +57,9 @@ pub enum Error {
     #[error("another sluice-operator uses {}; stop it, or choose another directory with --data (and other ports)", .0.display())]
     InUse(PathBuf),
     /// A port is taken.
-    #[error("cannot listen on {address}: {source}. Stop what uses it, or choose another address with {flag}")]
+    #[error(
+        "cannot listen on {address}: {source}. Stop what uses it, or choose another address with {flag}"
+    )]
     Port {
         /// Which address.
         address: SocketAddr,
@@ -83,8 +87,8 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Serves the channels of a directory until `stop`. Runs on the calling thread only: children are told to die with
-/// the thread that started them.
+/// Serves the channels of a directory until `stop`. Runs on the calling thread only: children are
+/// told to die with the thread that started them.
 ///
 /// # Errors
 /// [`Error`]; every child has been stopped then.
@@ -184,7 +188,9 @@ async fn follow(
         match manifests::read_if_changed(&args.dir, channels.fingerprint()) {
             Ok(None) => {}
             Ok(Some(found)) => {
-                found.problems.iter().for_each(|problem| say(&format!("error: {problem} (what was in force before stays)")));
+                found.problems.iter().for_each(|problem| {
+                    say(&format!("error: {problem} (what was in force before stays)"))
+                });
                 channels.change(found).await;
             }
             Err(error) => channels.manifests_unreadable(&error),
@@ -221,13 +227,20 @@ async fn jetstream_answers(connection: &Connection) -> bool {
 }
 
 /// The data plane's public and admin addresses, once it says so; `None` when stopped before.
-async fn listening(children: &mut Children, stop: &CancellationToken) -> Result<Option<(SocketAddr, SocketAddr)>, Error> {
+async fn listening(
+    children: &mut Children,
+    stop: &CancellationToken,
+) -> Result<Option<(SocketAddr, SocketAddr)>, Error> {
     let deadline = Instant::now() + START_LIMIT;
     while !stop.is_cancelled() {
         children.tend().await?;
         let Some(child) = &children.dataplane else { return Ok(None) };
         let line = child.first_line();
-        let address = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)).and_then(|a| a.parse().ok());
+        let address = |key: &str| {
+            line.split_whitespace()
+                .find_map(|word| word.strip_prefix(key))
+                .and_then(|a| a.parse().ok())
+        };
         if let (Some(http), Some(admin)) = (address("http="), address("admin=")) {
             return Ok(Some((http, admin)));
         }
@@ -240,7 +253,8 @@ async fn listening(children: &mut Children, stop: &CancellationToken) -> Result<
 }
 
 fn nats_plan(program: &Path, address: SocketAddr, data: &DataDir) -> Plan {
-    let mut arguments: Vec<String> = ["--jetstream", "--name", "sluice-local", "--addr"].map(str::to_owned).to_vec();
+    let mut arguments: Vec<String> =
+        ["--jetstream", "--name", "sluice-local", "--addr"].map(str::to_owned).to_vec();
     arguments.extend([address.ip().to_string(), "--port".to_owned(), address.port().to_string()]);
     arguments.extend(["--store_dir".to_owned(), data.path.join("jetstream").display().to_string()]);
     Plan { name: "nats-server", program: program.to_owned(), arguments, log_dir: data.run() }
@@ -258,26 +272,44 @@ fn dataplane_plan(program: &Path, args: &LocalArgs, data: &DataDir, nats: &str) 
         pair("--drain-delay", "0s".to_owned()),
         pair("--drain-period", "1s".to_owned()),
     ];
-    Plan { name: "sluice-dataplane", program: program.to_owned(), arguments: arguments.concat(), log_dir: data.run() }
+    Plan {
+        name: "sluice-dataplane",
+        program: program.to_owned(),
+        arguments: arguments.concat(),
+        log_dir: data.run(),
+    }
 }
 
 /// The lines that a user needs next.
 fn introduce(channels: &Channels, (http, admin): (SocketAddr, SocketAddr), nats: &str) {
     let Some(channel) = channels.first() else { return };
-    let reachable = |a: SocketAddr| if a.ip().is_unspecified() { format!("127.0.0.1:{}", a.port()) } else { a.to_string() };
+    let reachable = |a: SocketAddr| {
+        if a.ip().is_unspecified() { format!("127.0.0.1:{}", a.port()) } else { a.to_string() }
+    };
     let host = reachable(http);
     let url = format!("http://{host}/channels/{}", channel.name);
-    let subject = channel.config.stream.subjects.first().map(|s| s.replace('>', "created").replace('*', "any")).unwrap_or_default();
+    let subject = channel
+        .config
+        .stream
+        .subjects
+        .first()
+        .map(|s| s.replace('>', "created").replace('*', "any"))
+        .unwrap_or_default();
     let publish = if channel.config.publish.http {
         let topic = subject.strip_prefix(&channel.config.stream.topic_prefix).unwrap_or(&subject);
         format!("curl -d '{{\"id\":1}}' {url}/{topic}")
     } else {
         format!("nats --server {nats} pub {subject} '{{\"id\":1}}'")
     };
-    say(&format!("serving {} channel(s) at http://{host}/channels/, NATS at {nats}. Ctrl-C stops everything.", channels.len()));
+    say(&format!(
+        "serving {} channel(s) at http://{host}/channels/, NATS at {nats}. Ctrl-C stops everything.",
+        channels.len()
+    ));
     say(&format!("  subscribe  curl -N {url}"));
     say(&format!("  publish    {publish}"));
-    say(&format!("  replay     curl -N '{url}?from=earliest'     (or -H 'Last-Event-ID: <the last id you saw>')"));
+    say(&format!(
+        "  replay     curl -N '{url}?from=earliest'     (or -H 'Last-Event-ID: <the last id you saw>')"
+    ));
     say(&format!("  console    http://{}/", reachable(admin)));
 }
 

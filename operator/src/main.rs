@@ -1,4 +1,5 @@
-//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed, `crd` for the definition of the resource.
+//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed, `crd`
+//! for the definition of the resource.
 
 use std::process::ExitCode;
 
@@ -24,8 +25,11 @@ fn main() -> ExitCode {
             return code.into();
         }
     };
-    let fallback =
-        if matches!(args.command, Command::Local(_)) { "error,async_nats=off" } else { "info,async_nats=warn,kube_runtime=warn" };
+    let fallback = if matches!(args.command, Command::Local(_)) {
+        "error,async_nats=off"
+    } else {
+        "info,async_nats=warn,kube_runtime=warn"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
@@ -39,8 +43,8 @@ fn main() -> ExitCode {
             USAGE.into()
         }
         Err(error) => {
-            // One line for people: what is wrong and what to do. Never a stack trace, and without the errors below:
-            // each error's own text says its cause already.
+            // One line for people: what is wrong and what to do. Never a stack trace, and without
+            // the errors below: each error's own text says its cause already.
             eprintln!("sluice-operator: {error}");
             ExitCode::FAILURE
         }
@@ -70,8 +74,10 @@ fn start(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let options = args.into_options().map_err(Unusable)?;
-            let ended = runtime.block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)));
-            // A look-up of a name that gets no answer runs on a thread that cannot be stopped; it is not waited for.
+            let ended = runtime
+                .block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)));
+            // A look-up of a name that gets no answer runs on a thread that cannot be stopped; it
+            // is not waited for.
             runtime.shutdown_background();
             ended
         }
@@ -84,8 +90,11 @@ fn start(command: Command) -> anyhow::Result<()> {
 }
 
 /// Runs `work` with a token that the first SIGTERM or SIGINT cancels; a second one ends it at once.
-async fn until_signalled(work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+async fn until_signalled(
+    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = CancellationToken::new();
     let signals = async {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }

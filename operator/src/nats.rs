@@ -1,5 +1,5 @@
-//! The operator's connection to NATS: mends itself, reads its credentials again at each connect, and says when it
-//! is back, because then every stream must be looked at.
+//! The operator's connection to NATS: mends itself, reads its credentials again at each connect,
+//! and says when it is back, because then every stream must be looked at.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,7 +20,13 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default, Args)]
 pub struct NatsArgs {
     /// NATS servers.
-    #[arg(long, env = "SLUICE_NATS", value_delimiter = ',', default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    #[arg(
+        long,
+        env = "SLUICE_NATS",
+        value_delimiter = ',',
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL"
+    )]
     pub nats: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
     #[arg(long, value_name = "FILE")]
@@ -97,7 +103,9 @@ impl Connection {
             .connection_timeout(Duration::from_secs(3))
             .ping_interval(Duration::from_secs(5))
             .request_timeout(Some(REQUEST_TIMEOUT))
-            .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY))
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
+            })
             .event_callback(move |event| {
                 let set_state = std::sync::Arc::clone(&set_state);
                 async move { observe(&set_state, &event) }
@@ -109,7 +117,10 @@ impl Connection {
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
         let servers = args.nats.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
-        let client = options.connect(&args.nats).await.map_err(|source| Error { servers: servers.clone(), source })?;
+        let client = options
+            .connect(&args.nats)
+            .await
+            .map_err(|source| Error { servers: servers.clone(), source })?;
         Ok(Self { client, servers, domain: args.jetstream_domain.clone(), state })
     }
 
@@ -159,19 +170,25 @@ fn observe(state: &watch::Sender<State>, event: &Event) {
         Event::ServerError(_) | Event::ClientError(_) => {
             let text = event.to_string();
             // Attempts repeat for ever; one line says it all.
-            let news = state.send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
+            let news =
+                state.send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
             if news {
                 tracing::warn!(%event, "NATS connection");
             }
         }
-        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => tracing::warn!(%event, "NATS connection"),
+        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
+            tracing::warn!(%event, "NATS connection")
+        }
     }
 }
 
-/// Signs the server's nonce with what the credentials file holds now: a rotated secret needs no restart.
+/// Signs the server's nonce with what the credentials file holds now: a rotated secret needs no
+/// restart.
 async fn credentials(path: &Path, nonce: &[u8]) -> Result<Auth, String> {
-    let text = tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
-    let Credentials { jwt, seed } = Credentials::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text =
+        tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
+    let Credentials { jwt, seed } =
+        Credentials::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut auth = Auth::new();
     auth.signature = Some(key.sign(nonce).map_err(|e| e.to_string())?);

@@ -1,5 +1,6 @@
-//! JetStream streams as owned resources: the whole desired configuration is compared with a fresh read, written,
-//! and read back, and only then is a stream said to be in sync. A stream that is not ours is never written.
+//! JetStream streams as owned resources: the whole desired configuration is compared with a fresh
+//! read, written, and read back, and only then is a stream said to be in sync. A stream that is not
+//! ours is never written.
 
 pub mod config;
 mod error;
@@ -94,8 +95,8 @@ pub enum Change {
     Adopted,
     /// These fields were changed.
     Updated(Vec<Difference>),
-    /// The stream was set back to an older state (restored from a copy, or writes were lost): a new epoch
-    /// tells subscribers so.
+    /// The stream was set back to an older state (restored from a copy, or writes were lost): a new
+    /// epoch tells subscribers so.
     Restored,
 }
 
@@ -142,8 +143,8 @@ pub struct Streams {
     history: History,
 }
 
-/// How often, and how long apart, a sequence that seems to have gone back is read again: a replica that has just
-/// become leader may still be catching up.
+/// How often, and how long apart, a sequence that seems to have gone back is read again: a replica
+/// that has just become leader may still be catching up.
 const REGRESSION_READS: usize = 4;
 const REGRESSION_PAUSE: Duration = Duration::from_millis(500);
 
@@ -157,11 +158,13 @@ impl Streams {
     /// Streams reached over `connection`, whose own troubles make the errors clearer.
     #[must_use]
     pub fn over(connection: &nats::Connection) -> Self {
-        let server = Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
+        let server =
+            Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
         Self { server, history: History::default() }
     }
 
-    /// Version of the server that answers, once it has shown that it can hold streams for the operator.
+    /// Version of the server that answers, once it has shown that it can hold streams for the
+    /// operator.
     ///
     /// # Errors
     /// [`Error`] when it cannot be reached, refuses the operator, is too old or has no JetStream.
@@ -171,8 +174,9 @@ impl Streams {
         Ok(self.server.version())
     }
 
-    /// Tells of a stream that was once seen to be the channel's own, as its status remembers it: after a restart a
-    /// stream without marks of an owner is then known again, and one that has gone is known to have been there.
+    /// Tells of a stream that was once seen to be the channel's own, as its status remembers it:
+    /// after a restart a stream without marks of an owner is then known again, and one that has
+    /// gone is known to have been there.
     pub fn remember(&self, name: &str, created: &str) {
         self.history.remember(name, created);
     }
@@ -180,7 +184,8 @@ impl Streams {
     /// Makes the stream `desired`, or tells what differs.
     ///
     /// # Errors
-    /// [`Error`], each with its condition reason. Nothing is written to a stream that is not the owner's.
+    /// [`Error`], each with its condition reason. Nothing is written to a stream that is not the
+    /// owner's.
     pub async fn ensure(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         self.server.check_version()?;
         let name = desired.name.as_str();
@@ -194,7 +199,11 @@ impl Streams {
         let differences = config::diff(&want, &observed.config);
         if differences.is_empty() || mode == Mode::Observe {
             self.history.seen(name, &observed);
-            return Ok(Report { change: Change::None, stream: Some(facts(desired, &observed)?), drift: differences });
+            return Ok(Report {
+                change: Change::None,
+                stream: Some(facts(desired, &observed)?),
+                drift: differences,
+            });
         }
         self.check_cluster_size(desired, &observed)?;
         let observed = self.converge(&want, observed).await?;
@@ -242,10 +251,14 @@ impl Streams {
         }
         self.server.check_cluster_size(desired.replicas, None)?;
         let want = config::whole(desired, None);
-        // Creating a stream that exists already with this very configuration succeeds, so two operators
-        // that race both end here; the read-back below finds whose it is.
+        // Creating a stream that exists already with this very configuration succeeds, so two
+        // operators that race both end here; the read-back below finds whose it is.
         self.server.create(&want).await?;
-        let observed = self.server.info(name).await?.ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
+        let observed = self
+            .server
+            .info(name)
+            .await?
+            .ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
         self.claim(desired, &observed)?;
         let left = config::diff(&want, &observed.config);
         if !left.is_empty() {
@@ -256,17 +269,23 @@ impl Streams {
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
     }
 
-    /// Whose the observed stream is. Anything but ours, or nobody's with leave to adopt, is an error.
+    /// Whose the observed stream is. Anything but ours, or nobody's with leave to adopt, is an
+    /// error.
     fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
         let name = desired.name.to_string();
         match config::owner(&observed.config) {
-            Some(owner) if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) => Ok(Claim::Ours),
+            Some(owner)
+                if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) =>
+            {
+                Ok(Claim::Ours)
+            }
             Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
             // Somebody wiped the marks, but no other stream was created at that very nanosecond.
             None if self.history.is_same(&name, observed) => Ok(Claim::Ours),
-            None if config::partly_owned(&observed.config) => {
-                Err(Error::OwnedByOther { stream: name, owner: "somebody whose mark in its metadata is incomplete".to_owned() })
-            }
+            None if config::partly_owned(&observed.config) => Err(Error::OwnedByOther {
+                stream: name,
+                owner: "somebody whose mark in its metadata is incomplete".to_owned(),
+            }),
             None if desired.adoption == Adoption::Never => Err(Error::Unowned { stream: name }),
             None => {
                 config::adoptable(desired, observed)?;
@@ -277,10 +296,15 @@ impl Streams {
 
     fn check_cluster_size(&self, desired: &Desired, observed: &Observed) -> Result<(), Error> {
         let current = config::replicas(&observed.config);
-        if desired.replicas <= current { Ok(()) } else { self.server.check_cluster_size(desired.replicas, Some(observed)) }
+        if desired.replicas <= current {
+            Ok(())
+        } else {
+            self.server.check_cluster_size(desired.replicas, Some(observed))
+        }
     }
 
-    /// The epoch's next mark, when the stream was set back to an older state since it was seen last.
+    /// The epoch's next mark, when the stream was set back to an older state since it was seen
+    /// last.
     async fn restored(&self, name: &str, observed: &Observed) -> Result<Option<String>, Error> {
         let mut regressed = self.history.regressed(name, observed);
         for _ in 0..REGRESSION_READS {
@@ -298,14 +322,22 @@ impl Streams {
         Ok(Some(marks.saturating_add(1).to_string()))
     }
 
-    /// Writes `want` over `observed`, one class of change per update: nats-server refuses to move and to scale a
-    /// stream at once.
-    async fn converge(&self, want: &Map<String, Value>, mut observed: Observed) -> Result<Observed, Error> {
+    /// Writes `want` over `observed`, one class of change per update: nats-server refuses to move
+    /// and to scale a stream at once.
+    async fn converge(
+        &self,
+        want: &Map<String, Value>,
+        mut observed: Observed,
+    ) -> Result<Observed, Error> {
         for class in [config::Class::Settings, config::Class::Replicas, config::Class::Placement] {
             if let Some(update) = config::update(want, &observed.config, class) {
                 self.server.update(&update).await?;
                 let name = observed.name.clone();
-                observed = self.server.info(&name).await?.ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
+                observed = self
+                    .server
+                    .info(&name)
+                    .await?
+                    .ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
             }
         }
         let left = config::diff(want, &observed.config);
@@ -324,10 +356,11 @@ impl Owner {
         (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
     }
 
-    /// The same name in the same cluster, perhaps in another life: a channel that was deleted (with `Retain`) and
-    /// made again finds its events. No two objects of one name live at once.
+    /// The same name in the same cluster, perhaps in another life: a channel that was deleted (with
+    /// `Retain`) and made again finds its events. No two objects of one name live at once.
     fn same_channel(&self, other: &Self) -> bool {
-        (&self.cluster, &self.namespace, &self.name) == (&other.cluster, &other.namespace, &other.name)
+        (&self.cluster, &self.namespace, &self.name)
+            == (&other.cluster, &other.namespace, &other.name)
     }
 
     fn metadata(&self) -> BTreeMap<&'static str, &str> {
@@ -351,7 +384,10 @@ fn facts(desired: &Desired, observed: &Observed) -> Result<Facts, Error> {
 }
 
 fn not_applied(left: &[Difference]) -> Error {
-    let fields: Vec<_> = left.iter().map(|d| format!("{} ({} instead of {})", d.field, d.observed, d.desired)).collect();
+    let fields: Vec<_> = left
+        .iter()
+        .map(|d| format!("{} ({} instead of {})", d.field, d.observed, d.desired))
+        .collect();
     Error::NotApplied { fields: fields.join(", ") }
 }
 

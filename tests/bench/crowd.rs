@@ -1,8 +1,8 @@
-//! Clients in a process of their own: a process has only so many file descriptors, and replaying clients must not hold up
-//! the ones whose latency is measured.
+//! Clients in a process of their own: a process has only so many file descriptors, and replaying
+//! clients must not hold up the ones whose latency is measured.
 //!
-//! The parent gives everything as arguments and reads lines of JSON from a socket that the child connects to; `report` on it
-//! asks for what the clients have seen since the last time.
+//! The parent gives everything as arguments and reads lines of JSON from a socket that the child
+//! connects to; `report` on it asks for what the clients have seen since the last time.
 
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
@@ -61,8 +61,13 @@ impl Crowd {
     /// Starts one; it begins at once.
     pub(crate) fn start(order: &Order) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("a socket for the crowd")?;
-        let mut command = Command::new(std::env::current_exe().context("the path of this program")?);
-        command.arg("crowd").arg(listener.local_addr()?.to_string()).arg(serde_json::to_string(order)?).stdin(Stdio::null());
+        let mut command =
+            Command::new(std::env::current_exe().context("the path of this program")?);
+        command
+            .arg("crowd")
+            .arg(listener.local_addr()?.to_string())
+            .arg(serde_json::to_string(order)?)
+            .stdin(Stdio::null());
         let mut process = Process::spawn("crowd", command);
         listener.set_nonblocking(true)?;
         let socket = (0..500).find_map(|_| {

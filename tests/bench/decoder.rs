@@ -1,5 +1,6 @@
-//! Bytes of one HTTP/1.1 response into the events of an SSE stream: the head, then a body that is chunked or
-//! ends with the connection. Fast rather than complete: it reads what the two servers under test send.
+//! Bytes of one HTTP/1.1 response into the events of an SSE stream: the head, then a body that is
+//! chunked or ends with the connection. Fast rather than complete: it reads what the two servers
+//! under test send.
 
 /// What was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +62,11 @@ impl Decoder {
     }
 
     /// Reads on; an error is an answer that is no stream.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], on: &mut impl FnMut(Item)) -> Result<(), String> {
+    pub(crate) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        on: &mut impl FnMut(Item),
+    ) -> Result<(), String> {
         while !bytes.is_empty() {
             match self.framing {
                 Framing::Head => bytes = self.head(bytes, on)?,
@@ -82,7 +87,11 @@ impl Decoder {
                 }
                 Framing::Chunk(left) => {
                     let (chunk, rest) = bytes.split_at(left.min(bytes.len()));
-                    self.framing = if chunk.len() == left { Framing::ChunkEnd } else { Framing::Chunk(left - chunk.len()) };
+                    self.framing = if chunk.len() == left {
+                        Framing::ChunkEnd
+                    } else {
+                        Framing::Chunk(left - chunk.len())
+                    };
                     self.body(chunk, on);
                     bytes = rest;
                 }
@@ -106,7 +115,11 @@ impl Decoder {
         if !head.starts_with("http/1.1 200") {
             return Err(head.lines().next().unwrap_or_default().to_owned());
         }
-        self.framing = if head.contains("transfer-encoding: chunked") { Framing::ChunkSize(0) } else { Framing::Plain };
+        self.framing = if head.contains("transfer-encoding: chunked") {
+            Framing::ChunkSize(0)
+        } else {
+            Framing::Plain
+        };
         self.carry = Vec::new();
         on(Item::Open);
         Ok(&bytes[end + 4 - before..])
@@ -134,19 +147,24 @@ impl Pending {
                 let event = std::mem::take(self);
                 match event {
                     Self { control: Some(name), .. } => on(Item::Control(name)),
-                    Self { sequence: Some(sequence), stamp, has_data: true, .. } => on(Item::Event { sequence, stamp }),
+                    Self { sequence: Some(sequence), stamp, has_data: true, .. } => {
+                        on(Item::Event { sequence, stamp })
+                    }
                     _ => {}
                 }
             }
             [b'i', b'd', b':', b' ', id @ ..] => {
-                self.sequence = id.iter().position(|b| *b == b'-').map(|dash| number(&id[dash + 1..]));
+                self.sequence =
+                    id.iter().position(|b| *b == b'-').map(|dash| number(&id[dash + 1..]));
             }
             [b'd', b'a', b't', b'a', b':', b' ', b'T', b'=', rest @ ..] => {
                 self.has_data = true;
                 self.stamp = Some(number(rest));
             }
             [b'd', b'a', b't', b'a', b':', ..] => self.has_data = true,
-            [b'e', b'v', b'e', b'n', b't', b':', b' ', name @ ..] if name.starts_with(b"channel.") => {
+            [b'e', b'v', b'e', b'n', b't', b':', b' ', name @ ..]
+                if name.starts_with(b"channel.") =>
+            {
                 self.control = Some(String::from_utf8_lossy(name).into_owned());
             }
             _ => {}
@@ -156,13 +174,14 @@ impl Pending {
 
 /// The decimal number that `text` begins with.
 fn number(text: &[u8]) -> u64 {
-    text.iter().take_while(|b| b.is_ascii_digit()).fold(0, |value, digit| value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
+    text.iter()
+        .take_while(|b| b.is_ascii_digit())
+        .fold(0, |value, digit| value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
 }
 
 /// Reads a known response cut at every place: a benchmark that cannot read proves nothing.
 pub(crate) fn self_test() -> Result<(), String> {
-    let body =
-        ": hi\nretry: 5\n\nid: 0000abcd-7\ndata: T=0042 x\n\nid: 0000abcd-7\nevent: channel.cursor\ndata:\n\nid: 0000abcd-9\ndata: \n\n";
+    let body = ": hi\nretry: 5\n\nid: 0000abcd-7\ndata: T=0042 x\n\nid: 0000abcd-7\nevent: channel.cursor\ndata:\n\nid: 0000abcd-9\ndata: \n\n";
     let (first, second) = body.split_at(21);
     let chunked = format!(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:X}\r\n{second}\r\n0\r\n\r\n",

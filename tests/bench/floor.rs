@@ -1,5 +1,5 @@
-//! The floor: a server that does nothing but write bytes. One thread, one `epoll`, one `write` for each
-//! subscriber and event, and replay as large writes from one contiguous log of encoded frames.
+//! The floor: a server that does nothing but write bytes. One thread, one `epoll`, one `write` for
+//! each subscriber and event, and replay as large writes from one contiguous log of encoded frames.
 //!
 //! `GET` subscribes (from the sequence in `Last-Event-ID`, else from now), `POST` appends its body.
 
@@ -45,7 +45,12 @@ pub(crate) fn serve() -> anyhow::Result<()> {
     listener.listen(4096)?;
     listener.set_nonblocking(true)?;
     let listener = std::net::TcpListener::from(listener);
-    let mut floor = Floor { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, peers: Vec::new(), log: Vec::new(), ends: vec![0] };
+    let mut floor = Floor {
+        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        peers: Vec::new(),
+        log: Vec::new(),
+        ends: vec![0],
+    };
     epoll::add(&floor.epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     println!("listening http={}", listener.local_addr()?);
     let mut events = Vec::with_capacity(1024);
@@ -78,7 +83,12 @@ impl Floor {
     fn admit(&mut self, socket: TcpStream) -> anyhow::Result<()> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
-        epoll::add(&self.epoll, &socket, EventData::new_u64(self.peers.len() as u64), EventFlags::IN)?;
+        epoll::add(
+            &self.epoll,
+            &socket,
+            EventData::new_u64(self.peers.len() as u64),
+            EventFlags::IN,
+        )?;
         self.peers.push(Some(Peer { socket, request: Vec::new(), at: None, blocked: false }));
         Ok(())
     }
@@ -93,7 +103,9 @@ impl Floor {
             }
             Ok(count) => peer.request.extend_from_slice(&buffer[..count]),
         }
-        while let Some(request) = self.peers[index].as_mut().and_then(|peer| take_request(&mut peer.request)) {
+        while let Some(request) =
+            self.peers[index].as_mut().and_then(|peer| take_request(&mut peer.request))
+        {
             match request {
                 Request::Subscribe(sequence) => self.subscribe(index, sequence)?,
                 Request::Publish(body) => self.publish(index, &body)?,
@@ -114,7 +126,8 @@ impl Floor {
         self.catch_up(index)
     }
 
-    /// Writes once and waits for writability if there is more: no subscriber keeps the others waiting.
+    /// Writes once and waits for writability if there is more: no subscriber keeps the others
+    /// waiting.
     fn catch_up(&mut self, index: usize) -> anyhow::Result<()> {
         let Some(peer) = self.peers[index].as_mut() else { return Ok(()) };
         let Some(at) = peer.at.as_mut() else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! The load generator: thousands of SSE clients and the publisher on one thread and one `epoll`. Each client
-//! checks that its events come in order, none missing, none twice.
+//! The load generator: thousands of SSE clients and the publisher on one thread and one `epoll`.
+//! Each client checks that its events come in order, none missing, none twice.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -66,8 +66,8 @@ pub(crate) struct Generator {
     clients: Vec<Client>,
     events: Vec<epoll::Event>,
     buffer: Vec<u8>,
-    /// Second and third byte of the next source address: each set of clients has addresses of its own, so ports
-    /// that wait out an earlier set's connections are not in the way.
+    /// Second and third byte of the next source address: each set of clients has addresses of its
+    /// own, so ports that wait out an earlier set's connections are not in the way.
     next_source: u16,
     /// A client is complete when it has this sequence.
     pub(crate) goal: u64,
@@ -122,8 +122,8 @@ impl Generator {
         self.tally = Tally::default();
     }
 
-    /// Opens `count` clients that have seen everything up to `seen`, never more than `in_flight` of them not
-    /// settled, and waits until all are. Returns how long that took.
+    /// Opens `count` clients that have seen everything up to `seen`, never more than `in_flight` of
+    /// them not settled, and waits until all are. Returns how long that took.
     pub(crate) fn open(
         &mut self,
         target: &Target<'_>,
@@ -142,15 +142,21 @@ impl Generator {
             if done >= count {
                 return Ok(start.elapsed());
             }
-            while self.clients.len() - first < count && self.clients.len() - first < done + in_flight {
+            while self.clients.len() - first < count
+                && self.clients.len() - first < done + in_flight
+            {
                 self.connect(target.address, &request, seen)?;
             }
             self.turn(None, Duration::from_millis(100))?;
-            if done > progress || self.tally.deliveries > 0 && self.tally.last_delivery.is_some_and(|t| t > last_change) {
+            if done > progress
+                || self.tally.deliveries > 0
+                    && self.tally.last_delivery.is_some_and(|t| t > last_change)
+            {
                 (progress, last_change) = (done, Instant::now());
             }
             if last_change.elapsed() > Duration::from_secs(15) {
-                self.errors.add(format!("only {done} of {count} clients settled, nothing came for 15 s"));
+                self.errors
+                    .add(format!("only {done} of {count} clients settled, nothing came for 15 s"));
                 return Ok(start.elapsed());
             }
         }
@@ -160,25 +166,39 @@ impl Generator {
         let index = self.clients.len();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         let [high, low] = self.next_source.to_be_bytes();
-        let address = u8::try_from(1 + index / CLIENTS_PER_ADDRESS).context("too many clients for the source addresses")?;
-        socket.bind(&SocketAddr::from(([127, high, low, address], 0)).into()).context("binding a client")?;
+        let address = u8::try_from(1 + index / CLIENTS_PER_ADDRESS)
+            .context("too many clients for the source addresses")?;
+        socket
+            .bind(&SocketAddr::from(([127, high, low, address], 0)).into())
+            .context("binding a client")?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&server.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error).context("connecting a client"),
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
+                return Err(error).context("connecting a client");
+            }
             _ => {}
         }
         epoll::add(&self.epoll, &socket, EventData::new_u64(index as u64), EventFlags::OUT)?;
-        self.clients.push(Client { socket: Some(socket.into()), request: request.to_owned(), decoder: Decoder::new(), last: seen });
+        self.clients.push(Client {
+            socket: Some(socket.into()),
+            request: request.to_owned(),
+            decoder: Decoder::new(),
+            last: seen,
+        });
         Ok(())
     }
 
     /// Waits for something to read, at most `limit`, and reads it.
     fn turn(&mut self, publisher: Option<&mut Publisher>, limit: Duration) -> anyhow::Result<()> {
-        let timeout = Timespec { tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(limit.subsec_nanos()) };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
         let mut events = std::mem::take(&mut self.events);
         events.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout))
+        {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -207,7 +227,12 @@ impl Generator {
             // The request fits a fresh socket's buffer.
             let request = std::mem::take(&mut client.request);
             let sent = socket.write_all(request.as_bytes());
-            let watched = epoll::modify(&self.epoll, &*socket, EventData::new_u64(index as u64), EventFlags::IN);
+            let watched = epoll::modify(
+                &self.epoll,
+                &*socket,
+                EventData::new_u64(index as u64),
+                EventFlags::IN,
+            );
             sent.and(watched.map_err(Into::into)).map_err(|e| format!("sending a request: {e}"))
         };
         if let Err(text) = result {
@@ -218,29 +243,52 @@ impl Generator {
     }
 
     /// Publishes `total` events at `rate` a second and waits until every client has them.
-    pub(crate) fn paced(&mut self, publisher: &mut Publisher, rate: f64, total: u64, limit: Duration) -> anyhow::Result<()> {
+    pub(crate) fn paced(
+        &mut self,
+        publisher: &mut Publisher,
+        rate: f64,
+        total: u64,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
         self.watch(publisher)?;
         let (start, acknowledged) = (Instant::now(), publisher.acknowledged);
         let mut sent = 0;
-        while sent < total || self.tally.complete < self.alive() || publisher.acknowledged - acknowledged < sent {
+        while sent < total
+            || self.tally.complete < self.alive()
+            || publisher.acknowledged - acknowledged < sent
+        {
             let due = |n: u64| start + Duration::from_secs_f64(n as f64 / rate);
             while sent < total && due(sent) <= Instant::now() {
                 publisher.publish(&payload())?;
                 sent += 1;
             }
-            let next = if sent < total { due(sent).saturating_duration_since(Instant::now()) } else { Duration::from_millis(100) };
+            let next = if sent < total {
+                due(sent).saturating_duration_since(Instant::now())
+            } else {
+                Duration::from_millis(100)
+            };
             self.turn(Some(publisher), next)?;
             if start.elapsed() > limit {
-                self.errors.add(format!("after {limit:?} only {} of {} clients had all events", self.tally.complete, self.alive()));
+                self.errors.add(format!(
+                    "after {limit:?} only {} of {} clients had all events",
+                    self.tally.complete,
+                    self.alive()
+                ));
                 break;
             }
         }
         self.unwatch(publisher)
     }
 
-    /// For `seconds`, publishes as fast as the clients take it: at most `window` events not yet delivered to all.
-    /// Returns how many were published; they have been delivered then.
-    pub(crate) fn flat_out(&mut self, publisher: &mut Publisher, seconds: Duration, window: u64, base: u64) -> anyhow::Result<u64> {
+    /// For `seconds`, publishes as fast as the clients take it: at most `window` events not yet
+    /// delivered to all. Returns how many were published; they have been delivered then.
+    pub(crate) fn flat_out(
+        &mut self,
+        publisher: &mut Publisher,
+        seconds: Duration,
+        window: u64,
+        base: u64,
+    ) -> anyhow::Result<u64> {
         self.watch(publisher)?;
         let clients = self.alive().max(1) as u64;
         let (start, acknowledged) = (Instant::now(), publisher.acknowledged);
@@ -253,11 +301,16 @@ impl Generator {
             self.turn(Some(publisher), Duration::from_millis(100))?;
         }
         self.goal = base + sent;
-        self.tally.complete = self.clients.iter().filter(|c| c.socket.is_some() && c.last >= self.goal).count();
+        self.tally.complete =
+            self.clients.iter().filter(|c| c.socket.is_some() && c.last >= self.goal).count();
         while self.tally.complete < self.alive() || publisher.acknowledged - acknowledged < sent {
             self.turn(Some(publisher), Duration::from_millis(100))?;
             if start.elapsed() > seconds + Duration::from_secs(20) {
-                self.errors.add(format!("only {} of {} clients had all events in the end", self.tally.complete, self.alive()));
+                self.errors.add(format!(
+                    "only {} of {} clients had all events in the end",
+                    self.tally.complete,
+                    self.alive()
+                ));
                 break;
             }
         }
@@ -277,14 +330,18 @@ impl Generator {
             }
             self.turn(Some(publisher), Duration::from_millis(100))?;
             if start.elapsed() > Duration::from_secs(60) {
-                bail!("only {} of {total} events were acknowledged in 60 s", publisher.acknowledged - acknowledged);
+                bail!(
+                    "only {} of {total} events were acknowledged in 60 s",
+                    publisher.acknowledged - acknowledged
+                );
             }
         }
         self.unwatch(publisher)
     }
 
     fn watch(&self, publisher: &Publisher) -> anyhow::Result<()> {
-        epoll::add(&self.epoll, publisher.socket(), EventData::new_u64(PUBLISHER), EventFlags::IN).context("watching the publisher")
+        epoll::add(&self.epoll, publisher.socket(), EventData::new_u64(PUBLISHER), EventFlags::IN)
+            .context("watching the publisher")
     }
 
     fn unwatch(&self, publisher: &Publisher) -> anyhow::Result<()> {
@@ -305,7 +362,12 @@ impl Generator {
     }
 }
 
-fn read(client: &mut Client, buffer: &mut [u8], goal: u64, tally: &mut Tally) -> Result<(), String> {
+fn read(
+    client: &mut Client,
+    buffer: &mut [u8],
+    goal: u64,
+    tally: &mut Tally,
+) -> Result<(), String> {
     let Some(socket) = client.socket.as_mut() else { return Ok(()) };
     let count = match socket.read(buffer) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -364,7 +426,11 @@ pub(crate) struct Target<'a> {
 
 impl Target<'_> {
     fn request(&self) -> String {
-        let cursor = self.cursor.as_ref().map(|c| format!("Last-Event-ID: {c}\r\n")).unwrap_or_default();
-        format!("GET {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{cursor}\r\n", self.path, self.address)
+        let cursor =
+            self.cursor.as_ref().map(|c| format!("Last-Event-ID: {c}\r\n")).unwrap_or_default();
+        format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{cursor}\r\n",
+            self.path, self.address
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! What the kernel says of processes: CPU time, memory, open files; and the limits and cores of this one.
+//! What the kernel says of processes: CPU time, memory, open files; and the limits and cores of
+//! this one.
 
 use std::{
     fs,
@@ -15,7 +16,12 @@ use rustix::{
 pub(crate) fn cpu(pid: u32) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let on_cpu = |task: fs::DirEntry| -> Option<u64> {
-        fs::read_to_string(task.path().join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
+        fs::read_to_string(task.path().join("schedstat"))
+            .ok()?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
     };
     let nanos: u64 = tasks.filter_map(on_cpu).sum();
     if nanos > 0 { Duration::from_nanos(nanos) } else { cpu_ticks(pid) }
@@ -31,7 +37,9 @@ fn cpu_ticks(pid: u32) -> Duration {
 /// A `VmRSS`-like line of a process's status, bytes.
 fn status(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = |line: &str| line.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok();
+    let kib = |line: &str| {
+        line.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
     status.lines().find_map(kib).unwrap_or(0) * 1024
 }
 
@@ -50,7 +58,8 @@ pub(crate) fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Waits until a process uses hardly any CPU, at most `limit`: what an earlier phase left is digested.
+/// Waits until a process uses hardly any CPU, at most `limit`: what an earlier phase left is
+/// digested.
 #[allow(clippy::disallowed_methods, reason = "no runtime here: the benchmark's own thread waits")]
 pub(crate) fn wait_quiet(pid: u32, limit: Duration) {
     let deadline = Instant::now() + limit;
@@ -65,7 +74,8 @@ pub(crate) fn wait_quiet(pid: u32, limit: Duration) {
 
 /// The cores that this process may use.
 pub(crate) fn cores() -> Vec<usize> {
-    sched_getaffinity(None).map_or_else(|_| vec![0], |set| (0..CpuSet::MAX_CPU).filter(|i| set.is_set(*i)).collect())
+    sched_getaffinity(None)
+        .map_or_else(|_| vec![0], |set| (0..CpuSet::MAX_CPU).filter(|i| set.is_set(*i)).collect())
 }
 
 /// Keeps the calling thread, and what it starts from now on, on one core.
@@ -79,9 +89,13 @@ pub(crate) fn pin(core: usize) -> anyhow::Result<()> {
 pub(crate) fn raise_open_files(needed: u64) -> anyhow::Result<()> {
     let hard = getrlimit(Resource::Nofile).maximum;
     if hard.is_some_and(|hard| hard < needed) {
-        bail!("{needed} open files are needed, the hard limit is {}: set BENCH_CONNECTIONS lower", hard.unwrap_or(0));
+        bail!(
+            "{needed} open files are needed, the hard limit is {}: set BENCH_CONNECTIONS lower",
+            hard.unwrap_or(0)
+        );
     }
-    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }).context("raising the limit of open files")
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })
+        .context("raising the limit of open files")
 }
 
 /// Most files that this process may have open.
@@ -92,7 +106,9 @@ pub(crate) fn open_files_limit() -> u64 {
 /// Memory that the machine could still give to programs, bytes.
 pub(crate) fn available() -> u64 {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let kib = info.lines().find_map(|line| {
+        line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
     kib.unwrap_or(0) * 1024
 }
 

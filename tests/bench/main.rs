@@ -1,8 +1,10 @@
-//! `make bench`: what the product costs beside a server that only writes bytes, and beside what one writes by hand.
+//! `make bench`: what the product costs beside a server that only writes bytes, and beside what one
+//! writes by hand.
 //!
-//! All are measured in the same run, phase by phase in turn, each on one core; the load generator has another.
-//! Speed never fails this program; an event lost, doubled or out of order, or a broken connection does.
-//! With the argument `scale` (`make bench-scale`): more connections than one process can have, and what NATS has to do for them.
+//! All are measured in the same run, phase by phase in turn, each on one core; the load generator
+//! has another. Speed never fails this program; an event lost, doubled or out of order, or a broken
+//! connection does. With the argument `scale` (`make bench-scale`): more connections than one
+//! process can have, and what NATS has to do for them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod crowd;
@@ -50,7 +52,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Some("peer") => return peer::serve().map(|()| ExitCode::SUCCESS),
         Some("crowd") => {
             let mut arguments = std::env::args().skip(2);
-            let (parent, order) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
+            let (parent, order) =
+                (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
             return crowd::run(&parent, &order).map(|()| ExitCode::SUCCESS);
         }
         Some("scale") => return scale::run(),
@@ -58,13 +61,16 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     decoder::self_test().map_err(anyhow::Error::msg)?;
     histogram::self_test().map_err(anyhow::Error::msg)?;
-    let settings =
-        Settings { connections: setting("BENCH_CONNECTIONS", 10_000)?.max(1) as usize, seconds: setting("BENCH_SECONDS", 5)?.max(1) };
+    let settings = Settings {
+        connections: setting("BENCH_CONNECTIONS", 10_000)?.max(1) as usize,
+        seconds: setting("BENCH_SECONDS", 5)?.max(1),
+    };
     machine::raise_open_files(settings.connections as u64 + 500)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let cores = machine::cores();
     let (server_core, own_core) = (cores[0], cores[cores.len() - 1]);
-    // Started while this thread is on the servers' core: what it starts inherits that, and sizes its thread pools by it.
+    // Started while this thread is on the servers' core: what it starts inherits that, and sizes
+    // its thread pools by it.
     machine::pin(server_core)?;
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only.split(',').any(|word| word == name);
@@ -92,7 +98,8 @@ fn main() -> anyhow::Result<ExitCode> {
             machine::pin(server_core)?;
             runtime.block_on(side.renew())?;
             machine::pin(own_core)?;
-            crowd(side, &mut generator, &mut report, count, settings.seconds).with_context(|| side.name)?;
+            crowd(side, &mut generator, &mut report, count, settings.seconds)
+                .with_context(|| side.name)?;
         }
         if small == settings.connections {
             break;
@@ -100,7 +107,12 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     for side in &mut sides {
         let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
-        report.add(&format!("peak RSS of the server with {} connections, MiB", settings.connections), side.number, peak, 1);
+        report.add(
+            &format!("peak RSS of the server with {} connections, MiB", settings.connections),
+            side.number,
+            peak,
+            1,
+        );
     }
     for side in &mut sides {
         if !side.replays {
@@ -127,7 +139,9 @@ fn main() -> anyhow::Result<ExitCode> {
 /// A whole number from the environment.
 fn setting(name: &str, default: u64) -> anyhow::Result<u64> {
     match std::env::var(name) {
-        Ok(text) if !text.is_empty() => text.parse().with_context(|| format!("{name}={text} is not a whole number")),
+        Ok(text) if !text.is_empty() => {
+            text.parse().with_context(|| format!("{name}={text} is not a whole number"))
+        }
         _ => Ok(default),
     }
 }
@@ -136,17 +150,39 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// `count` clients connect, idle, and are sent events at a fixed rate and then as fast as they take them.
-fn crowd(side: &mut Side, generator: &mut Generator, report: &mut Report, count: usize, seconds: u64) -> anyhow::Result<()> {
+/// `count` clients connect, idle, and are sent events at a fixed rate and then as fast as they take
+/// them.
+fn crowd(
+    side: &mut Side,
+    generator: &mut Generator,
+    report: &mut Report,
+    count: usize,
+    seconds: u64,
+) -> anyhow::Result<()> {
     let (index, pid) = (side.number, side.pid());
     machine::wait_quiet(pid, Duration::from_secs(10));
     let (cpu, rss, files) = (machine::cpu(pid), machine::rss(pid), machine::open_files(pid));
     let took = generator.open(&side.target(None), count, side.last, IN_FLIGHT, Settled::Open)?;
-    report.add(&format!("{count} connections: connects/s"), index, count as f64 / took.as_secs_f64(), 0);
-    report.add(&format!("{count} connections: CPU µs/connect"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / count as f64, 1);
+    report.add(
+        &format!("{count} connections: connects/s"),
+        index,
+        count as f64 / took.as_secs_f64(),
+        0,
+    );
+    report.add(
+        &format!("{count} connections: CPU µs/connect"),
+        index,
+        micros(machine::cpu(pid).saturating_sub(cpu)) / count as f64,
+        1,
+    );
     generator.idle(Duration::from_secs(2))?;
     let grown = machine::rss(pid).saturating_sub(rss) as f64 / 1024.0;
-    report.add(&format!("{count} connections: RSS KiB per idle connection"), index, grown / count as f64, 2);
+    report.add(
+        &format!("{count} connections: RSS KiB per idle connection"),
+        index,
+        grown / count as f64,
+        2,
+    );
 
     let events = PACED_DELIVERIES * seconds / count as u64;
     let (cpu, broker) = (machine::cpu(pid), side.broker().map(machine::cpu));
@@ -156,7 +192,12 @@ fn crowd(side: &mut Side, generator: &mut Generator, report: &mut Report, count:
     side.last += events;
     let deliveries = generator.tally.deliveries as f64;
     let label = format!("{count} connections, 100,000 deliveries/s");
-    report.add(&format!("{label}: CPU µs/delivery"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries, 2);
+    report.add(
+        &format!("{label}: CPU µs/delivery"),
+        index,
+        micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries,
+        2,
+    );
     if let (Some(pid), Some(before)) = (side.broker(), broker) {
         report.add(
             &format!("{label}: nats-server's CPU µs/delivery"),
@@ -166,20 +207,40 @@ fn crowd(side: &mut Side, generator: &mut Generator, report: &mut Report, count:
         );
     }
     report.add(&format!("{label}: p50 ms"), index, generator.tally.latency.quantile_millis(0.5), 2);
-    report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+    report.add(
+        &format!("{label}: p99 ms"),
+        index,
+        generator.tally.latency.quantile_millis(0.99),
+        2,
+    );
 
     generator.reset(u64::MAX);
     let window = if count > SMALL_CROWD { 4 } else { 16 };
     let (cpu, start) = (machine::cpu(pid), std::time::Instant::now());
-    side.last += generator.flat_out(&mut side.publisher, Duration::from_secs(seconds), window, side.last)?;
+    side.last +=
+        generator.flat_out(&mut side.publisher, Duration::from_secs(seconds), window, side.last)?;
     let (deliveries, took) = (generator.tally.deliveries as f64, start.elapsed());
     let label = format!("{count} connections, flat out");
     report.add(&format!("{label}: deliveries/s"), index, deliveries / took.as_secs_f64(), 0);
-    report.add(&format!("{label}: CPU µs/delivery"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries, 2);
-    report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+    report.add(
+        &format!("{label}: CPU µs/delivery"),
+        index,
+        micros(machine::cpu(pid).saturating_sub(cpu)) / deliveries,
+        2,
+    );
+    report.add(
+        &format!("{label}: p99 ms"),
+        index,
+        generator.tally.latency.quantile_millis(0.99),
+        2,
+    );
     generator.close();
     if !closed(pid, files + 50) {
-        generator.errors.add(format!("{}: {} files still open 20 s after the clients left", side.name, machine::open_files(pid)));
+        generator.errors.add(format!(
+            "{}: {} files still open 20 s after the clients left",
+            side.name,
+            machine::open_files(pid)
+        ));
     }
     Ok(())
 }
@@ -199,7 +260,12 @@ fn fill(side: &mut Side, generator: &mut Generator) -> anyhow::Result<()> {
 }
 
 /// One client reads a deep history, twice; many clients read a shallow one.
-fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, small: usize) -> anyhow::Result<()> {
+fn replays(
+    side: &mut Side,
+    generator: &mut Generator,
+    report: &mut Report,
+    small: usize,
+) -> anyhow::Result<()> {
     let index = side.number;
     let shallow = format!("{small} clients × last 1,000 events");
     let many = MANY.min(small);
@@ -214,13 +280,29 @@ fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, smal
         machine::wait_quiet(pid, Duration::from_secs(10));
         let (cpu, after) = (machine::cpu(pid), side.last - depth);
         generator.reset(side.last);
-        let took = generator.open(&side.target(Some(after)), clients, after, IN_FLIGHT, Settled::Complete)?;
+        let took = generator.open(
+            &side.target(Some(after)),
+            clients,
+            after,
+            IN_FLIGHT,
+            Settled::Complete,
+        )?;
         let events = generator.tally.deliveries as f64;
         report.add(&format!("{label}: events/s"), index, events / took.as_secs_f64(), 0);
         if clients == small {
-            report.add(&format!("{label}: connects/s"), index, clients as f64 / took.as_secs_f64(), 0);
+            report.add(
+                &format!("{label}: connects/s"),
+                index,
+                clients as f64 / took.as_secs_f64(),
+                0,
+            );
         }
-        report.add(&format!("{label}: CPU µs/event"), index, micros(machine::cpu(pid).saturating_sub(cpu)) / events, 3);
+        report.add(
+            &format!("{label}: CPU µs/event"),
+            index,
+            micros(machine::cpu(pid).saturating_sub(cpu)) / events,
+            3,
+        );
         generator.close();
     }
     let peak = machine::peak_rss(side.pid()) as f64 / 1024.0 / 1024.0;
@@ -228,9 +310,14 @@ fn replays(side: &mut Side, generator: &mut Generator, report: &mut Report, smal
     Ok(())
 }
 
-/// What live subscribers notice of others: latency at 100 events a second to 100 of them, alone, beside a crowd that replays all
-/// the time, and beside one that connects as fast as it can.
-fn beside_others(side: &mut Side, generator: &mut Generator, report: &mut Report, settings: &Settings) -> anyhow::Result<()> {
+/// What live subscribers notice of others: latency at 100 events a second to 100 of them, alone,
+/// beside a crowd that replays all the time, and beside one that connects as fast as it can.
+fn beside_others(
+    side: &mut Side,
+    generator: &mut Generator,
+    report: &mut Report,
+    settings: &Settings,
+) -> anyhow::Result<()> {
     let (index, seconds) = (side.number, settings.seconds);
     machine::wait_quiet(side.pid(), Duration::from_secs(10));
     generator.reset(u64::MAX);
@@ -246,7 +333,8 @@ fn beside_others(side: &mut Side, generator: &mut Generator, report: &mut Report
         in_flight: MANY,
         goal: Some(side.last),
     };
-    // Connecting is what is to be seen, so they wait for what nobody publishes. Only the product has a filter.
+    // Connecting is what is to be seen, so they wait for what nobody publishes. Only the product
+    // has a filter.
     let connecting = (index == 0).then(|| Order {
         path: format!("{}?topic=nothing", side.path),
         cursor: None,
@@ -262,10 +350,25 @@ fn beside_others(side: &mut Side, generator: &mut Generator, report: &mut Report
         let label = format!("100 live clients, {what}");
         let events = MANY as u64 * seconds;
         generator.reset(side.last + events);
-        generator.paced(&mut side.publisher, MANY as f64, events, Duration::from_secs(seconds * 4 + 20))?;
+        generator.paced(
+            &mut side.publisher,
+            MANY as f64,
+            events,
+            Duration::from_secs(seconds * 4 + 20),
+        )?;
         side.last += events;
-        report.add(&format!("{label}: p50 ms"), index, generator.tally.latency.quantile_millis(0.5), 2);
-        report.add(&format!("{label}: p99 ms"), index, generator.tally.latency.quantile_millis(0.99), 2);
+        report.add(
+            &format!("{label}: p50 ms"),
+            index,
+            generator.tally.latency.quantile_millis(0.5),
+            2,
+        );
+        report.add(
+            &format!("{label}: p99 ms"),
+            index,
+            generator.tally.latency.quantile_millis(0.99),
+            2,
+        );
         if let Some(crowd) = &mut crowd {
             crowd.settled()?.errors.into_iter().for_each(|error| generator.errors.add(error));
         }

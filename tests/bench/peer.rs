@@ -1,5 +1,5 @@
-//! The peer: what one writes by hand with axum and a tokio `broadcast` queue, and with care. It encodes for each
-//! connection and keeps no history, so it has no replay.
+//! The peer: what one writes by hand with axum and a tokio `broadcast` queue, and with care. It
+//! encodes for each connection and keeps no history, so it has no replay.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,7 +13,8 @@ use futures::{Stream, StreamExt, stream};
 use http::StatusCode;
 use tokio::sync::broadcast;
 
-/// Events that a connection may be behind before it loses some: more than the benchmark ever has on its way.
+/// Events that a connection may be behind before it loses some: more than the benchmark ever has on
+/// its way.
 const QUEUE: usize = 4_096;
 
 type Message = (u64, Arc<str>);
@@ -25,8 +26,11 @@ struct Peer {
 }
 
 async fn subscribe(State(peer): State<Peer>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let events = stream::unfold(peer.events.subscribe(), |mut events| async { events.recv().await.ok().map(|event| (event, events)) });
-    let events = events.map(|(id, data)| Ok(Event::default().id(format!("00000000-{id}")).data(&*data)));
+    let events = stream::unfold(peer.events.subscribe(), |mut events| async {
+        events.recv().await.ok().map(|event| (event, events))
+    });
+    let events =
+        events.map(|(id, data)| Ok(Event::default().id(format!("00000000-{id}")).data(&*data)));
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 
@@ -49,7 +53,11 @@ pub(crate) fn serve() -> anyhow::Result<()> {
         let listener = axum::serve::ListenerExt::tap_io(listener, |socket| {
             let _ = socket.set_nodelay(true);
         });
-        axum::serve(listener, Router::new().route("/", get(subscribe).post(publish)).with_state(peer)).await?;
+        axum::serve(
+            listener,
+            Router::new().route("/", get(subscribe).post(publish)).with_state(peer),
+        )
+        .await?;
         Ok(())
     })
 }

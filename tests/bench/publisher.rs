@@ -1,5 +1,6 @@
-//! The one publisher of a run: NATS `PUB` with a reply subject for the product, so that JetStream acknowledges each
-//! event; HTTP `POST` for the others. One socket, not blocking, so that it shares the generator's thread.
+//! The one publisher of a run: NATS `PUB` with a reply subject for the product, so that JetStream
+//! acknowledges each event; HTTP `POST` for the others. One socket, not blocking, so that it shares
+//! the generator's thread.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -31,7 +32,9 @@ impl Publisher {
     /// Publishes to `subject` of a JetStream stream.
     pub(crate) fn nats(address: SocketAddr, subject: &str) -> anyhow::Result<Self> {
         let mut publisher = Self::connect(address, Protocol::Nats { subject: subject.to_owned() })?;
-        let hello = format!("CONNECT {{\"verbose\":false,\"pedantic\":false,\"name\":\"bench\"}}\r\nSUB {INBOX} 1\r\n");
+        let hello = format!(
+            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"name\":\"bench\"}}\r\nSUB {INBOX} 1\r\n"
+        );
         publisher.write(hello.as_bytes())?;
         Ok(publisher)
     }
@@ -42,7 +45,8 @@ impl Publisher {
     }
 
     fn connect(address: SocketAddr, protocol: Protocol) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(address).with_context(|| format!("the publisher connects to {address}"))?;
+        let socket = TcpStream::connect(address)
+            .with_context(|| format!("the publisher connects to {address}"))?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, protocol, answer: Vec::new(), acknowledged: 0 })
@@ -57,9 +61,13 @@ impl Publisher {
     pub(crate) fn publish(&mut self, payload: &str) -> anyhow::Result<()> {
         let length = payload.len();
         let message = match &self.protocol {
-            Protocol::Nats { subject } => format!("PUB {subject} {INBOX} {length}\r\n{payload}\r\n"),
+            Protocol::Nats { subject } => {
+                format!("PUB {subject} {INBOX} {length}\r\n{payload}\r\n")
+            }
             Protocol::Http => {
-                format!("POST / HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{payload}")
+                format!(
+                    "POST / HTTP/1.1\r\nHost: bench\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{payload}"
+                )
             }
         };
         self.write(message.as_bytes())
@@ -70,7 +78,9 @@ impl Publisher {
         while !bytes.is_empty() {
             match self.socket.write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => {
+                Err(error)
+                    if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline =>
+                {
                     self.poll()?;
                     std::thread::yield_now();
                 }
@@ -85,7 +95,10 @@ impl Publisher {
         let mut buffer = [0; 16 * 1024];
         loop {
             match self.socket.read(&mut buffer) {
-                Ok(0) => bail!("the publisher's connection was closed: {}", String::from_utf8_lossy(&self.answer)),
+                Ok(0) => bail!(
+                    "the publisher's connection was closed: {}",
+                    String::from_utf8_lossy(&self.answer)
+                ),
                 Ok(count) => self.answer.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).context("reading the publisher's answers"),
@@ -93,13 +106,18 @@ impl Publisher {
         }
         while let Some(end) = memchr::memchr(b'\n', &self.answer) {
             let line = String::from_utf8_lossy(&self.answer[..end]).trim().to_owned();
-            // A NATS message is its line and then its payload: an acknowledgement, or an error in its place.
-            let payload: usize =
-                if line.starts_with("MSG ") { line.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0) + 2 } else { 0 };
+            // A NATS message is its line and then its payload: an acknowledgement, or an error in
+            // its place.
+            let payload: usize = if line.starts_with("MSG ") {
+                line.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0) + 2
+            } else {
+                0
+            };
             if self.answer.len() < end + 1 + payload {
                 break;
             }
-            let body = String::from_utf8_lossy(&self.answer[end + 1..end + 1 + payload]).trim().to_owned();
+            let body =
+                String::from_utf8_lossy(&self.answer[end + 1..end + 1 + payload]).trim().to_owned();
             self.answer.drain(..=end + payload);
             self.line(&line, &body)?;
         }

@@ -30,10 +30,18 @@ impl Report {
     pub(crate) fn print(&self) {
         let width = self.rows.iter().map(|r| r.label.chars().count()).max().unwrap_or(0);
         let [product, floor, peer] = SIDES;
-        println!("\n| {:width$} | {product:>11} | {floor:>11} | {peer:>16} | × {floor:<5} | × peer |", "measure");
-        println!("|-{:-<width$}-|-{:->11}-|-{:->11}-|-{:->16}-|---------|--------|", "", "", "", "");
+        println!(
+            "\n| {:width$} | {product:>11} | {floor:>11} | {peer:>16} | × {floor:<5} | × peer |",
+            "measure"
+        );
+        println!(
+            "|-{:-<width$}-|-{:->11}-|-{:->11}-|-{:->16}-|---------|--------|",
+            "", "", "", ""
+        );
         for row in &self.rows {
-            let cell = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |v| grouped(v, row.digits));
+            let cell = |value: Option<f64>| {
+                value.map_or_else(|| "–".to_owned(), |v| grouped(v, row.digits))
+            };
             let ratio = |other: Option<f64>| match (row.values[0], other) {
                 (Some(product), Some(other)) if other > 0.0 => format!("{:.2}", product / other),
                 _ => "–".to_owned(),
@@ -58,7 +66,11 @@ fn grouped(value: f64, digits: usize) -> String {
     let (whole, rest) = text.find('.').map_or((text.as_str(), ""), |dot| text.split_at(dot));
     let mut out = String::new();
     for (i, c) in whole.char_indices() {
-        if i > 0 && c.is_ascii_digit() && (whole.len() - i) % 3 == 0 && whole[..i].ends_with(|p: char| p.is_ascii_digit()) {
+        if i > 0
+            && c.is_ascii_digit()
+            && (whole.len() - i) % 3 == 0
+            && whole[..i].ends_with(|p: char| p.is_ascii_digit())
+        {
             out.push(',');
         }
         out.push(c);

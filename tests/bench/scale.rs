@@ -1,5 +1,6 @@
-//! More connections than one process can have: several data planes on one nats-server, each with a crowd of its own, and what
-//! each part has to do for them. NATS's work must follow pods and events, never subscribers.
+//! More connections than one process can have: several data planes on one nats-server, each with a
+//! crowd of its own, and what each part has to do for them. NATS's work must follow pods and
+//! events, never subscribers.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -48,14 +49,17 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     let many = total.div_ceil(one);
     let seconds = setting("BENCH_SECONDS", 10)?.max(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    println!("At most {one} connections on a process; events of 256 bytes for {seconds} seconds, with an acknowledgement each.");
+    println!(
+        "At most {one} connections on a process; events of 256 bytes for {seconds} seconds, with an acknowledgement each."
+    );
     println!(
         "\n| data planes | connections | events/s | connects/s | RSS KiB per connection | whole machine's memory, KiB per connection | CPU µs per delivery | \
          nats-server's CPU µs per event | bytes that nats-server writes per event | p50 ms | p99 ms |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     let mut errors = Vec::new();
-    let crowds = [(1, 1_000.min(one)), (1, one), (many, HANDFUL), (many, total / many)].map(|(planes, each)| (planes, each, FEW));
+    let crowds = [(1, 1_000.min(one)), (1, one), (many, HANDFUL), (many, total / many)]
+        .map(|(planes, each)| (planes, each, FEW));
     let handfuls = [1, 2, 4, 8].map(|planes| (planes, HANDFUL, LOTS));
     for (planes, each, rate) in crowds.into_iter().chain(handfuls) {
         eprintln!("{planes} data planes with {each} connections each, {rate} events/s ...");
@@ -106,13 +110,17 @@ async fn size(planes: usize, each: usize, rate: f64, events: u64) -> anyhow::Res
 
     let sum = |of: fn(u32) -> u64| pids.iter().map(|pid| of(*pid)).sum::<u64>();
     let (rss, free) = (sum(machine::rss), machine::available());
-    let mut crowds = addresses.iter().map(|address| Crowd::start(&order(&side, *address, each))).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut crowds = addresses
+        .iter()
+        .map(|address| Crowd::start(&order(&side, *address, each)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let opened = crowds.iter_mut().map(Crowd::settled).collect::<anyhow::Result<Vec<Seen>>>()?;
     let slowest = opened.iter().map(|seen| seen.settled_after).fold(0.0, f64::max);
     let mut errors: Vec<String> = opened.into_iter().flat_map(|seen| seen.errors).collect();
     let connections = planes * each;
     let kib = |bytes: u64| bytes as f64 / 1024.0 / connections as f64;
-    let (rss, taken) = (sum(machine::rss).saturating_sub(rss), free.saturating_sub(machine::available()));
+    let (rss, taken) =
+        (sum(machine::rss).saturating_sub(rss), free.saturating_sub(machine::available()));
 
     let cpu = || pids.iter().map(|pid| machine::cpu(*pid)).sum::<Duration>();
     let (before, nats_before, wrote) = (cpu(), machine::cpu(nats), machine::written(nats));
@@ -153,5 +161,13 @@ async fn size(planes: usize, each: usize, rate: f64, events: u64) -> anyhow::Res
 }
 
 fn order(side: &Side, address: std::net::SocketAddr, clients: usize) -> Order {
-    Order { address, path: side.path.clone(), cursor: None, seen: side.last, clients, in_flight: IN_FLIGHT, goal: None }
+    Order {
+        address,
+        path: side.path.clone(),
+        cursor: None,
+        seen: side.last,
+        clients,
+        in_flight: IN_FLIGHT,
+        goal: None,
+    }
 }

@@ -22,7 +22,8 @@ const ROLES: [&str; SIDES.len()] = ["", "floor", "peer"];
 /// How long the floor or the peer may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is measured: `sluice-dataplane` with its nats-server, or this program again as another server.
+/// What is measured: `sluice-dataplane` with its nats-server, or this program again as another
+/// server.
 pub(crate) enum Server {
     /// The product.
     Product(Box<Product>),
@@ -56,10 +57,15 @@ impl Side {
     pub(crate) async fn product() -> anyhow::Result<Self> {
         let mut nats = NatsServer::start().await;
         let names = names("bench");
-        let epoch = Streams::connect(&nats.url()).await.create(stream_config(&names)).await.to_string();
+        let epoch =
+            Streams::connect(&nats.url()).await.create(stream_config(&names)).await.to_string();
         let configs = ConfigDir::new(&[channel_config(&names)]);
         let plane = DataPlane::start(&nats.url(), &configs).await;
-        let address = nats.url().trim_start_matches("nats://").parse().context("the address of nats-server")?;
+        let address = nats
+            .url()
+            .trim_start_matches("nats://")
+            .parse()
+            .context("the address of nats-server")?;
         let publisher = Publisher::nats(address, &format!("{}load", names.prefix))?;
         nats.process();
         let server = Server::Product(Box::new(Product { nats, configs, plane }));
@@ -89,7 +95,16 @@ impl Side {
         let (process, address) = start(role).await?;
         let publisher = Publisher::http(address)?;
         let server = Server::Other(process, address);
-        Ok(Self { name: SIDES[number], number, replays, server, publisher, path: "/".to_owned(), epoch: "00000000".to_owned(), last: 0 })
+        Ok(Self {
+            name: SIDES[number],
+            number,
+            replays,
+            server,
+            publisher,
+            path: "/".to_owned(),
+            epoch: "00000000".to_owned(),
+            last: 0,
+        })
     }
 
     /// The serving process.
@@ -108,16 +123,22 @@ impl Side {
         }
     }
 
-    /// Where clients connect; `after`: the sequence of the last event they have, or none for "from now".
+    /// Where clients connect; `after`: the sequence of the last event they have, or none for "from
+    /// now".
     pub(crate) fn target(&self, after: Option<u64>) -> Target<'_> {
         let address = match &self.server {
             Server::Product(product) => product.plane.http(),
             Server::Other(_, address) => *address,
         };
-        Target { address, path: &self.path, cursor: after.map(|sequence| format!("{}-{sequence}", self.epoch)) }
+        Target {
+            address,
+            path: &self.path,
+            cursor: after.map(|sequence| format!("{}-{sequence}", self.epoch)),
+        }
     }
 
-    /// Starts the data plane anew, so that it has nothing in memory. The floor has nothing but its memory.
+    /// Starts the data plane anew, so that it has nothing in memory. The floor has nothing but its
+    /// memory.
     pub(crate) async fn restart(&mut self) {
         if let Server::Product(product) = &mut self.server {
             product.plane.drain(Duration::from_secs(20)).await;
@@ -125,7 +146,8 @@ impl Side {
         }
     }
 
-    /// Starts the server anew, whichever it is: no memory that a former crowd has left behind serves the next one.
+    /// Starts the server anew, whichever it is: no memory that a former crowd has left behind
+    /// serves the next one.
     pub(crate) async fn renew(&mut self) -> anyhow::Result<()> {
         self.restart().await;
         if let Server::Other(process, address) = &mut self.server {

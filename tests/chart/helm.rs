@@ -34,7 +34,10 @@ pub(crate) fn read(path: &str) -> String {
 /// Kubeconfig with all rights in `cluster`.
 pub(crate) fn admin_conf(cluster: &Cluster) -> PathBuf {
     let kubectl = cluster.kubectl();
-    let variable = kubectl.get_envs().find(|(name, _)| *name == OsStr::new("KUBECONFIG")).and_then(|(_, value)| value);
+    let variable = kubectl
+        .get_envs()
+        .find(|(name, _)| *name == OsStr::new("KUBECONFIG"))
+        .and_then(|(_, value)| value);
     PathBuf::from(variable.expect("kubectl is told of its cluster"))
 }
 
@@ -93,10 +96,13 @@ impl Objects {
 
     /// The objects of a YAML text; no two may be the same.
     pub(crate) fn parsed(yaml: &str) -> Self {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).unwrap_or_else(|e| panic!("{e}:\n{yaml}"));
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(yaml).unwrap_or_else(|e| panic!("{e}:\n{yaml}"));
         let mut objects = BTreeMap::new();
         for object in documents.into_iter().filter(|object| !object.is_null()) {
-            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let text = |pointer: &str| {
+                object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+            };
             let key = (text("/kind"), text("/metadata/name"));
             assert!(!key.0.is_empty() && !key.1.is_empty(), "not an object: {object:#}");
             assert!(objects.insert(key.clone(), object).is_none(), "{key:?} is rendered twice");
@@ -106,7 +112,8 @@ impl Objects {
 
     /// One object.
     pub(crate) fn get(&self, kind: &str, name: &str) -> &Value {
-        self.find(kind, name).unwrap_or_else(|| panic!("no {kind} {name} among {:?}", self.0.keys()))
+        self.find(kind, name)
+            .unwrap_or_else(|| panic!("no {kind} {name} among {:?}", self.0.keys()))
     }
 
     /// One object, if it is there.

@@ -1,4 +1,5 @@
-//! The images that the chart names, as `images/build.sh` packs them: of the programs that the tests run.
+//! The images that the chart names, as `images/build.sh` packs them: of the programs that the tests
+//! run.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,8 +16,16 @@ use crate::helm::{Objects, Said, root};
 fn pack(out: &Path) -> String {
     let programs = workspace_program("sluice-operator").parent().unwrap().to_path_buf();
     let mut command = Command::new("sh");
-    command.args(["-c", &block("chart", "make-images").command()]).current_dir(root()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
-    command.env("IMAGE_PROGRAMS", programs).env("IMAGE_OUT", out).env_remove("IMAGE_PREFIX").env_remove("IMAGE_TAG");
+    command
+        .args(["-c", &block("chart", "make-images").command()])
+        .current_dir(root())
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL");
+    command
+        .env("IMAGE_PROGRAMS", programs)
+        .env("IMAGE_OUT", out)
+        .env_remove("IMAGE_PREFIX")
+        .env_remove("IMAGE_TAG");
     Said::of(&mut command).expect("make images")
 }
 
@@ -26,7 +35,10 @@ fn unpack(archive: &Path, folder: &Path) {
 }
 
 fn json_of(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+    serde_json::from_slice(
+        &std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+    )
+    .unwrap()
 }
 
 /// The blob that `descriptor` means, which must be what its digest says.
@@ -44,10 +56,16 @@ fn packed_twice_they_are_the_same_bytes() {
     let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (said, again) = (pack(first.path()), pack(second.path()));
     println!("{said}");
-    let digests = |said: &str| said.split_whitespace().filter(|word| word.starts_with("sha256:")).map(str::to_owned).collect::<Vec<_>>();
+    let digests = |said: &str| {
+        said.split_whitespace()
+            .filter(|word| word.starts_with("sha256:"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     assert_eq!((digests(&said).len(), digests(&said)), (2, digests(&again)));
     for name in ["sluice-operator.oci.tar", "sluice-dataplane.oci.tar"] {
-        let same = std::fs::read(first.path().join(name)).unwrap() == std::fs::read(second.path().join(name)).unwrap();
+        let same = std::fs::read(first.path().join(name)).unwrap()
+            == std::fs::read(second.path().join(name)).unwrap();
         assert!(same, "{name} differs");
     }
 }
@@ -58,31 +76,63 @@ fn they_hold_the_program_and_no_more_and_run_as_nobody() {
     pack(files.path());
     let named = Objects::rendered(&json!({"natsServer": {"enabled": true}}));
     let operator = named.operator()["containers"][0]["image"].as_str().unwrap().to_owned();
-    let flag = named.arguments().into_iter().find_map(|a| a.strip_prefix("--dataplane-image=")).unwrap().to_owned();
+    let flag = named
+        .arguments()
+        .into_iter()
+        .find_map(|a| a.strip_prefix("--dataplane-image="))
+        .unwrap()
+        .to_owned();
     for (program, image) in [("sluice-operator", operator), ("sluice-dataplane", flag)] {
-        let (oci, layer) = (files.path().join(format!("{program}.oci")), files.path().join(format!("{program}.root")));
+        let (oci, layer) = (
+            files.path().join(format!("{program}.oci")),
+            files.path().join(format!("{program}.root")),
+        );
         unpack(&files.path().join(format!("{program}.oci.tar")), &oci);
         assert_eq!(json_of(&oci.join("oci-layout")), json!({"imageLayoutVersion": "1.0.0"}));
         let index = json_of(&oci.join("index.json"));
         let entry = &index["manifests"][0];
         // What the kubelet makes of the chart's short name.
-        assert_eq!(entry["annotations"]["io.containerd.image.name"], format!("docker.io/library/{image}"));
+        assert_eq!(
+            entry["annotations"]["io.containerd.image.name"],
+            format!("docker.io/library/{image}")
+        );
         let manifest = json_of(&blob(&oci, entry));
         let config = json_of(&blob(&oci, &manifest["config"]));
         let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-        assert_eq!((&config["architecture"], &config["os"]), (&json!(architecture), &json!("linux")));
+        assert_eq!(
+            (&config["architecture"], &config["os"]),
+            (&json!(architecture), &json!("linux"))
+        );
         assert_eq!(config["config"]["User"], "65532:65532");
         assert_eq!(config["config"]["Entrypoint"], json!([format!("/{program}")]));
-        let label = |name: &str| config["config"]["Labels"][format!("org.opencontainers.image.{name}")].as_str().unwrap().to_owned();
-        assert_eq!((label("version"), label("licenses")), (env!("CARGO_PKG_VERSION").to_owned(), "Apache-2.0".to_owned()));
-        assert_eq!(config["rootfs"]["diff_ids"], json!([manifest["layers"][0]["digest"]]), "the layer is not compressed");
+        let label = |name: &str| {
+            config["config"]["Labels"][format!("org.opencontainers.image.{name}")]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(
+            (label("version"), label("licenses")),
+            (env!("CARGO_PKG_VERSION").to_owned(), "Apache-2.0".to_owned())
+        );
+        assert_eq!(
+            config["rootfs"]["diff_ids"],
+            json!([manifest["layers"][0]["digest"]]),
+            "the layer is not compressed"
+        );
 
         unpack(&blob(&oci, &manifest["layers"][0]), &layer);
-        let said = Said::of(Command::new("find").args([".", "-type", "f"]).current_dir(&layer)).expect("find");
+        let said = Said::of(Command::new("find").args([".", "-type", "f"]).current_dir(&layer))
+            .expect("find");
         let mut others: Vec<&str> = said.lines().collect();
-        others.retain(|path| *path != format!("./{program}") && *path != "./etc/ssl/certs/ca-certificates.crt");
+        others.retain(|path| {
+            *path != format!("./{program}") && *path != "./etc/ssl/certs/ca-certificates.crt"
+        });
         // The programs of the tests are dynamic; released ones are static and bring no library.
-        assert!(others.iter().all(|path| path.starts_with("./lib") && path.contains(".so")), "{others:?}");
+        assert!(
+            others.iter().all(|path| path.starts_with("./lib") && path.contains(".so")),
+            "{others:?}"
+        );
         runs_as_nobody(&layer, program);
     }
 }

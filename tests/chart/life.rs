@@ -32,23 +32,42 @@ fn every_variant_is_taken_by_the_api_server() {
         let cluster = Cluster::shared();
         for namespace in ["sluice-system", "shop"] {
             cluster.create_namespace(namespace).await;
-            let label = ["label", "namespace", namespace, "pod-security.kubernetes.io/warn=restricted"];
+            let label =
+                ["label", "namespace", namespace, "pod-security.kubernetes.io/warn=restricted"];
             Said::of(cluster.kubectl().args(label)).expect("a label");
         }
         // What a pod that is made at once needs to be there.
         for account in ["sluice", "sse", "robot"] {
-            Said::of(cluster.kubectl().args(["create", "serviceaccount", account, "-n", "sluice-system"])).expect("an account");
+            Said::of(cluster.kubectl().args([
+                "create",
+                "serviceaccount",
+                account,
+                "-n",
+                "sluice-system",
+            ]))
+            .expect("an account");
         }
-        Said::of(cluster.kubectl().args(["create", "priorityclass", "high", "--value=1"])).expect("a class");
+        Said::of(cluster.kubectl().args(["create", "priorityclass", "high", "--value=1"]))
+            .expect("a class");
         let files = TempDir::new().unwrap();
         for row in table() {
             let yaml = template(&row.values).expect(row.what);
             // Its definition is Prometheus Operator's, which is not here.
-            let documents: Vec<&str> = yaml.split("\n---\n").filter(|text| !text.contains("\nkind: PodMonitor\n")).collect();
+            let documents: Vec<&str> = yaml
+                .split("\n---\n")
+                .filter(|text| !text.contains("\nkind: PodMonitor\n"))
+                .collect();
             let file = files.path().join("objects.yaml");
             std::fs::write(&file, documents.join("\n---\n")).unwrap();
             let mut command = cluster.kubectl();
-            command.args(["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--field-manager=tests", "--validate=strict"]);
+            command.args([
+                "apply",
+                "--server-side",
+                "--force-conflicts",
+                "--dry-run=server",
+                "--field-manager=tests",
+                "--validate=strict",
+            ]);
             let said = Said::of(command.arg("-f").arg(&file));
             assert!(said.ok && said.err.is_empty(), "{}: {}", row.what, said.err);
             assert!(said.out.contains("deployment.apps/"), "{}", said.out);
@@ -62,7 +81,10 @@ fn channels_outlive_upgrade_and_uninstall() {
     sluice_tests::run(Duration::from_secs(420), async {
         let site = Site::new().await;
         let nowhere = check(&site.admin, &site.nats.url(), "http://127.0.0.1:1", &[]);
-        assert!(line(&nowhere, "Kubernetes").contains("definition is not installed"), "{nowhere:?}");
+        assert!(
+            line(&nowhere, "Kubernetes").contains("definition is not installed"),
+            "{nowhere:?}"
+        );
 
         // A release of before: its definition lacks a column.
         let old = site.older_chart();
@@ -77,7 +99,12 @@ fn channels_outlive_upgrade_and_uninstall() {
         let said = check(&site.account, &site.nats.url(), &site.operator(), &[]);
         assert!(said.ok && said.out.lines().all(|line| line.starts_with("ok ")), "{said:?}");
         assert!(line(&said, "NATS").contains("with JetStream"), "{said:?}");
-        let said = check(&site.account, &site.nats.url(), &site.operator(), &["--namespace=kube-system", "--namespace=default"]);
+        let said = check(
+            &site.account,
+            &site.nats.url(),
+            &site.operator(),
+            &["--namespace=kube-system", "--namespace=default"],
+        );
         assert!(said.ok && line(&said, "Kubernetes").contains("kube-system, default"), "{said:?}");
 
         // An upgrade brings the new definition and rolls the operators, not the pods that serve.
@@ -85,24 +112,48 @@ fn channels_outlive_upgrade_and_uninstall() {
         assert_eq!(operators.len(), 2);
         site.upgrade(&chart(), &json!({"resync": "20s"}));
         assert!(site.columns().contains(&"URL".to_owned()), "{:?}", site.columns());
-        assert!(site.pods_of("app.kubernetes.io/component=operator", site.home()).iter().all(|pod| !operators.contains(pod)));
+        assert!(
+            site.pods_of("app.kubernetes.io/component=operator", site.home())
+                .iter()
+                .all(|pod| !operators.contains(pod))
+        );
         assert_eq!(site.facts(), born);
 
         // The same again changes nothing.
-        let generation = site.get("deployment/sluice", site.home())["metadata"]["generation"].clone();
+        let generation =
+            site.get("deployment/sluice", site.home())["metadata"]["generation"].clone();
         site.upgrade(&chart(), &json!({"resync": "20s"}));
-        assert_eq!(site.get("deployment/sluice", site.home())["metadata"]["generation"], generation);
+        assert_eq!(
+            site.get("deployment/sluice", site.home())["metadata"]["generation"],
+            generation
+        );
 
         site.rights_were_enough(Timestamp::UNIX_EPOCH);
 
         // Uninstalled: the operator and its rights are gone, channels and their pods go on.
-        let said = site.helm(&["uninstall", "sluice", "--wait", "--timeout=90s"], &Value::Null).expect("helm uninstall");
+        let said = site
+            .helm(&["uninstall", "sluice", "--wait", "--timeout=90s"], &Value::Null)
+            .expect("helm uninstall");
         assert!(said.contains("kept due to the resource policy"), "{said}");
-        let left =
-            ["get", "deployment,service,serviceaccount,role,rolebinding,pdb", "-l", "app.kubernetes.io/part-of=sluice", "-o", "name"];
+        let left = [
+            "get",
+            "deployment,service,serviceaccount,role,rolebinding,pdb",
+            "-l",
+            "app.kubernetes.io/part-of=sluice",
+            "-o",
+            "name",
+        ];
         assert_eq!(site.kubectl(site.home(), &left).expect("kubectl get"), "");
-        // Helm takes their rights away while they end, which may refuse them a last look at the lease.
-        let over = ["wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=operator", "--timeout=60s"];
+        // Helm takes their rights away while they end, which may refuse them a last look at the
+        // lease.
+        let over = [
+            "wait",
+            "--for=delete",
+            "pod",
+            "-l",
+            "app.kubernetes.io/component=operator",
+            "--timeout=60s",
+        ];
         site.kubectl(site.home(), &over).expect("the operators end");
         site.publish("between").await;
         assert_eq!(site.facts(), born);
@@ -111,7 +162,8 @@ fn channels_outlive_upgrade_and_uninstall() {
         // Another release does not take the definition by accident.
         let dry = |more: &[&str], values: &Value| {
             let path = chart();
-            let arguments = [&["install", "other", path.to_str().unwrap(), "--dry-run=server"], more].concat();
+            let arguments =
+                [&["install", "other", path.to_str().unwrap(), "--dry-run=server"], more].concat();
             site.helm(&arguments, &site.values(values))
         };
         let said = dry(&[], &json!({}));
@@ -122,8 +174,17 @@ fn channels_outlive_upgrade_and_uninstall() {
         // Installed again: the channel is looked after as before.
         let again = Timestamp::now();
         site.install(&chart(), "sluice").await;
-        site.kubectl(site.shop(), &["patch", "sse/orders", "--type=merge", "-p", r#"{"spec":{"delivery":{"heartbeat":"7s"}}}"#])
-            .expect("kubectl patch");
+        site.kubectl(
+            site.shop(),
+            &[
+                "patch",
+                "sse/orders",
+                "--type=merge",
+                "-p",
+                r#"{"spec":{"delivery":{"heartbeat":"7s"}}}"#,
+            ],
+        )
+        .expect("kubectl patch");
         site.ready("2");
         site.publish("after").await;
         assert_eq!(site.facts(), born);
@@ -170,7 +231,8 @@ impl Site {
             "nats": {"servers": [self.nats.url()]},
             "dataplane": {"image": "sluice.test/dataplane:1"},
             "logFormat": "text",
-            // The stand-in for a node mounts no token: the operator gets the account's rights by a file.
+            // The stand-in for a node mounts no token: the operator gets the account's rights by a
+            // file.
             "env": [{"name": "KUBECONFIG", "value": self.account}],
         });
         values.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -186,7 +248,8 @@ impl Site {
     }
 
     fn get(&self, what: &str, namespace: &str) -> Value {
-        serde_json::from_str(&self.kubectl(namespace, &["get", what, "-o", "json"]).expect(what)).unwrap()
+        serde_json::from_str(&self.kubectl(namespace, &["get", what, "-o", "json"]).expect(what))
+            .unwrap()
     }
 
     async fn install(&self, chart: &Path, release: &str) {
@@ -199,12 +262,14 @@ impl Site {
     }
 
     fn upgrade(&self, chart: &Path, more: &Value) {
-        self.helm(&["upgrade", "sluice", chart.to_str().unwrap()], &self.values(more)).expect("helm upgrade");
+        self.helm(&["upgrade", "sluice", chart.to_str().unwrap()], &self.values(more))
+            .expect("helm upgrade");
         self.rolled_out();
     }
 
     fn rolled_out(&self) {
-        self.kubectl(self.home(), &["rollout", "status", "deployment/sluice", "--timeout=120s"]).expect("the operators run");
+        self.kubectl(self.home(), &["rollout", "status", "deployment/sluice", "--timeout=120s"])
+            .expect("the operators run");
     }
 
     /// A copy of the chart whose definition is older.
@@ -213,7 +278,8 @@ impl Site {
         Said::of(Command::new("cp").arg("-r").arg(chart()).arg(&copy)).expect("cp");
         let file = copy.join("files/ssechannels.yaml");
         let text = std::fs::read_to_string(&file).unwrap();
-        let column = "    - jsonPath: .status.endpoints[0].url\n      name: URL\n      type: string\n";
+        let column =
+            "    - jsonPath: .status.endpoints[0].url\n      name: URL\n      type: string\n";
         assert!(text.contains(column));
         std::fs::write(&file, text.replace(column, "")).unwrap();
         copy
@@ -221,7 +287,8 @@ impl Site {
 
     fn columns(&self) -> Vec<String> {
         let definition = self.get(DEFINITION, self.home());
-        let columns = definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
+        let columns =
+            definition["spec"]["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
         columns.iter().map(|column| column["name"].as_str().unwrap().to_owned()).collect()
     }
 
@@ -235,7 +302,8 @@ impl Site {
     fn ready(&self, generation: &str) {
         let observed = format!("--for=jsonpath={{.status.observedGeneration}}={generation}");
         for condition in [observed.as_str(), "--for=condition=Ready"] {
-            let said = self.kubectl(self.shop(), &["wait", condition, "sse/orders", "--timeout=120s"]);
+            let said =
+                self.kubectl(self.shop(), &["wait", condition, "sse/orders", "--timeout=120s"]);
             assert!(said.ok, "{said:?}: {:#}", self.get("sse/orders", self.shop())["status"]);
         }
     }
@@ -250,10 +318,17 @@ impl Site {
 
     /// Uids of the pods that are not ending.
     fn pods_of(&self, label: &str, namespace: &str) -> Vec<String> {
-        let list: Value =
-            serde_json::from_str(&self.kubectl(namespace, &["get", "pods", "-l", label, "-o", "json"]).expect("pods")).unwrap();
-        let staying = list["items"].as_array().unwrap().iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-        let mut uids: Vec<String> = staying.map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect();
+        let list: Value = serde_json::from_str(
+            &self.kubectl(namespace, &["get", "pods", "-l", label, "-o", "json"]).expect("pods"),
+        )
+        .unwrap();
+        let staying = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let mut uids: Vec<String> =
+            staying.map(|pod| pod["metadata"]["uid"].as_str().unwrap().to_owned()).collect();
         uids.sort();
         uids
     }
@@ -261,7 +336,9 @@ impl Site {
     /// Address of a pod's port.
     fn address(&self, label: &str, namespace: &str, port: u16) -> String {
         let path = "jsonpath={.items[0].status.podIP}";
-        let ip = self.kubectl(namespace, &["get", "pods", "-l", label, "-o", path]).expect("a pod's address");
+        let ip = self
+            .kubectl(namespace, &["get", "pods", "-l", label, "-o", path])
+            .expect("a pod's address");
         format!("http://{ip}:{port}")
     }
 
@@ -271,12 +348,17 @@ impl Site {
     }
 
     async fn publish(&self, payload: &str) {
-        self.streams.publish(&format!("sse.{}.orders.", self.shop()), "t", payload.to_owned()).await;
+        self.streams
+            .publish(&format!("sse.{}.orders.", self.shop()), "t", payload.to_owned())
+            .await;
     }
 
     /// Waits until a pod serves these events and no others.
     async fn serves(&self, payloads: &[&str]) {
-        let url = format!("{}/channels/orders?from=earliest", self.address("sluice.dev/channel=orders", self.shop(), 8080));
+        let url = format!(
+            "{}/channels/orders?from=earliest",
+            self.address("sluice.dev/channel=orders", self.shop(), 8080)
+        );
         let client = reqwest::Client::new();
         eventually(&format!("{url} serves {payloads:?}"), LIMIT, async || {
             let answer = client.get(&url).header("Accept", "application/json").send().await.ok()?;
@@ -292,8 +374,12 @@ impl Site {
         let mut entries = self.cluster.audit().of_user(&user);
         entries.retain(|entry| entry.request_received_timestamp >= since);
         assert!(entries.iter().any(Entry::is_write), "the operators wrote nothing");
-        assert!(entries.iter().any(|e| e.object_ref.resource == "leases"), "no lease was asked for");
-        let refused: Vec<String> = entries.iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
+        assert!(
+            entries.iter().any(|e| e.object_ref.resource == "leases"),
+            "no lease was asked for"
+        );
+        let refused: Vec<String> =
+            entries.iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
         assert!(refused.is_empty(), "{refused:#?}");
         assert!(!entries.iter().any(|e| e.object_ref.resource == "secrets"), "a Secret was read");
     }
@@ -305,7 +391,9 @@ impl Drop for Site {
             println!("--- {}", self.kubectl(self.home(), &["get", "all,lease,events"]).out);
             println!("--- {}", self.kubectl(self.shop(), &["get", "sse,deploy,pod,events"]).out);
             for namespace in &self.namespaces {
-                self.cluster.node().each_process(namespace, |pod, process| println!("--- {pod}\n{}", process.stderr()));
+                self.cluster.node().each_process(namespace, |pod, process| {
+                    println!("--- {pod}\n{}", process.stderr())
+                });
             }
         }
         for namespace in &self.namespaces {

@@ -15,8 +15,14 @@ fn table() -> Vec<(Value, &'static [&'static str])> {
         (json!({"nats": {"servers": ["http://a:4222"]}}), &["servers", "pattern"]),
         (json!({"nats": {"server": ["nats://a:4222"]}}), &["server"]),
         (json!({"natsServer": {"enabled": "yes"}}), &["natsServer", "enabled", "boolean"]),
-        (json!({"natsServer": {"enabled": true, "persistence": {"size": "ten"}}}), &["persistence", "size"]),
-        (json!({"natsServer": {"enabled": true, "image": {"tag": 2.15}}}), &["image", "tag", "string"]),
+        (
+            json!({"natsServer": {"enabled": true, "persistence": {"size": "ten"}}}),
+            &["persistence", "size"],
+        ),
+        (
+            json!({"natsServer": {"enabled": true, "image": {"tag": 2.15}}}),
+            &["image", "tag", "string"],
+        ),
         (json!({"image": {"pullPolicy": "Sometimes"}}), &["pullPolicy", "IfNotPresent"]),
         (json!({"resync": "30"}), &["resync", "pattern"]),
         (json!({"logFormat": "xml"}), &["logFormat", "json"]),
@@ -44,7 +50,11 @@ fn what_cannot_be_meant_is_refused_in_words_that_name_it() {
         }
         let said = template(&values);
         assert!(!said.ok, "{broken} was taken");
-        assert!(said.err.contains("values don't meet the specifications of the schema"), "{broken}: {}", said.err);
+        assert!(
+            said.err.contains("values don't meet the specifications of the schema"),
+            "{broken}: {}",
+            said.err
+        );
         for word in words {
             assert!(said.err.contains(word), "{broken}: {word} is not in: {}", said.err);
         }
@@ -53,11 +63,15 @@ fn what_cannot_be_meant_is_refused_in_words_that_name_it() {
 
 #[test]
 fn every_object_of_the_schema_is_closed() {
-    let schema: Value = serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
+    let schema: Value =
+        serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
     let mut open = Vec::new();
     walk(&schema, "", &mut open);
     // What Kubernetes itself defines, and what Helm hands to all charts.
-    open.retain(|path| !path.contains("ffinity") && !["from", "valueFrom", "objects", "global"].iter().any(|known| path.contains(known)));
+    open.retain(|path| {
+        !path.contains("ffinity")
+            && !["from", "valueFrom", "objects", "global"].iter().any(|known| path.contains(known))
+    });
     assert_eq!(open, [""; 0], "objects that take any key");
 }
 
@@ -66,7 +80,9 @@ fn walk(schema: &Value, path: &str, open: &mut Vec<String>) {
         open.push(path.to_owned());
     }
     match schema {
-        Value::Object(members) => members.iter().for_each(|(name, member)| walk(member, &format!("{path}/{name}"), open)),
+        Value::Object(members) => {
+            members.iter().for_each(|(name, member)| walk(member, &format!("{path}/{name}"), open))
+        }
         Value::Array(items) => items.iter().for_each(|item| walk(item, path, open)),
         _ => {}
     }
@@ -75,8 +91,10 @@ fn walk(schema: &Value, path: &str, open: &mut Vec<String>) {
 /// A value without a rule would be taken unseen, and a rule without a value would be undocumented.
 #[test]
 fn values_and_schema_name_the_same() {
-    let schema: Value = serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
-    let values: Value = serde_saphyr::from_str(&crate::helm::read("charts/sluice/values.yaml")).unwrap();
+    let schema: Value =
+        serde_json::from_str(&crate::helm::read("charts/sluice/values.schema.json")).unwrap();
+    let values: Value =
+        serde_saphyr::from_str(&crate::helm::read("charts/sluice/values.yaml")).unwrap();
     let mut findings = Vec::new();
     compare(&schema["properties"], &values, "", &mut findings);
     findings.retain(|path| path != ".global");
@@ -85,7 +103,12 @@ fn values_and_schema_name_the_same() {
 
 fn compare(properties: &Value, values: &Value, path: &str, findings: &mut Vec<String>) {
     let (properties, values) = (properties.as_object().unwrap(), values.as_object().unwrap());
-    findings.extend(properties.keys().filter(|name| !values.contains_key(*name)).map(|name| format!("{path}.{name}")));
+    findings.extend(
+        properties
+            .keys()
+            .filter(|name| !values.contains_key(*name))
+            .map(|name| format!("{path}.{name}")),
+    );
     for (name, value) in values {
         match properties.get(name) {
             None => findings.push(format!("{path}.{name}")),

@@ -15,7 +15,13 @@ use crate::{
 fn lint_finds_nothing() {
     for row in table() {
         let said = helm(&["lint", "--strict", chart().to_str().unwrap()], &row.values, None);
-        assert!(said.ok && !said.out.contains("[WARNING]") && !said.out.contains("[ERROR]"), "{}: {}{}", row.what, said.out, said.err);
+        assert!(
+            said.ok && !said.out.contains("[WARNING]") && !said.out.contains("[ERROR]"),
+            "{}: {}{}",
+            row.what,
+            said.out,
+            said.err
+        );
     }
 }
 
@@ -27,7 +33,8 @@ fn values_lead_to_what_they_say() {
     }
 }
 
-/// The strictest of the Pod Security Standards, field by field; the API server judges the same elsewhere.
+/// The strictest of the Pod Security Standards, field by field; the API server judges the same
+/// elsewhere.
 #[test]
 fn every_pod_is_restricted() {
     let mut seen = 0;
@@ -45,10 +52,12 @@ fn every_pod_is_restricted() {
                 assert!(pod.get(forbidden).is_none());
             }
             for container in pod["containers"].as_array().unwrap() {
-                let security =
-                    json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+                let security = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
                 assert_eq!(container["securityContext"], security, "{}", row.what);
-                assert!(!container["resources"]["requests"].is_null() && !container["resources"]["limits"]["memory"].is_null());
+                assert!(
+                    !container["resources"]["requests"].is_null()
+                        && !container["resources"]["limits"]["memory"].is_null()
+                );
             }
         }
     }
@@ -57,17 +66,26 @@ fn every_pod_is_restricted() {
 
 #[test]
 fn every_object_is_labelled_and_in_the_release_s_namespace() {
-    const CLUSTER_WIDE: [&str; 3] = ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+    const CLUSTER_WIDE: [&str; 3] =
+        ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
     for row in table() {
         for object in Objects::rendered(&row.values).all() {
             let (kind, metadata) = (object["kind"].as_str().unwrap(), &object["metadata"]);
             let what = format!("{}: {kind} {}", row.what, metadata["name"]);
-            for label in ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component", "helm.sh/chart"] {
+            for label in [
+                "app.kubernetes.io/name",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/component",
+                "helm.sh/chart",
+            ] {
                 assert!(metadata["labels"][label].is_string(), "{what} has no label {label}");
             }
             match metadata["namespace"].as_str() {
                 None => assert!(CLUSTER_WIDE.contains(&kind), "{what} has no namespace"),
-                Some(namespace) => assert!(["sluice-system", "shop"].contains(&namespace), "{what} is in {namespace}"),
+                Some(namespace) => assert!(
+                    ["sluice-system", "shop"].contains(&namespace),
+                    "{what} is in {namespace}"
+                ),
             }
         }
     }
@@ -78,11 +96,25 @@ fn the_operator_s_rights_are_those_of_the_files() {
     let rules = |file: &str| serde_saphyr::from_str::<Value>(&read(file)).unwrap();
     for row in table() {
         let objects = Objects::rendered(&row.values);
-        let own = objects.names("ClusterRole").into_iter().find(|name| !name.ends_with("-view") && !name.ends_with("-edit")).unwrap();
-        assert_eq!(objects.get("ClusterRole", own)["rules"], rules("charts/sluice/files/rbac-rules.yaml"), "{}", row.what);
+        let own = objects
+            .names("ClusterRole")
+            .into_iter()
+            .find(|name| !name.ends_with("-view") && !name.ends_with("-edit"))
+            .unwrap();
+        assert_eq!(
+            objects.get("ClusterRole", own)["rules"],
+            rules("charts/sluice/files/rbac-rules.yaml"),
+            "{}",
+            row.what
+        );
         let leader = objects.names("Role");
         assert_eq!(leader.len(), 1);
-        assert_eq!(objects.get("Role", leader[0])["rules"], rules("charts/sluice/files/leader-rules.yaml"), "{}", row.what);
+        assert_eq!(
+            objects.get("Role", leader[0])["rules"],
+            rules("charts/sluice/files/leader-rules.yaml"),
+            "{}",
+            row.what
+        );
     }
 }
 
@@ -101,7 +133,9 @@ fn plain(value: &Value) -> Value {
     match value {
         Value::Number(number) => json!(number.as_f64()),
         Value::Array(items) => items.iter().map(plain).collect(),
-        Value::Object(members) => Value::Object(members.iter().map(|(name, member)| (name.clone(), plain(member))).collect()),
+        Value::Object(members) => Value::Object(
+            members.iter().map(|(name, member)| (name.clone(), plain(member))).collect(),
+        ),
         other => other.clone(),
     }
 }
@@ -113,10 +147,16 @@ fn versions_are_the_workspace_s() {
     assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
     let objects = Objects::rendered(&json!({"natsServer": {"enabled": true}}));
     assert_eq!(objects.operator()["containers"][0]["image"], format!("sluice-operator:{version}"));
-    assert!(objects.arguments().contains(&format!("--dataplane-image=sluice-dataplane:{version}").as_str()));
+    assert!(
+        objects
+            .arguments()
+            .contains(&format!("--dataplane-image=sluice-dataplane:{version}").as_str())
+    );
     let file = read("Dockerfile");
     for stage in ["operator", "dataplane"] {
-        let label = format!("org.opencontainers.image.title=\"sluice-{stage}\" org.opencontainers.image.version=\"{version}\"");
+        let label = format!(
+            "org.opencontainers.image.title=\"sluice-{stage}\" org.opencontainers.image.version=\"{version}\""
+        );
         assert!(file.contains(&label), "Dockerfile: {label}");
     }
 }
@@ -128,8 +168,12 @@ fn the_notes_say_what_to_do_next() {
         // Another test has the definition of its own release in this cluster.
         values["crds"] = json!({"enabled": false});
         let path = chart();
-        let said =
-            helm(&["install", "sse", path.to_str().unwrap(), "-n", "ops", "--dry-run=client"], &values, Some(&cluster)).expect("a dry run");
+        let said = helm(
+            &["install", "sse", path.to_str().unwrap(), "-n", "ops", "--dry-run=client"],
+            &values,
+            Some(&cluster),
+        )
+        .expect("a dry run");
         said.split_once("\nNOTES:\n").expect("notes").1.to_owned()
     };
     let text = notes(json!({"natsServer": {"enabled": true}}));
@@ -142,16 +186,26 @@ fn the_notes_say_what_to_do_next() {
         assert!(text.contains(command), "{command}:\n{text}");
     }
     assert!(text.contains("to try with") && !text.contains("WARNING"), "{text}");
-    let forgets = notes(json!({"natsServer": {"enabled": true, "persistence": {"enabled": false}}}));
+    let forgets =
+        notes(json!({"natsServer": {"enabled": true, "persistence": {"enabled": false}}}));
     assert!(forgets.contains("ALL EVENTS ARE LOST"), "{forgets}");
-    let own = notes(json!({"nats": {"servers": ["nats://mine:4222"]}, "watchNamespaces": ["shop"]}));
-    assert!(own.contains("nats://mine:4222") && !own.contains("to try with") && own.contains("-n shop"), "{own}");
+    let own =
+        notes(json!({"nats": {"servers": ["nats://mine:4222"]}, "watchNamespaces": ["shop"]}));
+    assert!(
+        own.contains("nats://mine:4222") && !own.contains("to try with") && own.contains("-n shop"),
+        "{own}"
+    );
 }
 
 #[test]
 fn without_a_nats_it_says_how_to_name_one() {
     let said = template(&json!({}));
-    assert!(!said.ok && said.err.contains("--set natsServer.enabled=true") && said.err.contains("nats.servers"), "{said:?}");
+    assert!(
+        !said.ok
+            && said.err.contains("--set natsServer.enabled=true")
+            && said.err.contains("nats.servers"),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -35,7 +35,8 @@ pub(crate) const RELEASE: &str = "sluice";
 pub(crate) const SHOP: &str = "shop";
 /// The channel that has subscribers while things go wrong.
 pub(crate) const LIVE: &str = "live";
-/// Longest that a state may take to be reached: far more than it needs, since the machine may be busy.
+/// Longest that a state may take to be reached: far more than it needs, since the machine may be
+/// busy.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// The cluster and what is on it.
@@ -50,7 +51,11 @@ pub(crate) struct Bed {
 }
 
 static BED: LazyLock<Bed> = LazyLock::new(|| Bed {
-    runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime"),
+    runtime: tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime"),
     client: OnceCell::new(),
     fleet: tokio::sync::Mutex::new(None),
     rows: Mutex::new(Vec::new()),
@@ -68,7 +73,8 @@ impl Bed {
         &self.runtime
     }
 
-    /// Directory of the cluster's state, where this project's own cluster runs (`bed/exec.sh` names it).
+    /// Directory of the cluster's state, where this project's own cluster runs (`bed/exec.sh` names
+    /// it).
     fn state() -> Option<PathBuf> {
         std::env::var_os("SLUICE_CLUSTER").map(PathBuf::from)
     }
@@ -90,13 +96,18 @@ impl Bed {
 
     /// A client with an administrator's rights.
     pub(crate) async fn client(&self) -> Client {
-        self.client.get_or_init(async || Client::try_default().await.expect("a client from KUBECONFIG")).await.clone()
+        self.client
+            .get_or_init(async || Client::try_default().await.expect("a client from KUBECONFIG"))
+            .await
+            .clone()
     }
 
     /// A channel as the API shows it; null when it is not there.
     pub(crate) async fn channel(&self, namespace: &str, name: &str) -> Value {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("sluice.dev", "v1alpha1", "SseChannel"));
-        let channels: Api<DynamicObject> = Api::namespaced_with(self.client().await, namespace, &kind);
+        let kind =
+            ApiResource::from_gvk(&GroupVersionKind::gvk("sluice.dev", "v1alpha1", "SseChannel"));
+        let channels: Api<DynamicObject> =
+            Api::namespaced_with(self.client().await, namespace, &kind);
         let channel = channels.get_opt(name).await.ok().flatten();
         channel.map_or(Value::Null, |channel| serde_json::to_value(channel).expect("JSON"))
     }
@@ -115,14 +126,21 @@ impl Bed {
             }
         };
         let in_time = tokio::time::timeout(LIMIT, ready).await.is_ok();
-        assert!(in_time, "not within {LIMIT:?}: {what}; it says {:#}", last["status"]["conditions"]);
+        assert!(
+            in_time,
+            "not within {LIMIT:?}: {what}; it says {:#}",
+            last["status"]["conditions"]
+        );
         last
     }
 
     /// The pods with these labels.
     pub(crate) async fn pods(&self, namespace: &str, labels: &str) -> Vec<Pod> {
         let pods: Api<Pod> = Api::namespaced(self.client().await, namespace);
-        pods.list(&ListParams::default().labels(labels)).await.map(|list| list.items).unwrap_or_default()
+        pods.list(&ListParams::default().labels(labels))
+            .await
+            .map(|list| list.items)
+            .unwrap_or_default()
     }
 
     /// A channel's pods that are not on their way out, by name.
@@ -133,12 +151,14 @@ impl Bed {
         pods
     }
 
-    /// Waits until a channel has exactly `count` pods, all ready and none on its way out, and says that it is ready.
+    /// Waits until a channel has exactly `count` pods, all ready and none on its way out, and says
+    /// that it is ready.
     pub(crate) async fn until_pods(&self, name: &str, count: usize) -> Vec<Pod> {
         let what = format!("{count} ready pods of {name}, and no other");
         let pods = eventually(&what, LIMIT, async || {
             let pods = self.pods(SHOP, &format!("sluice.dev/channel={name}")).await;
-            let settled = pods.iter().all(|p| is_ready(p) && p.metadata.deletion_timestamp.is_none());
+            let settled =
+                pods.iter().all(|p| is_ready(p) && p.metadata.deletion_timestamp.is_none());
             (pods.len() == count && settled).then_some(pods)
         });
         let pods = pods.await;
@@ -148,7 +168,8 @@ impl Bed {
 
     /// The operator's pods.
     pub(crate) async fn operators(&self) -> Vec<Pod> {
-        let labels = format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator");
+        let labels =
+            format!("app.kubernetes.io/instance={RELEASE},app.kubernetes.io/component=operator");
         let mut pods = self.pods(SYSTEM, &labels).await;
         pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
         pods
@@ -160,7 +181,8 @@ impl Bed {
         eventually("the operators are ready", LIMIT, async || {
             let replicas = deployments.get_opt(RELEASE).await.ok()??.spec?.replicas?;
             let pods = self.operators().await;
-            (pods.len() == usize::try_from(replicas).ok()? && pods.iter().all(is_ready)).then_some(pods)
+            (pods.len() == usize::try_from(replicas).ok()? && pods.iter().all(is_ready))
+                .then_some(pods)
         })
         .await
     }
@@ -169,9 +191,16 @@ impl Bed {
     pub(crate) async fn address(&self, namespace: &str, service: &str, port: &str) -> SocketAddr {
         let services: Api<Service> = Api::namespaced(self.client().await, namespace);
         let what = format!("service {namespace}/{service}");
-        let found = eventually(&what, LIMIT, async || services.get_opt(service).await.ok().flatten()).await;
+        let found =
+            eventually(&what, LIMIT, async || services.get_opt(service).await.ok().flatten()).await;
         let spec = found.spec.expect("a Service has a spec");
-        let number = spec.ports.unwrap_or_default().iter().find(|p| p.name.as_deref() == Some(port)).map(|p| p.port).expect("its port");
+        let number = spec
+            .ports
+            .unwrap_or_default()
+            .iter()
+            .find(|p| p.name.as_deref() == Some(port))
+            .map(|p| p.port)
+            .expect("its port");
         let ip = spec.cluster_ip.and_then(|ip| ip.parse().ok()).expect("an address of the cluster");
         SocketAddr::new(ip, u16::try_from(number).expect("a port"))
     }
@@ -208,7 +237,8 @@ impl Bed {
 
 /// A channel's condition if it is about the newest generation.
 pub(crate) fn current_condition<'a>(channel: &'a Value, kind: &str) -> Option<&'a Value> {
-    let condition = channel["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?;
+    let condition =
+        channel["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?;
     (condition["observedGeneration"] == channel["metadata"]["generation"]).then_some(condition)
 }
 

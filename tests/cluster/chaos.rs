@@ -1,5 +1,5 @@
-//! Things go wrong while 200 subscribers read through the Service. After each case every one of them must have every
-//! event once.
+//! Things go wrong while 200 subscribers read through the Service. After each case every one of
+//! them must have every event once.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -20,8 +20,8 @@ use crate::{
     pages::{typed, typed_for},
 };
 
-/// Short times, so that the cases are short: clients notice a dead node after three heartbeats, and a rollout takes a
-/// grace period for each pod.
+/// Short times, so that the cases are short: clients notice a dead node after three heartbeats, and
+/// a rollout takes a grace period for each pod.
 const MANIFEST: &str = "
 apiVersion: sluice.dev/v1alpha1
 kind: SseChannel
@@ -57,7 +57,8 @@ pub(crate) async fn subscribers_connect(bed: &'static Bed) {
 
 /// A node is gone without a word; its pods come up elsewhere, and then it is back.
 pub(crate) async fn a_node_loses_power(bed: &'static Bed) {
-    // The tests reach Services through the first node, and a single NATS server cannot be in two places.
+    // The tests reach Services through the first node, and a single NATS server cannot be in two
+    // places.
     let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
     let spared = ["node-1", nats.first().map_or("", node_of)];
     let victim = populated_node(bed, &spared).await;
@@ -66,7 +67,8 @@ pub(crate) async fn a_node_loses_power(bed: &'static Bed) {
         nodes::until_node(bed, &victim, false).await;
         eventually("three ready pods on the other nodes", LIMIT, async || {
             let pods = bed.channel_pods(LIVE).await;
-            let elsewhere = pods.iter().filter(|pod| crate::bed::is_ready(pod) && node_of(pod) != victim);
+            let elsewhere =
+                pods.iter().filter(|pod| crate::bed::is_ready(pod) && node_of(pod) != victim);
             (elsewhere.count() == 3).then_some(())
         })
         .await;
@@ -80,12 +82,16 @@ pub(crate) async fn a_node_loses_power(bed: &'static Bed) {
     .await;
 }
 
-/// A node that is none of `spared` and runs a pod of the channel. Spreading is a preference of the scheduler and not a
-/// promise, so a pod may have to be moved there first.
+/// A node that is none of `spared` and runs a pod of the channel. Spreading is a preference of the
+/// scheduler and not a promise, so a pod may have to be moved there first.
 async fn populated_node(bed: &Bed, spared: &[&str]) -> String {
     let nodes: Api<Node> = Api::all(bed.client().await);
     let all = nodes.list(&ListParams::default()).await.expect("the nodes").items;
-    let node = all.iter().map(ResourceExt::name_any).find(|name| !spared.contains(&name.as_str())).expect("a node that can be spared");
+    let node = all
+        .iter()
+        .map(ResourceExt::name_any)
+        .find(|name| !spared.contains(&name.as_str()))
+        .expect("a node that can be spared");
     let pods = bed.until_pods(LIVE, 3).await;
     if !pods.iter().any(|pod| node_of(pod) == node) {
         for other in spared {
@@ -115,7 +121,9 @@ async fn busiest(bed: &Bed) -> Pod {
 /// How many subscribers a pod has, as its admin port says.
 async fn subscribers(pod: &Pod) -> Option<usize> {
     let ip = pod.status.as_ref()?.pod_ip.clone()?;
-    let request = reqwest::Client::new().get(format!("http://{ip}:9090/debug/subscribers")).timeout(Duration::from_secs(5));
+    let request = reqwest::Client::new()
+        .get(format!("http://{ip}:9090/debug/subscribers"))
+        .timeout(Duration::from_secs(5));
     let open = request.send().await.ok()?.json::<Value>().await.ok()?;
     usize::try_from(open["total"].as_u64()?).ok()
 }
@@ -152,19 +160,25 @@ pub(crate) async fn the_channel_is_restarted(bed: &'static Bed) {
     case(bed, "kubectl rollout restart", async {
         typed_for(bed, &block("cluster", "restart"), LIVE).await;
         let after = uids(&bed.until_pods(LIVE, 3).await);
-        assert!(before.iter().all(|uid| !after.contains(uid)), "a pod was not replaced: {before:?}, {after:?}");
+        assert!(
+            before.iter().all(|uid| !after.contains(uid)),
+            "a pod was not replaced: {before:?}, {after:?}"
+        );
     })
     .await;
 }
 
 /// `kubectl scale` of the channel.
 pub(crate) async fn it_is_scaled_from_one_to_four_to_one(bed: &'static Bed) {
-    for (name, replicas) in [("scaled 3 → 1", 1), ("scaled 1 → 4", 4), ("scaled 4 → 1", 1), ("scaled 1 → 3", 3)] {
+    for (name, replicas) in
+        [("scaled 3 → 1", 1), ("scaled 1 → 4", 4), ("scaled 4 → 1", 1), ("scaled 1 → 3", 3)]
+    {
         case(bed, name, async {
             if replicas == 3 {
                 typed_for(bed, &block("cluster", "scale"), LIVE).await;
             } else {
-                kubectl(&["scale", "sse/live", "-n", SHOP, &format!("--replicas={replicas}")]).await;
+                kubectl(&["scale", "sse/live", "-n", SHOP, &format!("--replicas={replicas}")])
+                    .await;
             }
             bed.until_pods(LIVE, replicas).await;
         })
@@ -175,7 +189,8 @@ pub(crate) async fn it_is_scaled_from_one_to_four_to_one(bed: &'static Bed) {
     }
 }
 
-/// Every subscriber comes back anew, as when people reload their pages: so that new pods have some too.
+/// Every subscriber comes back anew, as when people reload their pages: so that new pods have some
+/// too.
 async fn subscribers_move(bed: &Bed) {
     if let Some(fleet) = bed.fleet.lock().await.as_ref() {
         fleet.reconnect();
@@ -183,12 +198,14 @@ async fn subscribers_move(bed: &Bed) {
     case(bed, "all subscribers reconnect at once", async {}).await;
 }
 
-/// The eviction API, which `kubectl drain` uses: one pod may go at a time, the second is refused with 429.
+/// The eviction API, which `kubectl drain` uses: one pod may go at a time, the second is refused
+/// with 429.
 pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
     let mut victims = bed.until_pods(LIVE, 3).await;
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(bed.client().await, SHOP);
     eventually("the budget allows one disruption", LIMIT, async || {
-        let budgets = budgets.list(&ListParams::default().labels("sluice.dev/channel=live")).await.ok()?;
+        let budgets =
+            budgets.list(&ListParams::default().labels("sluice.dev/channel=live")).await.ok()?;
         (budgets.items.first()?.status.as_ref()?.disruptions_allowed == 1).then_some(())
     })
     .await;
@@ -198,9 +215,13 @@ pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
         let taken = evict(&first).await;
         assert!(taken.ok, "the first may go: {}", taken.err);
         let refused = evict(&second).await;
-        let is_429 = refused.err.contains("TooManyRequests") && refused.err.contains("disruption budget");
+        let is_429 =
+            refused.err.contains("TooManyRequests") && refused.err.contains("disruption budget");
         assert!(!refused.ok && is_429, "the second must wait: {}{}", refused.out, refused.err);
-        eventually("the evicted pod is gone", LIMIT, async || pods.get_opt(&first).await.ok().filter(Option::is_none).map(drop)).await;
+        eventually("the evicted pod is gone", LIMIT, async || {
+            pods.get_opt(&first).await.ok().filter(Option::is_none).map(drop)
+        })
+        .await;
         bed.until_pods(LIVE, 3).await;
     })
     .await;
@@ -209,8 +230,11 @@ pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
 /// `kubectl drain`: all pods of a node go, one of the channel at a time, and come up elsewhere.
 pub(crate) async fn a_node_is_drained(bed: &'static Bed) {
     let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
-    let node = populated_node(bed, &["node-1", "sluice-control-plane", nats.first().map_or("", node_of)]).await;
-    let [drain, uncordon] = <[String; 2]>::try_from(block("cluster", "drain").commands()).expect("two commands");
+    let node =
+        populated_node(bed, &["node-1", "sluice-control-plane", nats.first().map_or("", node_of)])
+            .await;
+    let [drain, uncordon] =
+        <[String; 2]>::try_from(block("cluster", "drain").commands()).expect("two commands");
     case(bed, "kubectl drain of a node", async {
         typed(bed, &drain.replace("NODE", &node)).await;
         let pods = bed.until_pods(LIVE, 3).await;
@@ -226,8 +250,14 @@ pub(crate) async fn a_node_is_drained(bed: &'static Bed) {
 
 /// Asks once, as it is: the client library would ask again until it is allowed.
 async fn evict(pod: &str) -> Said {
-    let eviction = format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{SHOP}"}}}}"#);
-    kubectl_with(&["create", "--raw", &format!("/api/v1/namespaces/{SHOP}/pods/{pod}/eviction"), "-f", "-"], &eviction).await
+    let eviction = format!(
+        r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}","namespace":"{SHOP}"}}}}"#
+    );
+    kubectl_with(
+        &["create", "--raw", &format!("/api/v1/namespaces/{SHOP}/pods/{pod}/eviction"), "-f", "-"],
+        &eviction,
+    )
+    .await
 }
 
 /// The operator that acts gets SIGKILL; the other takes over. Subscribers notice nothing.
@@ -238,12 +268,25 @@ pub(crate) async fn the_operators_leader_is_killed(bed: &'static Bed) {
     case(bed, "the operator's leader is killed", async {
         nodes::kill(&leader, "sluice-operator");
         // Something for the next leader to do.
-        kubectl(&["patch", "sse/live", "-n", SHOP, "--type=merge", "-p", r#"{"spec":{"delivery":{"writeTimeout":"11s"}}}"#]).await;
+        kubectl(&[
+            "patch",
+            "sse/live",
+            "-n",
+            SHOP,
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"delivery":{"writeTimeout":"11s"}}}"#,
+        ])
+        .await;
         bed.until_ready(SHOP, LIVE).await;
         bed.until_operators_are_ready().await;
     })
     .await;
-    assert_eq!(before, uids(&bed.until_pods(LIVE, 3).await), "the channel's pods are the same ones");
+    assert_eq!(
+        before,
+        uids(&bed.until_pods(LIVE, 3).await),
+        "the channel's pods are the same ones"
+    );
 }
 
 /// `helm upgrade` to another setting of the operator: its pods are replaced, the channels' are not.
@@ -253,14 +296,30 @@ pub(crate) async fn the_operator_is_upgraded(bed: &'static Bed) {
     case(bed, "helm upgrade of the operator", async {
         typed(bed, &block("cluster", "upgrade").command()).await;
         let operators_after = uids(&bed.until_operators_are_ready().await);
-        assert!(operators_before.iter().all(|uid| !operators_after.contains(uid)), "the operators were not replaced");
+        assert!(
+            operators_before.iter().all(|uid| !operators_after.contains(uid)),
+            "the operators were not replaced"
+        );
         // The new ones act.
-        kubectl(&["patch", "sse/live", "-n", SHOP, "--type=merge", "-p", r#"{"spec":{"delivery":{"writeTimeout":"12s"}}}"#]).await;
+        kubectl(&[
+            "patch",
+            "sse/live",
+            "-n",
+            SHOP,
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"delivery":{"writeTimeout":"12s"}}}"#,
+        ])
+        .await;
         bed.until_ready(SHOP, LIVE).await;
     })
     .await;
     let pods_after = bed.until_pods(LIVE, 3).await;
-    assert_eq!(uids(&pods_before), uids(&pods_after), "an upgrade of the operator restarts no channel");
+    assert_eq!(
+        uids(&pods_before),
+        uids(&pods_after),
+        "an upgrade of the operator restarts no channel"
+    );
     let count = |pods: &[Pod]| pods.iter().map(restarts).sum::<i32>();
     assert_eq!(count(&pods_before), count(&pods_after), "nor any of its containers");
 }
@@ -280,7 +339,11 @@ pub(crate) async fn nats_is_killed(bed: &'static Bed) {
         bed.until_ready(SHOP, LIVE).await;
     })
     .await;
-    assert_eq!(uids(&pods), uids(&bed.until_pods(LIVE, 3).await), "the channel's pods are the same ones");
+    assert_eq!(
+        uids(&pods),
+        uids(&bed.until_pods(LIVE, 3).await),
+        "the channel's pods are the same ones"
+    );
 }
 
 /// The end of the chaos.
@@ -290,6 +353,9 @@ pub(crate) async fn subscribers_leave(bed: &'static Bed) {
     drop(fleet);
     // The pods see that they are gone: their places are free again.
     for pod in bed.channel_pods(LIVE).await {
-        eventually("no subscriber is left", LIMIT, async || subscribers(&pod).await.filter(|count| *count == 0)).await;
+        eventually("no subscriber is left", LIMIT, async || {
+            subscribers(&pod).await.filter(|count| *count == 0)
+        })
+        .await;
     }
 }

@@ -46,9 +46,18 @@ impl Row {
 
     /// All rows as a table.
     pub(crate) fn table(rows: &[Self]) -> String {
-        let head = ["case", "seconds", "sent", "delivered", "duplicated", "missing", "reconnects", "longest silence, s"]
-            .map(str::to_owned)
-            .to_vec();
+        let head = [
+            "case",
+            "seconds",
+            "sent",
+            "delivered",
+            "duplicated",
+            "missing",
+            "reconnects",
+            "longest silence, s",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         let cells = |row: &Self| {
             vec![
                 row.case.clone(),
@@ -62,16 +71,29 @@ impl Row {
             ]
         };
         let lines: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(cells)).collect();
-        let widths: Vec<usize> = (0..lines[0].len()).map(|i| lines.iter().map(|l| l[i].len()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..lines[0].len())
+            .map(|i| lines.iter().map(|l| l[i].len()).max().unwrap_or(0))
+            .collect();
         let line = |cells: &Vec<String>| -> String {
             let cells = cells.iter().zip(&widths).enumerate();
-            cells.map(|(i, (cell, width))| if i == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") }).collect()
+            cells
+                .map(|(i, (cell, width))| {
+                    if i == 0 { format!("| {cell:<width$} ") } else { format!("| {cell:>width$} ") }
+                })
+                .collect()
         };
         let mut text: Vec<String> = lines.iter().map(|cells| line(cells) + "|").collect();
-        let rule: String =
-            widths.iter().enumerate().map(|(i, w)| format!("|{}{}", "-".repeat(w + 1), if i == 0 { "-" } else { ":" })).collect();
+        let rule: String = widths
+            .iter()
+            .enumerate()
+            .map(|(i, w)| format!("|{}{}", "-".repeat(w + 1), if i == 0 { "-" } else { ":" }))
+            .collect();
         text.insert(1, rule + "|");
-        format!("\n{SUBSCRIBERS} subscribers through the Service, an event every {} ms\n\n{}\n", PACE.as_millis(), text.join("\n"))
+        format!(
+            "\n{SUBSCRIBERS} subscribers through the Service, an event every {} ms\n\n{}\n",
+            PACE.as_millis(),
+            text.join("\n")
+        )
     }
 }
 
@@ -99,15 +121,18 @@ impl Fleet {
     /// Connects all subscribers, and begins to publish when each knows where it starts.
     pub(crate) async fn start(address: SocketAddr, path: &str, nats: &str, prefix: String) -> Self {
         let anew = watch::Sender::new(());
-        let subscribers: Vec<Subscriber> =
-            (0..SUBSCRIBERS).map(|_| Subscriber::start(address, path.to_owned(), anew.subscribe())).collect();
+        let subscribers: Vec<Subscriber> = (0..SUBSCRIBERS)
+            .map(|_| Subscriber::start(address, path.to_owned(), anew.subscribe()))
+            .collect();
         eventually("all subscribers are connected", LIMIT, async || {
-            let placed = |s: &Subscriber| s.tally.lock().expect("no panic while held").position.is_some();
+            let placed =
+                |s: &Subscriber| s.tally.lock().expect("no panic while held").position.is_some();
             subscribers.iter().all(placed).then_some(())
         })
         .await;
         let sent = Sent::default();
-        let publisher = tokio::spawn(publish(Streams::connect(nats).await, prefix, Arc::clone(&sent)));
+        let publisher =
+            tokio::spawn(publish(Streams::connect(nats).await, prefix, Arc::clone(&sent)));
         Self { subscribers, sent, publisher, anew, reckoned: 0 }
     }
 
@@ -135,7 +160,13 @@ impl Fleet {
 
     async fn reckon(&mut self, name: &str, started: Instant) -> Row {
         // Something that was published after all of it must arrive: then the publisher is well too.
-        let newest = || self.sent.lock().expect("no panic while held").last().map_or(0, |(sequence, _)| *sequence);
+        let newest = || {
+            self.sent
+                .lock()
+                .expect("no panic while held")
+                .last()
+                .map_or(0, |(sequence, _)| *sequence)
+        };
         let before = newest();
         let goal = eventually("events are published", LIMIT, async || {
             assert!(!self.publisher.is_finished(), "the publisher gave up");
@@ -143,7 +174,12 @@ impl Fleet {
         });
         let goal = goal.await;
         let deadline = Instant::now() + LIMIT;
-        while Instant::now() < deadline && self.subscribers.iter().any(|s| s.tally.lock().expect("no panic while held").last() < goal) {
+        while Instant::now() < deadline
+            && self
+                .subscribers
+                .iter()
+                .any(|s| s.tally.lock().expect("no panic while held").last() < goal)
+        {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let sent: Vec<(u64, u64)> = {
@@ -173,15 +209,24 @@ impl Fleet {
             row.reconnects += tally.connections;
             row.silence = row.silence.max(tally.silence);
             if got.len() > matched {
-                faults.push(format!("subscriber {number}: {} events that were not published so", got.len() - matched));
+                faults.push(format!(
+                    "subscriber {number}: {} events that were not published so",
+                    got.len() - matched
+                ));
             }
-            faults.extend(tally.faults.drain(..).map(|fault| format!("subscriber {number}: {fault}")));
+            faults.extend(
+                tally.faults.drain(..).map(|fault| format!("subscriber {number}: {fault}")),
+            );
         }
         self.reckoned = goal;
         println!("{}", row.line());
         faults.truncate(10);
         let is_whole = row.missing == 0 && row.duplicated == 0 && faults.is_empty();
-        assert!(is_whole, "{name}: {} missing, {} duplicated, faults: {faults:#?}", row.missing, row.duplicated);
+        assert!(
+            is_whole,
+            "{name}: {} missing, {} duplicated, faults: {faults:#?}",
+            row.missing, row.duplicated
+        );
         row
     }
 
@@ -196,10 +241,21 @@ async fn publish(streams: Streams, prefix: String, sent: Sent) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 0_u64.. {
         ticks.tick().await;
-        let payload = format!("{{\"number\":{number},\"text\":\"{}\"}}", "x".repeat(usize::try_from(number % 200).unwrap_or(0)));
+        let payload = format!(
+            "{{\"number\":{number},\"text\":\"{}\"}}",
+            "x".repeat(usize::try_from(number % 200).unwrap_or(0))
+        );
         let id = format!("cluster-{number}");
         let topic = format!("t{}", number % 7);
-        let event = streams.publish_through_outages(&prefix, &topic, &id, Bytes::from(payload.clone()), PUBLISH_LIMIT).await;
+        let event = streams
+            .publish_through_outages(
+                &prefix,
+                &topic,
+                &id,
+                Bytes::from(payload.clone()),
+                PUBLISH_LIMIT,
+            )
+            .await;
         sent.lock().expect("no panic while held").push((event.sequence, digest(&payload)));
     }
 }

@@ -1,5 +1,6 @@
-//! A real Ingress controller, Traefik, in front of a channel: it reads the Ingress that the operator makes, publishes its
-//! address in the status, and streams pass through it with TLS and HTTP/2.
+//! A real Ingress controller, Traefik, in front of a channel: it reads the Ingress that the
+//! operator makes, publishes its address in the status, and streams pass through it with TLS and
+//! HTTP/2.
 
 use std::{path::Path, process::Command as Program, time::Instant};
 
@@ -25,7 +26,8 @@ spec: {controller: traefik.io/ingress-controller}
 ";
 const HOST: &str = "events.example.com";
 
-/// The manifest that docs/proxies.md has for Traefik, with the controller that it is for: the channel `outside` is there already.
+/// The manifest that docs/proxies.md has for Traefik, with the controller that it is for: the
+/// channel `outside` is there already.
 pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
     let files = TempDir::with_prefix("sluice-ingress-").expect("a folder");
     let certificate = certificate(files.path()).await;
@@ -34,24 +36,39 @@ pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
     let port = free_port();
     let mut traefik = start(port);
 
-    let pages: Vec<_> = docs::manifests().into_iter().filter(|block| block.text.contains("className: traefik\n")).collect();
+    let pages: Vec<_> = docs::manifests()
+        .into_iter()
+        .filter(|block| block.text.contains("className: traefik\n"))
+        .collect();
     assert_eq!(pages.len(), 1, "one manifest for Traefik");
-    let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], &pages[0].text.replacen("name: orders", "name: outside", 1)).await;
+    let said = kubectl_with(
+        &["apply", "-n", SHOP, "-f", "-"],
+        &pages[0].text.replacen("name: orders", "name: outside", 1),
+    )
+    .await;
     assert!(said.ok, "{}", said.err);
     let url = format!("https://{HOST}/channels/outside");
     eventually("the channel is exposed, and says where", LIMIT, async || {
         assert!(traefik.ended().is_none(), "{}{}", traefik.stdout(), traefik.stderr());
         let channel = bed.channel(SHOP, "outside").await;
         let endpoints = channel["status"]["endpoints"].as_array()?;
-        let is_there = endpoints.iter().any(|endpoint| endpoint["type"] == "External" && endpoint["url"] == url.as_str());
+        let is_there = endpoints
+            .iter()
+            .any(|endpoint| endpoint["type"] == "External" && endpoint["url"] == url.as_str());
         (current_condition(&channel, "Exposed")?["status"] == "True" && is_there).then_some(())
     })
     .await;
 
-    let connect = format!("--connect-to {HOST}:443:127.0.0.1:{port} --cacert {}", certificate.display());
+    let connect =
+        format!("--connect-to {HOST}:443:127.0.0.1:{port} --cacert {}", certificate.display());
     // Until Traefik has heard of it, it answers 404, and curl asks again.
-    let mut curl =
-        Running::new(bed, &format!("curl -siN --http2 --fail --retry 20 --retry-delay 1 --retry-all-errors {connect} {url}")).await;
+    let mut curl = Running::new(
+        bed,
+        &format!(
+            "curl -siN --http2 --fail --retry 20 --retry-delay 1 --retry-all-errors {connect} {url}"
+        ),
+    )
+    .await;
     let head = curl.shows(|line| line == "event: channel.cursor").await;
     assert!(head.iter().any(|line| line.starts_with("HTTP/2 200")), "{head:#?}");
     let streams = Streams::connect(&bed.nats_url().await).await;
@@ -64,7 +81,8 @@ pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
     kubectl(&["delete", "secret/events-tls", "ingressclass/traefik", "-n", SHOP]).await;
 }
 
-/// Traefik with an administrator's rights, on loopback in the tests' network; it ends with the value.
+/// Traefik with an administrator's rights, on loopback in the tests' network; it ends with the
+/// value.
 fn start(port: u16) -> Process {
     let mut command = Program::new(tool("traefik"));
     command.arg(format!("--entrypoints.websecure.address=127.0.0.1:{port}")).args([
@@ -81,12 +99,28 @@ fn start(port: u16) -> Process {
 async fn certificate(folder: &Path) -> std::path::PathBuf {
     let (key, certificate) = (folder.join("tls.key"), folder.join("tls.crt"));
     let mut openssl = Program::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", &format!("/CN={HOST}"), "-addext", &format!("subjectAltName=DNS:{HOST}")]);
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    openssl.args([
+        "-subj",
+        &format!("/CN={HOST}"),
+        "-addext",
+        &format!("subjectAltName=DNS:{HOST}"),
+    ]);
     openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
     let said = openssl.output().expect("openssl is there: the cluster's keys are made with it");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    let (key, file) = (format!("--key={}", key.display()), format!("--cert={}", certificate.display()));
+    let (key, file) =
+        (format!("--key={}", key.display()), format!("--cert={}", certificate.display()));
     kubectl(&["create", "secret", "tls", "events-tls", "-n", SHOP, &key, &file]).await;
     certificate
 }

@@ -54,7 +54,9 @@ pub(crate) async fn run(command: &mut Command) -> Said {
 
 async fn run_with_input(command: &mut Command) -> Said {
     let output = command.kill_on_drop(true).output();
-    let output = tokio::time::timeout(COMMAND_LIMIT, output).await.unwrap_or_else(|_| panic!("no end within {COMMAND_LIMIT:?}"));
+    let output = tokio::time::timeout(COMMAND_LIMIT, output)
+        .await
+        .unwrap_or_else(|_| panic!("no end within {COMMAND_LIMIT:?}"));
     let output = output.expect("the command starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }

@@ -1,8 +1,9 @@
-//! The product on a cluster with nodes: the chart is installed, channels are applied, and then things go wrong
-//! while 200 subscribers read through a Service.
+//! The product on a cluster with nodes: the chart is installed, channels are applied, and then
+//! things go wrong while 200 subscribers read through a Service.
 //!
-//! `make cluster-test` starts the cluster and runs this in its network; README.md beside this file says what it is
-//! and how it differs from a cluster that a user has. The cases share one cluster and run in this order.
+//! `make cluster-test` starts the cluster and runs this in its network; README.md beside this file
+//! says what it is and how it differs from a cluster that a user has. The cases share one cluster
+//! and run in this order.
 
 // As in other tests; clippy knows tests only by their attribute, which these do not have.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -49,11 +50,14 @@ fn main() -> ExitCode {
         return libtest_mimic::run(&arguments, cases).exit_code();
     }
     if std::env::var_os("KUBECONFIG").is_none() {
-        eprintln!("The cluster's tests need a cluster: `make cluster-test` starts one (tests/cluster/README.md).");
+        eprintln!(
+            "The cluster's tests need a cluster: `make cluster-test` starts one (tests/cluster/README.md)."
+        );
         return ExitCode::FAILURE;
     }
     // With the cluster gone there is nothing to test.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("the kernel takes the setting");
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .expect("the kernel takes the setting");
     // One after the other, in the order of the list.
     arguments.test_threads = Some(1);
     let started = Instant::now();
@@ -125,7 +129,8 @@ fn run(name: &str, body: impl Future<Output = ()>) {
     let is_foundation = FOUNDATIONS.contains(&name);
     FOUNDATION_FAILED.store(is_foundation, Relaxed);
     let started = Instant::now();
-    let done = Bed::get().runtime().block_on(async { tokio::time::timeout(CASE_LIMIT, body).await });
+    let done =
+        Bed::get().runtime().block_on(async { tokio::time::timeout(CASE_LIMIT, body).await });
     assert!(done.is_ok(), "{name} took longer than {CASE_LIMIT:?}");
     println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
     FOUNDATION_FAILED.store(false, Relaxed);

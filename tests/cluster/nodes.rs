@@ -27,7 +27,8 @@ pub(crate) async fn power_on(node: &str) {
 }
 
 async fn script(verb: &str, node: &str) {
-    let number = node.strip_prefix("node-").unwrap_or_else(|| panic!("{node} is not one of bed/up.sh"));
+    let number =
+        node.strip_prefix("node-").unwrap_or_else(|| panic!("{node} is not one of bed/up.sh"));
     let mut command = Command::new(Bed::root().join("tests/cluster/bed/node.sh"));
     // What it starts must not have the test's output open: a runner waits until that is closed.
     let said = kubectl::run(command.args([verb, number])).await;
@@ -45,20 +46,29 @@ pub(crate) async fn until_node(bed: &Bed, node: &str, ready: bool) {
     .await;
 }
 
-/// Processes of a pod whose command line begins with `program`, by the cgroup that the kubelet made for the pod.
+/// Processes of a pod whose command line begins with `program`, by the cgroup that the kubelet made
+/// for the pod.
 fn processes(pod: &Pod, program: &str) -> Vec<i32> {
     let group = format!("/pod{}/", pod.uid().expect("a pod has a uid"));
-    let of = |path: PathBuf, file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+    let of =
+        |path: PathBuf, file: &str| std::fs::read_to_string(path.join(file)).unwrap_or_default();
     let entries = std::fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
     let mine = entries.filter(|entry| of(entry.path(), "cgroup").contains(&group));
-    let named = mine.filter(|entry| of(entry.path(), "cmdline").split('\0').next().is_some_and(|name| name.ends_with(program)));
+    let named = mine.filter(|entry| {
+        of(entry.path(), "cmdline").split('\0').next().is_some_and(|name| name.ends_with(program))
+    });
     named.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// SIGKILL to the program of a pod.
 pub(crate) fn kill(pod: &Pod, program: &str) {
     let found = processes(pod, program);
-    assert!(!found.is_empty(), "no process {program} of pod {} on {}", pod.name_any(), node_of(pod));
+    assert!(
+        !found.is_empty(),
+        "no process {program} of pod {} on {}",
+        pod.name_any(),
+        node_of(pod)
+    );
     for id in found.into_iter().filter_map(Pid::from_raw) {
         kill_process(id, Signal::KILL).expect("the process is killed");
     }

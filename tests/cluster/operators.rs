@@ -41,7 +41,14 @@ async fn lease_name(bed: &Bed) -> String {
 }
 
 async fn holder(bed: &Bed, name: &str) -> Option<String> {
-    lease(bed).await.get_opt(name).await.ok()??.spec?.holder_identity.filter(|holder| !holder.is_empty())
+    lease(bed)
+        .await
+        .get_opt(name)
+        .await
+        .ok()??
+        .spec?
+        .holder_identity
+        .filter(|holder| !holder.is_empty())
 }
 
 /// The operator's pod that holds the lease; waits for one.
@@ -57,8 +64,12 @@ pub(crate) async fn leader(bed: &Bed) -> Pod {
 /// Writes to the API server by operators since `since`, but for those to the lease itself.
 fn writes(since: Timestamp) -> Vec<Entry> {
     let entries = Bed::audit().map(|audit| audit.of_user(&user())).unwrap_or_default();
-    let is_lease = |e: &Entry| e.object_ref.resource == "leases" || e.object_ref.resource == "events";
-    entries.into_iter().filter(|e| e.request_received_timestamp >= since && e.is_write() && !is_lease(e)).collect()
+    let is_lease =
+        |e: &Entry| e.object_ref.resource == "leases" || e.object_ref.resource == "events";
+    entries
+        .into_iter()
+        .filter(|e| e.request_received_timestamp >= since && e.is_write() && !is_lease(e))
+        .collect()
 }
 
 /// Of two operators only the leader writes.
@@ -71,19 +82,25 @@ pub(crate) async fn one_of_two_acts(bed: &'static Bed) {
     kubectl(&["scale", "sse/orders", "-n", SHOP, "--replicas=1"]).await;
     bed.until_pods("orders", 1).await;
     if Bed::audit().is_some() {
-        let writers: BTreeSet<Option<String>> = writes(since).iter().map(|e| e.pod().map(str::to_owned)).collect();
+        let writers: BTreeSet<Option<String>> =
+            writes(since).iter().map(|e| e.pod().map(str::to_owned)).collect();
         assert_eq!(writers, BTreeSet::from([Some(leader)]), "only the leader writes");
     }
 }
 
-/// Somebody else holds the lease: no operator writes any more. Nobody renews it: one of them takes over.
+/// Somebody else holds the lease: no operator writes any more. Nobody renews it: one of them takes
+/// over.
 pub(crate) async fn a_lost_lease_stops_writes(bed: &'static Bed) {
     let name = lease_name(bed).await;
     leader(bed).await;
     let leases = lease(bed).await;
     let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::now());
-    let theft = json!({"spec": {"holderIdentity": "somebody-else", "acquireTime": now, "renewTime": now}});
-    leases.patch(&name, &PatchParams::default(), &Patch::Merge(theft)).await.expect("the lease is taken");
+    let theft =
+        json!({"spec": {"holderIdentity": "somebody-else", "acquireTime": now, "renewTime": now}});
+    leases
+        .patch(&name, &PatchParams::default(), &Patch::Merge(theft))
+        .await
+        .expect("the lease is taken");
     let stolen = Instant::now();
     // The leader learns of it at its next renewal, every 2 s.
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -91,7 +108,11 @@ pub(crate) async fn a_lost_lease_stops_writes(bed: &'static Bed) {
     kubectl(&["scale", "sse/orders", "-n", SHOP, "--replicas=2"]).await;
     // The lease was taken for 15 s.
     tokio::time::sleep(Duration::from_secs(12).saturating_sub(stolen.elapsed())).await;
-    assert_eq!(holder(bed, &name).await.as_deref(), Some("somebody-else"), "the lease has not run out yet");
+    assert_eq!(
+        holder(bed, &name).await.as_deref(),
+        Some("somebody-else"),
+        "the lease has not run out yet"
+    );
     let written: Vec<String> = writes(since).iter().map(Entry::brief).collect();
     assert!(written.is_empty(), "written without the lease: {written:#?}");
     leader(bed).await;

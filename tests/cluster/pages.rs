@@ -1,4 +1,5 @@
-//! Commands of the pages, typed as they stand there, in the checkout and with [`SHOP`] as the namespace.
+//! Commands of the pages, typed as they stand there, in the checkout and with [`SHOP`] as the
+//! namespace.
 
 use std::{collections::BTreeMap, io::Write, path::PathBuf, process::Stdio, time::Duration};
 
@@ -15,15 +16,23 @@ use crate::{
     kubectl::{kubectl, kubectl_with, run, try_kubectl},
 };
 
-/// The administrator's context with a namespace, to stand before the administrator's own file in `KUBECONFIG`.
+/// The administrator's context with a namespace, to stand before the administrator's own file in
+/// `KUBECONFIG`.
 pub(crate) async fn context() -> NamedTempFile {
-    let path = "jsonpath={.contexts[0].name} {.contexts[0].context.cluster} {.contexts[0].context.user}";
+    let path =
+        "jsonpath={.contexts[0].name} {.contexts[0].context.cluster} {.contexts[0].context.user}";
     let said = kubectl(&["config", "view", "--minify", "-o", path]).await;
     let words: Vec<&str> = said.split_whitespace().collect();
     let [name, cluster, user] = words[..] else { panic!("a context has three names: {said}") };
     let mut file = NamedTempFile::new().expect("a file");
-    let context = format!("{{name: {name}, context: {{cluster: {cluster}, user: {user}, namespace: {SHOP}}}}}");
-    writeln!(file, "{{apiVersion: v1, kind: Config, contexts: [{context}], current-context: {name}}}").expect("it is written");
+    let context = format!(
+        "{{name: {name}, context: {{cluster: {cluster}, user: {user}, namespace: {SHOP}}}}}"
+    );
+    writeln!(
+        file,
+        "{{apiVersion: v1, kind: Config, contexts: [{context}], current-context: {name}}}"
+    )
+    .expect("it is written");
     file
 }
 
@@ -36,7 +45,9 @@ async fn shell(bed: &Bed, command: &str) -> Command {
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut shell = Command::new("sh");
     shell.args(["-c", command]).current_dir(Bed::root()).kill_on_drop(true).stdin(Stdio::null());
-    shell.env("KUBECONFIG", std::env::join_paths(configs).expect("two paths")).env("PATH", std::env::join_paths(path).expect("paths"));
+    shell
+        .env("KUBECONFIG", std::env::join_paths(configs).expect("two paths"))
+        .env("PATH", std::env::join_paths(path).expect("paths"));
     shell
 }
 
@@ -62,9 +73,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Types a command in a terminal of its own. `exec`: the shell makes room for it, so that it ends with this value.
+    /// Types a command in a terminal of its own. `exec`: the shell makes room for it, so that it
+    /// ends with this value.
     pub(crate) async fn new(bed: &Bed, command: &str) -> Self {
-        let mut shell = shell(bed, &format!("exec {command}")).await.stdout(Stdio::piped()).spawn().expect("sh is there");
+        let mut shell = shell(bed, &format!("exec {command}"))
+            .await
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh is there");
         let lines = BufReader::new(shell.stdout.take().expect("its output")).lines();
         Self { _shell: shell, lines, seen: Vec::new() }
     }
@@ -96,9 +112,17 @@ pub(crate) async fn forwarded(bed: &Bed, command: &str) -> Running {
 
 /// What `kubectl` shows of a channel is what the page says.
 pub(crate) async fn look(bed: &'static Bed) {
-    let [get, describe, path, explain] = <[String; 4]>::try_from(block("cluster", "look").commands()).expect("four commands");
+    let [get, describe, path, explain] =
+        <[String; 4]>::try_from(block("cluster", "look").commands()).expect("four commands");
     let (listed, page) = (typed(bed, &get).await, block("cluster", "look-answer").text);
-    let words = |text: &str, line: usize| text.lines().nth(line).unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let words = |text: &str, line: usize| {
+        text.lines()
+            .nth(line)
+            .unwrap_or("")
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(words(&listed, 0), words(&page, 0), "the columns");
     let (real, shown) = (words(&listed, 1), words(&page, 1));
     assert_eq!((&real[..3], real.len()), (&shown[..3], shown.len()), "the row");
@@ -116,7 +140,8 @@ pub(crate) async fn look(bed: &'static Bed) {
 
 /// The admin port of a pod, through the API server.
 pub(crate) async fn admin(bed: &'static Bed) {
-    let [forward, metrics, subscribers] = <[String; 3]>::try_from(block("cluster", "admin").commands()).expect("three commands");
+    let [forward, metrics, subscribers] =
+        <[String; 3]>::try_from(block("cluster", "admin").commands()).expect("three commands");
     let _forward = forwarded(bed, &forward).await;
     let metrics = typed(bed, &metrics).await;
     assert!(metrics.contains("sluice_connections{") && metrics.ends_with("# EOF\n"), "{metrics}");
@@ -131,28 +156,47 @@ pub(crate) async fn manifests_are_taken(_bed: &'static Bed) {
     for manifest in manifests {
         // A name that nobody has: an answer about what is there already would say less.
         let text = manifest.text.replacen("name: orders", "name: of-a-page", 1);
-        let said = kubectl_with(&["apply", "-n", SHOP, "--dry-run=server", "--validate=strict", "-f", "-"], &text).await;
-        assert!(said.ok && said.out.contains("created (server dry run)"), "{}: {}{}", manifest.place(), said.out, said.err);
+        let said = kubectl_with(
+            &["apply", "-n", SHOP, "--dry-run=server", "--validate=strict", "-f", "-"],
+            &text,
+        )
+        .await;
+        assert!(
+            said.ok && said.out.contains("created (server dry run)"),
+            "{}: {}{}",
+            manifest.place(),
+            said.out,
+            said.err
+        );
     }
 }
 
-/// The Ingresses that docs/proxies.md has for controllers: each becomes one, with its class, host and annotations.
+/// The Ingresses that docs/proxies.md has for controllers: each becomes one, with its class, host
+/// and annotations.
 pub(crate) async fn ingresses_are_as_on_the_page(_bed: &'static Bed) {
-    let of_controllers: Vec<_> = docs::manifests().into_iter().filter(|block| block.file == "docs/proxies.md").collect();
+    let of_controllers: Vec<_> =
+        docs::manifests().into_iter().filter(|block| block.file == "docs/proxies.md").collect();
     assert!(of_controllers.len() >= 3, "only {} manifests", of_controllers.len());
     for manifest in of_controllers {
         let wanted: Value = serde_saphyr::from_str(&manifest.text).expect("YAML");
         let wanted = &wanted["spec"]["exposure"]["ingress"];
-        let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], &manifest.text.replacen("name: orders", "name: outside", 1)).await;
+        let said = kubectl_with(
+            &["apply", "-n", SHOP, "-f", "-"],
+            &manifest.text.replacen("name: orders", "name: outside", 1),
+        )
+        .await;
         assert!(said.ok, "{}: {}", manifest.place(), said.err);
-        let annotations: BTreeMap<String, String> = serde_json::from_value(wanted["annotations"].clone()).unwrap_or_default();
+        let annotations: BTreeMap<String, String> =
+            serde_json::from_value(wanted["annotations"].clone()).unwrap_or_default();
         assert!(!annotations.is_empty(), "{}", manifest.place());
         eventually(&format!("the Ingress of {}", manifest.place()), LIMIT, async || {
             let said = try_kubectl(&["get", "ingress/outside-sse", "-n", SHOP, "-o", "json"]).await;
             let ingress: Value = serde_json::from_str(&said.out).ok()?;
-            let has_all = annotations.iter().all(|(name, value)| ingress["metadata"]["annotations"][name] == value.as_str());
-            let is_its =
-                ingress["spec"]["ingressClassName"] == wanted["className"] && ingress["spec"]["rules"][0]["host"] == wanted["host"];
+            let has_all = annotations
+                .iter()
+                .all(|(name, value)| ingress["metadata"]["annotations"][name] == value.as_str());
+            let is_its = ingress["spec"]["ingressClassName"] == wanted["className"]
+                && ingress["spec"]["rules"][0]["host"] == wanted["host"];
             (has_all && is_its).then_some(())
         })
         .await;

@@ -13,11 +13,21 @@ pub(crate) async fn the_operator_stays_within_its_rights(_bed: &'static Bed) {
         return;
     };
     let entries = audit.of_user(&operators::user());
-    assert!(entries.len() > 100, "only {} requests of the operator: is this its user?", entries.len());
-    let is_installed = |e: &&Entry| !uninstall::GONE.get().is_some_and(|(from, to)| (*from..*to).contains(&e.request_received_timestamp));
-    let denied: Vec<String> = entries.iter().filter(is_installed).filter(|e| e.is_denied()).map(Entry::brief).collect();
+    assert!(
+        entries.len() > 100,
+        "only {} requests of the operator: is this its user?",
+        entries.len()
+    );
+    let is_installed = |e: &&Entry| {
+        !uninstall::GONE
+            .get()
+            .is_some_and(|(from, to)| (*from..*to).contains(&e.request_received_timestamp))
+    };
+    let denied: Vec<String> =
+        entries.iter().filter(is_installed).filter(|e| e.is_denied()).map(Entry::brief).collect();
     assert!(denied.is_empty(), "{denied:#?}");
-    let secrets: Vec<String> = entries.iter().filter(|e| e.object_ref.resource == "secrets").map(Entry::brief).collect();
+    let secrets: Vec<String> =
+        entries.iter().filter(|e| e.object_ref.resource == "secrets").map(Entry::brief).collect();
     assert!(secrets.is_empty(), "{secrets:#?}");
     // The pods of channels have no token, so none of them can ask anything.
     let pods = audit.of_user("system:serviceaccount:shop:live-sse");

@@ -24,7 +24,8 @@ spec:
   workload: {terminationGracePeriodSeconds: 10, autoscaling: {minReplicas: 1, maxReplicas: 4, connectionsPerPod: 25}}
 ";
 
-/// One pod; sixty subscribers come through the Service; three pods. When they leave, the pods stay for a while.
+/// One pod; sixty subscribers come through the Service; three pods. When they leave, the pods stay
+/// for a while.
 pub(crate) async fn pods_follow_connections(bed: &'static Bed) {
     let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], MANIFEST).await;
     assert!(said.ok, "{}", said.err);
@@ -33,7 +34,8 @@ pub(crate) async fn pods_follow_connections(bed: &'static Bed) {
     let started = Instant::now();
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
-        let stream = Connection::open(address, &Request::get("/channels/crowd")).await.expect("a stream");
+        let stream =
+            Connection::open(address, &Request::get("/channels/crowd")).await.expect("a stream");
         assert_eq!(stream.status(), 200);
         streams.push(stream);
     }
@@ -42,7 +44,10 @@ pub(crate) async fn pods_follow_connections(bed: &'static Bed) {
         (pods.len() == 3 && pods.iter().all(is_ready)).then_some(())
     })
     .await;
-    println!("three pods {:.1} s after {STREAMS} subscribers came", started.elapsed().as_secs_f64());
+    println!(
+        "three pods {:.1} s after {STREAMS} subscribers came",
+        started.elapsed().as_secs_f64()
+    );
     drop(streams);
     // Longer than the pods are counted apart: they may come back.
     tokio::time::sleep(Duration::from_secs(15)).await;

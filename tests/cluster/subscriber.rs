@@ -1,4 +1,5 @@
-//! A subscriber that does what `EventSource` does, and counts what it gets instead of failing at once.
+//! A subscriber that does what `EventSource` does, and counts what it gets instead of failing at
+//! once.
 
 use std::{
     net::SocketAddr,
@@ -20,8 +21,9 @@ use tokio::{
 
 /// Longest wait for a response head: a pod's address may lead to a node that is dead.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// Silence after which a stream counts as dead: three heartbeats of the channel and a reserve. A browser leaves this to
-/// TCP's keep-alive, which takes it minutes; a node that loses power says no goodbye.
+/// Silence after which a stream counts as dead: three heartbeats of the channel and a reserve. A
+/// browser leaves this to TCP's keep-alive, which takes it minutes; a node that loses power says no
+/// goodbye.
 const SILENCE_LIMIT: Duration = Duration::from_secs(12);
 /// Wait before another attempt until the channel has given one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -62,7 +64,9 @@ impl Tally {
             self.faults.push(format!("another epoch: {event:?}"));
         }
         match event.name.as_str() {
-            "channel.gap" | "channel.invalid" => self.faults.push(format!("{}: {}", event.name, event.data)),
+            "channel.gap" | "channel.invalid" => {
+                self.faults.push(format!("{}: {}", event.name, event.data))
+            }
             name if name.starts_with("channel.") => {}
             _ => {
                 if self.position.is_some_and(|position| cursor.sequence <= position.sequence) {
@@ -105,7 +109,12 @@ impl Drop for Subscriber {
     }
 }
 
-async fn subscribe(address: SocketAddr, path: String, mut anew: watch::Receiver<()>, tally: Arc<Mutex<Tally>>) {
+async fn subscribe(
+    address: SocketAddr,
+    path: String,
+    mut anew: watch::Receiver<()>,
+    tally: Arc<Mutex<Tally>>,
+) {
     let note = |item: &Item, retry: &mut Duration| match item {
         Item::Event(event) => tally.lock().expect("no panic while held").record(event),
         Item::Retry(millis) => *retry = Duration::from_millis(*millis),
@@ -119,7 +128,9 @@ async fn subscribe(address: SocketAddr, path: String, mut anew: watch::Receiver<
             Some(cursor) => request.resume(cursor),
             None => request,
         };
-        if let Ok(Ok(mut connection)) = timeout(CONNECT_LIMIT, Connection::open(address, &request)).await {
+        if let Ok(Ok(mut connection)) =
+            timeout(CONNECT_LIMIT, Connection::open(address, &request)).await
+        {
             if connection.status() == 200 {
                 tally.lock().expect("no panic while held").connections += 1;
                 anew.mark_unchanged();
@@ -135,7 +146,11 @@ async fn subscribe(address: SocketAddr, path: String, mut anew: watch::Receiver<
             } else {
                 let body = String::from_utf8_lossy(&connection.body().await).into_owned();
                 let problem: Value = serde_json::from_str(&body).unwrap_or_default();
-                let fault = format!("answered {}: {}", connection.status(), problem["detail"].as_str().unwrap_or(&body));
+                let fault = format!(
+                    "answered {}: {}",
+                    connection.status(),
+                    problem["detail"].as_str().unwrap_or(&body)
+                );
                 tally.lock().expect("no panic while held").faults.push(fault);
             }
         }

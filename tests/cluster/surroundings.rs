@@ -1,4 +1,5 @@
-//! What surrounds the pods, as objects. Of what acts on them in a real cluster, there is an Ingress controller here.
+//! What surrounds the pods, as objects. Of what acts on them in a real cluster, there is an Ingress
+//! controller here.
 
 use sluice_tests::eventually;
 
@@ -29,8 +30,9 @@ spec:
   workload: {replicas: 1, terminationGracePeriodSeconds: 10}
 ";
 
-/// An Ingress, a NetworkPolicy and an autoscaler are there and belong to the channel; what has no definition in this
-/// cluster is told of, and keeps no channel from being ready. With a controller an Ingress leads to the pods.
+/// An Ingress, a NetworkPolicy and an autoscaler are there and belong to the channel; what has no
+/// definition in this cluster is told of, and keeps no channel from being ready. With a controller
+/// an Ingress leads to the pods.
 pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
     let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], MANIFESTS).await;
     assert!(said.ok, "{}", said.err);
@@ -46,18 +48,31 @@ pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
     }
     for kind in ["ingress", "networkpolicy", "hpa"] {
         let owner = r"-o=jsonpath={.items[*].metadata.ownerReferences[0].name}";
-        let owners = kubectl(&["get", kind, "-n", SHOP, "-l", "sluice.dev/channel=outside", owner]).await;
+        let owners =
+            kubectl(&["get", kind, "-n", SHOP, "-l", "sluice.dev/channel=outside", owner]).await;
         assert_eq!(owners, "outside", "the owner of the {kind}");
     }
     pages::ingresses_are_as_on_the_page(bed).await;
     if Bed::has_nodes() {
         ingress::traefik_serves_it(bed).await;
     } else {
-        println!("not run here: an Ingress behind Traefik, whose program is fetched for this project's own cluster");
+        println!(
+            "not run here: an Ingress behind Traefik, whose program is fetched for this project's own cluster"
+        );
     }
     kubectl(&["delete", "sse/outside", "sse/routed", "-n", SHOP, "--timeout=60s"]).await;
     eventually("they go with the channel", LIMIT, async || {
-        let left = kubectl(&["get", "ingress,networkpolicy,hpa", "-n", SHOP, "-l", "sluice.dev/channel=outside", "-o", "name"]).await;
+        let left = kubectl(&[
+            "get",
+            "ingress,networkpolicy,hpa",
+            "-n",
+            SHOP,
+            "-l",
+            "sluice.dev/channel=outside",
+            "-o",
+            "name",
+        ])
+        .await;
         left.is_empty().then_some(())
     })
     .await;

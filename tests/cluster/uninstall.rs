@@ -16,7 +16,8 @@ use crate::{
 /// Between these there was no release: Helm takes the rights away before the operators have ended.
 pub(crate) static GONE: OnceLock<(Timestamp, Timestamp)> = OnceLock::new();
 
-/// `helm uninstall` keeps the definition, the channels, their pods and the events; `helm install` picks them up again.
+/// `helm uninstall` keeps the definition, the channels, their pods and the events; `helm install`
+/// picks them up again.
 pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     let pods = uids(&bed.until_pods(LIVE, 3).await);
     let before = bed.until_ready(SHOP, "orders").await;
@@ -26,20 +27,37 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     let from = Timestamp::now();
     typed(bed, &block("cluster", "uninstall").command()).await;
     // The pod of `helm test` has ended long ago and is kept for its log.
-    kubectl(&["wait", "--for=delete", "pod", "--selector=app.kubernetes.io/component!=check", "-n", SYSTEM, "--timeout=90s"]).await;
+    kubectl(&[
+        "wait",
+        "--for=delete",
+        "pod",
+        "--selector=app.kubernetes.io/component!=check",
+        "-n",
+        SYSTEM,
+        "--timeout=90s",
+    ])
+    .await;
     kubectl(&["get", "crd/ssechannels.sluice.dev"]).await;
     assert_eq!(uids(&bed.channel_pods(LIVE).await), pods, "the pods go on without an operator");
     GONE.get_or_init(|| (from, Timestamp::now()));
-    // NATS went with the release, but not its volume; and what the pods have in memory is still served.
+    // NATS went with the release, but not its volume; and what the pods have in memory is still
+    // served.
     kubectl(&["get", "pvc", "-n", SYSTEM]).await;
 
     // With a NATS of one's own, as far as that goes without one.
-    let dry = typed(bed, &format!("{} --dry-run=server", block("cluster", "own-nats").command())).await;
-    assert!(dry.contains("nats://nats.nats.svc:4222") && !dry.contains("kind: StatefulSet"), "{dry}");
+    let dry =
+        typed(bed, &format!("{} --dry-run=server", block("cluster", "own-nats").command())).await;
+    assert!(
+        dry.contains("nats://nats.nats.svc:4222") && !dry.contains("kind: StatefulSet"),
+        "{dry}"
+    );
 
     install_release(bed).await;
     let after = bed.until_ready(SHOP, "orders").await;
-    assert_eq!(before["status"]["stream"]["epoch"], after["status"]["stream"]["epoch"], "it is the same stream");
+    assert_eq!(
+        before["status"]["stream"]["epoch"], after["status"]["stream"]["epoch"],
+        "it is the same stream"
+    );
     assert_eq!(uids(&bed.until_pods(LIVE, 3).await), pods, "and the same pods");
     assert_eq!(history(bed).await, events, "with the same events");
 
@@ -60,23 +78,30 @@ pub(crate) async fn nothing_is_left(bed: &'static Bed) {
     }
     assert!(!try_kubectl(&["get", "sse", "-A"]).await.ok, "the definition is gone");
     eventually("all that belonged to channels and release has gone", LIMIT, async || {
-        let kinds = "deployment,statefulset,service,configmap,pdb,persistentvolumeclaim,serviceaccount";
+        let kinds =
+            "deployment,statefulset,service,configmap,pdb,persistentvolumeclaim,serviceaccount";
         let left = |namespace: &'static str, labels: &'static str| async move {
             kubectl(&["get", kinds, "-n", namespace, "-l", labels, "-o", "name"]).await
         };
-        let (shop, system) = (left(SHOP, "sluice.dev/channel").await, left(SYSTEM, "app.kubernetes.io/part-of=sluice").await);
+        let (shop, system) = (
+            left(SHOP, "sluice.dev/channel").await,
+            left(SYSTEM, "app.kubernetes.io/part-of=sluice").await,
+        );
         (shop.is_empty() && system.is_empty()).then_some(())
     })
     .await;
 }
 
-/// All events of `orders` that are kept, as a client reads them. A pod whose store is away says so by 503, and the client
-/// comes again.
+/// All events of `orders` that are kept, as a client reads them. A pod whose store is away says so
+/// by 503, and the client comes again.
 async fn history(bed: &Bed) -> Vec<(String, String)> {
     let address = bed.address(SHOP, "orders-sse", "http").await;
     let url = format!("http://{address}/channels/orders?from=earliest&limit=1000");
     let page: Value = eventually("a page of history", LIMIT, async || {
-        let request = reqwest::Client::new().get(&url).header("Accept", "application/json").timeout(Duration::from_secs(20));
+        let request = reqwest::Client::new()
+            .get(&url)
+            .header("Accept", "application/json")
+            .timeout(Duration::from_secs(20));
         let answer = request.send().await.ok()?;
         let status = answer.status();
         let body = answer.text().await.ok()?;
@@ -90,5 +115,8 @@ async fn history(bed: &Bed) -> Vec<(String, String)> {
     .await;
     assert!(page["gap"].is_null(), "{page:#}");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    page["events"].as_array().map(|events| events.iter().map(|e| (text(&e["id"]), text(&e["data"]))).collect()).unwrap_or_default()
+    page["events"]
+        .as_array()
+        .map(|events| events.iter().map(|e| (text(&e["id"]), text(&e["data"]))).collect())
+        .unwrap_or_default()
 }

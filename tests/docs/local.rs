@@ -38,7 +38,14 @@ impl Desk {
         }
         let address = |port: u16| format!("127.0.0.1:{port}");
         let here = vec![(address(8080), address(http)), (address(9090), address(admin))];
-        Self { http, admin, nats, data: TempDir::with_prefix("sluice-data-").unwrap(), examples, here }
+        Self {
+            http,
+            admin,
+            nats,
+            data: TempDir::with_prefix("sluice-data-").unwrap(),
+            examples,
+            here,
+        }
     }
 
     fn is_here(&mut self, page: impl Into<String>, here: impl Into<String>) {
@@ -49,7 +56,8 @@ impl Desk {
         self.here.iter().fold(text.to_owned(), |text, (page, here)| text.replace(page, here))
     }
 
-    /// Types a command. What a reader leaves to `make run`'s defaults (ports, directories) is given as variables.
+    /// Types a command. What a reader leaves to `make run`'s defaults (ports, directories) is given
+    /// as variables.
     fn types(&self, command: &str) -> Terminal {
         let path = |dir: &TempDir| dir.path().display().to_string();
         let variables = [
@@ -57,9 +65,19 @@ impl Desk {
             ("ADMIN", format!("127.0.0.1:{}", self.admin)),
             ("DATA", path(&self.data)),
             ("EXAMPLES", path(&self.examples)),
-            ("RUN_ARGS", if command.contains("NATS=") { String::new() } else { format!("--nats-port {}", self.nats) }),
+            (
+                "RUN_ARGS",
+                if command.contains("NATS=") {
+                    String::new()
+                } else {
+                    format!("--nats-port {}", self.nats)
+                },
+            ),
         ];
-        Terminal::open(&self.here(command), &variables.map(|(name, value)| (name.to_owned(), value)))
+        Terminal::open(
+            &self.here(command),
+            &variables.map(|(name, value)| (name.to_owned(), value)),
+        )
     }
 
     /// Programs that work on the data directory.
@@ -67,7 +85,10 @@ impl Desk {
         let mine = self.data.path().display().to_string();
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-        lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&mine)).collect()
+        lines
+            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+            .filter(|line| line.contains(&mine))
+            .collect()
     }
 
     async fn nats_client(&self) -> Streams {
@@ -82,13 +103,22 @@ fn shape(text: &str) -> String {
     while let Some(c) = rest.chars().next() {
         let word: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
         let after = &rest[word.len()..];
-        let number: String = after.strip_prefix('-').unwrap_or("").chars().take_while(char::is_ascii_digit).collect();
+        let number: String = after
+            .strip_prefix('-')
+            .unwrap_or("")
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
         let is_epoch = word.len() == EPOCH.len() && word.chars().all(|c| c.is_ascii_hexdigit());
         if is_epoch && !number.is_empty() {
             out.push_str("ID");
             rest = &after[1 + number.len()..];
         } else if !word.is_empty() {
-            out.push_str(if word.chars().all(|c| c.is_ascii_digit()) && word.len() != 3 { "N" } else { &word });
+            out.push_str(if word.chars().all(|c| c.is_ascii_digit()) && word.len() != 3 {
+                "N"
+            } else {
+                &word
+            });
             rest = after;
         } else {
             out.push(c);
@@ -108,12 +138,17 @@ fn assert_answers(real: &str, page: &str) {
 }
 
 fn header(answer: &str, name: &str) -> String {
-    let value = answer.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)));
+    let value = answer
+        .lines()
+        .find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)));
     value.unwrap_or_else(|| panic!("no {name} in\n{answer}")).1.trim().to_owned()
 }
 
 async fn until_nothing_runs(desk: &Desk) {
-    eventually("everything that was started has ended", Duration::from_secs(20), async || desk.running().is_empty().then_some(())).await;
+    eventually("everything that was started has ended", Duration::from_secs(20), async || {
+        desk.running().is_empty().then_some(())
+    })
+    .await;
 }
 
 #[test]
@@ -122,7 +157,11 @@ fn what_the_readme_and_the_wire_contract_show() {
         let mut desk = Desk::new();
         let mut server = desk.types(&block("local", "make-run").command());
         server.serves().await;
-        let console = reqwest::get(format!("http://127.0.0.1:{}/", desk.admin)).await.unwrap().error_for_status().unwrap();
+        let console = reqwest::get(format!("http://127.0.0.1:{}/", desk.admin))
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap();
         assert!(console.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
 
         let epoch = try_it(&desk).await;
@@ -156,7 +195,8 @@ fn what_the_readme_and_the_wire_contract_show() {
 
 /// Subscribe, publish, replay; returns the epoch of the ids.
 async fn try_it(desk: &Desk) -> String {
-    let [subscribe, publish, replay] = <[String; 3]>::try_from(block("local", "try-it").commands()).expect("three commands");
+    let [subscribe, publish, replay] =
+        <[String; 3]>::try_from(block("local", "try-it").commands()).expect("three commands");
     let mut subscriber = desk.types(&subscribe);
     subscriber.events("the stream is open", |seen| !seen.is_empty()).await;
     desk.types(&publish).output().await;
@@ -166,7 +206,13 @@ async fn try_it(desk: &Desk) -> String {
     assert_eq!(data(&seen), [r#"{"order":1}"#, r#"{"order":2}"#]);
     let mut again = desk.types(&replay);
     let replayed = again.events("both events again", |seen| data(seen).len() == 2).await;
-    let ids = |events: &[Event]| events.iter().filter(|e| e.name == "message").map(|e| e.last_event_id.clone()).collect::<Vec<_>>();
+    let ids = |events: &[Event]| {
+        events
+            .iter()
+            .filter(|e| e.name == "message")
+            .map(|e| e.last_event_id.clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(&seen), ids(&replayed), "the same events under the same ids");
     let first = &ids(&seen)[0];
     let (epoch, sequence) = first.split_once('-').expect("a cursor");
@@ -196,20 +242,31 @@ async fn starts(desk: &Desk, nats: &Streams) {
             terminal.events("it is open", |seen| !seen.is_empty()).await;
             nats.publish("sse.default.orders.", "other", r#"{"order":7}"#).await;
         }
-        let wanted: Vec<String> = (first..=first.max(6)).map(|order| format!(r#"{{"order":{order}}}"#)).collect();
+        let wanted: Vec<String> =
+            (first..=first.max(6)).map(|order| format!(r#"{{"order":{order}}}"#)).collect();
         let seen = terminal.events("what is stored", |seen| data(seen).len() >= wanted.len()).await;
         assert_eq!(data(&seen), wanted, "{command}");
     }
 }
 
 async fn unreadable(desk: &Desk) {
-    let [query, cursor] = <[String; 2]>::try_from(block("local", "unreadable").commands()).expect("two commands");
+    let [query, cursor] =
+        <[String; 2]>::try_from(block("local", "unreadable").commands()).expect("two commands");
     let said = desk.types(&query).output().await;
-    assert!(said.starts_with("HTTP/1.1 400 ") && said.contains("application/problem+json") && said.contains("last"), "{said}");
+    assert!(
+        said.starts_with("HTTP/1.1 400 ")
+            && said.contains("application/problem+json")
+            && said.contains("last"),
+        "{said}"
+    );
     let mut terminal = desk.types(&cursor);
     let seen = terminal.events("a gap", |seen| !seen.is_empty()).await;
     let gap: Value = serde_json::from_str(&seen[0].data).unwrap();
-    assert_eq!((seen[0].name.as_str(), &gap["reason"]), ("channel.gap", &json!("unknown")), "{seen:?}");
+    assert_eq!(
+        (seen[0].name.as_str(), &gap["reason"]),
+        ("channel.gap", &json!("unknown")),
+        "{seen:?}"
+    );
 }
 
 async fn filter(desk: &Desk) {
@@ -232,7 +289,8 @@ async fn answers(desk: &Desk) {
 
     for (command, first) in block("local", "pages").commands().iter().zip([1, 3]) {
         let page: Value = serde_json::from_str(&desk.types(command).output().await).unwrap();
-        let got: Vec<&Value> = page["events"].as_array().unwrap().iter().map(|event| &event["data"]).collect();
+        let got: Vec<&Value> =
+            page["events"].as_array().unwrap().iter().map(|event| &event["data"]).collect();
         let wanted = [first, first + 1].map(|order| json!(format!(r#"{{"order":{order}}}"#)));
         assert_eq!(got, wanted.iter().collect::<Vec<_>>(), "{command}");
         assert_eq!(page["next"], desk.here(&format!("{EPOCH}-{}", first + 1)));
@@ -241,7 +299,11 @@ async fn answers(desk: &Desk) {
     let mut terminal = desk.types(&block("local", "envelope").command());
     let seen = terminal.events("the newest event", |seen| data(seen).len() == 1).await;
     let envelope: Value = serde_json::from_str(data(&seen)[0]).unwrap();
-    assert_eq!((&envelope["topic"], &envelope["data"]), (&json!("other"), &json!(r#"{"order":7}"#)), "{envelope}");
+    assert_eq!(
+        (&envelope["topic"], &envelope["data"]),
+        (&json!("other"), &json!(r#"{"order":7}"#)),
+        "{envelope}"
+    );
     assert_eq!(envelope["id"], desk.here(&format!("{EPOCH}-7")));
 
     let mut terminal = desk.types(&block("local", "open").command());
@@ -274,7 +336,10 @@ async fn cors(desk: &Desk, server: &mut Terminal) {
     server.shows("generation 2 is served").await;
     let said = desk.types(&block("local", "preflight").command()).output().await;
     assert_answers(&said, &block("local", "preflight-answer").text);
-    assert!(header(&said, "Access-Control-Allow-Headers").to_lowercase().contains("last-event-id"), "{said}");
+    assert!(
+        header(&said, "Access-Control-Allow-Headers").to_lowercase().contains("last-event-id"),
+        "{said}"
+    );
 }
 
 /// A subscriber before whom one event was published has seen what the page shows, numbers apart.
@@ -282,14 +347,23 @@ async fn frames(mut live: Terminal) {
     let page = block("local", "frames").text;
     live.shows("\n: hb\n").await;
     let seen = live.printed();
-    // An editor takes blanks at the ends of lines away, so the page cannot have the one behind `data:`.
-    let trimmed = |text: &str| shape(text).lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
-    assert!(trimmed(&seen).starts_with(&trimmed(&page)), "the page shows\n{page}\nand the server sent\n{seen}");
+    // An editor takes blanks at the ends of lines away, so the page cannot have the one behind
+    // `data:`.
+    let trimmed =
+        |text: &str| shape(text).lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    assert!(
+        trimmed(&seen).starts_with(&trimmed(&page)),
+        "the page shows\n{page}\nand the server sent\n{seen}"
+    );
     // What the page shows is what its words say of it.
     let mut parser = Parser::new();
     parser.push(page.as_bytes());
     let items: Vec<Item> = std::iter::from_fn(|| parser.pop()).collect();
-    assert!(matches!(items.first(), Some(Item::Retry(_))) && matches!(items.last(), Some(Item::Comment(_))), "{items:?}");
+    assert!(
+        matches!(items.first(), Some(Item::Retry(_)))
+            && matches!(items.last(), Some(Item::Comment(_))),
+        "{items:?}"
+    );
     let names: Vec<String> = events(&page).into_iter().map(|event| event.name).collect();
     assert_eq!(names, ["channel.cursor", "order.created"]);
 }
@@ -303,9 +377,16 @@ fn other_ports_and_a_nats_of_ones_own() {
         desk.is_here("127.0.0.1:9001", format!("127.0.0.1:{admin}"));
         let mut server = desk.types(&block("local", "other-ports").command());
         server.serves().await;
-        let answer = reqwest::Client::new().head(format!("http://127.0.0.1:{http}/channels/orders")).send().await.unwrap();
+        let answer = reqwest::Client::new()
+            .head(format!("http://127.0.0.1:{http}/channels/orders"))
+            .send()
+            .await
+            .unwrap();
         assert_eq!(answer.status(), 200);
-        assert_eq!(reqwest::get(format!("http://127.0.0.1:{admin}/readyz")).await.unwrap().status(), 200);
+        assert_eq!(
+            reqwest::get(format!("http://127.0.0.1:{admin}/readyz")).await.unwrap().status(),
+            200
+        );
         server.interrupt().await;
         until_nothing_runs(&desk).await;
 

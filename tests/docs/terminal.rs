@@ -14,7 +14,8 @@ use sluice_tests::{
 
 /// Longest until a command shows or does what it should.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Longest until `make run` serves: seconds when the programs are built, but cargo may have to wait for another of its kind.
+/// Longest until `make run` serves: seconds when the programs are built, but cargo may have to wait
+/// for another of its kind.
 const START_LIMIT: Duration = Duration::from_secs(240);
 
 /// One command, as `sh` runs it in the checkout.
@@ -31,8 +32,12 @@ impl Terminal {
         shell.args(["-c", command]).current_dir(docs::root());
         // A reader's shell knows nothing of the cargo and make that run this test.
         for (name, _) in std::env::vars() {
-            let is_of_cargo = name.starts_with("CARGO_") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR";
-            if is_of_cargo || ["CARGO", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"].contains(&name.as_str()) {
+            let is_of_cargo =
+                name.starts_with("CARGO_") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR";
+            if is_of_cargo
+                || ["CARGO", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"]
+                    .contains(&name.as_str())
+            {
                 shell.env_remove(name);
             }
         }
@@ -57,15 +62,27 @@ impl Terminal {
 
     /// Waits until `make run` serves `orders`.
     pub(crate) async fn serves(&mut self) {
-        self.until("orders is served", START_LIMIT, |screen| screen.contains("orders: Ready=True").then_some(())).await;
+        self.until("orders is served", START_LIMIT, |screen| {
+            screen.contains("orders: Ready=True").then_some(())
+        })
+        .await;
     }
 
     /// Waits until an event stream holds what `test` wants of its events so far.
-    pub(crate) async fn events(&mut self, what: &str, test: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    pub(crate) async fn events(
+        &mut self,
+        what: &str,
+        test: impl Fn(&[Event]) -> bool,
+    ) -> Vec<Event> {
         self.until(what, LIMIT, |screen| Some(events(screen)).filter(|events| test(events))).await
     }
 
-    async fn until<T>(&mut self, what: &str, limit: Duration, test: impl Fn(&str) -> Option<T>) -> T {
+    async fn until<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        test: impl Fn(&str) -> Option<T>,
+    ) -> T {
         let deadline = Instant::now() + limit;
         loop {
             let ended = self.process.ended();
@@ -80,7 +97,11 @@ impl Terminal {
 
     /// Waits for a command that ends by itself and well; what it printed.
     pub(crate) async fn output(mut self) -> String {
-        let status = self.process.wait(LIMIT).await.unwrap_or_else(|| panic!("it does not end\n{}", self.screen()));
+        let status = self
+            .process
+            .wait(LIMIT)
+            .await
+            .unwrap_or_else(|| panic!("it does not end\n{}", self.screen()));
         assert!(status.success(), "{status}\n{}", self.screen());
         self.process.stdout()
     }
@@ -88,7 +109,11 @@ impl Terminal {
     /// Ctrl-C; waits for the end.
     pub(crate) async fn interrupt(mut self) {
         self.process.signal(Signal::INT);
-        assert!(self.process.wait(LIMIT).await.is_some(), "Ctrl-C does not end it\n{}", self.screen());
+        assert!(
+            self.process.wait(LIMIT).await.is_some(),
+            "Ctrl-C does not end it\n{}",
+            self.screen()
+        );
     }
 }
 
@@ -96,10 +121,16 @@ impl Terminal {
 pub(crate) fn events(text: &str) -> Vec<Event> {
     let mut parser = Parser::new();
     parser.push(text.as_bytes());
-    std::iter::from_fn(|| parser.pop()).filter_map(|item| if let Item::Event(event) = item { Some(event) } else { None }).collect()
+    std::iter::from_fn(|| parser.pop())
+        .filter_map(|item| if let Item::Event(event) = item { Some(event) } else { None })
+        .collect()
 }
 
 /// The publishers' among them: data of each.
 pub(crate) fn data(events: &[Event]) -> Vec<&str> {
-    events.iter().filter(|event| !event.name.starts_with("channel.")).map(|event| event.data.as_str()).collect()
+    events
+        .iter()
+        .filter(|event| !event.name.starts_with("channel."))
+        .map(|event| event.data.as_str())
+        .collect()
 }

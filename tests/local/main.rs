@@ -25,8 +25,7 @@ struct Bed {
     nats: u16,
 }
 
-const ORDERS: &str =
-    "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {publish: {mode: Http, allowAnonymous: true}}\n";
+const ORDERS: &str = "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {publish: {mode: Http, allowAnonymous: true}}\n";
 
 impl Bed {
     fn new(manifest: &str) -> Self {
@@ -47,9 +46,22 @@ impl Bed {
 
     fn command(&self) -> Command {
         let mut command = Command::new(workspace_program("sluice-operator"));
-        command.env("RUST_BACKTRACE", "1").arg("local").arg(self.manifests.path()).arg("--data").arg(self.data.path());
-        command.args(["--listen", &format!("127.0.0.1:{}", self.http), "--admin", &format!("127.0.0.1:{}", self.admin)]);
-        command.args(["--nats-port", &self.nats.to_string()]).arg("--nats-server").arg(tool("nats-server"));
+        command
+            .env("RUST_BACKTRACE", "1")
+            .arg("local")
+            .arg(self.manifests.path())
+            .arg("--data")
+            .arg(self.data.path());
+        command.args([
+            "--listen",
+            &format!("127.0.0.1:{}", self.http),
+            "--admin",
+            &format!("127.0.0.1:{}", self.admin),
+        ]);
+        command
+            .args(["--nats-port", &self.nats.to_string()])
+            .arg("--nats-server")
+            .arg(tool("nats-server"));
         command
     }
 
@@ -64,15 +76,28 @@ impl Bed {
         let deadline = Instant::now() + LIMIT;
         while !process.stdout().contains(text) {
             let ended = process.ended();
-            assert!(ended.is_none(), "it ended with {ended:?}:\n{}\n{}", process.stdout(), process.stderr());
-            assert!(Instant::now() < deadline, "it does not say {text:?}:\n{}\n{}", process.stdout(), process.stderr());
+            assert!(
+                ended.is_none(),
+                "it ended with {ended:?}:\n{}\n{}",
+                process.stdout(),
+                process.stderr()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "it does not say {text:?}:\n{}\n{}",
+                process.stdout(),
+                process.stderr()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     /// Runs a start that must fail, and returns what it said on standard error.
     async fn fails(&self, mut command: Command, arguments: &[&str]) -> String {
-        let mut process = Process::spawn("sluice-local", std::mem::replace(command.args(arguments), Command::new("true")));
+        let mut process = Process::spawn(
+            "sluice-local",
+            std::mem::replace(command.args(arguments), Command::new("true")),
+        );
         let status = process.wait(LIMIT).await.expect("it ends by itself");
         let said = format!("{}{}", process.stdout(), process.stderr());
         assert_eq!(status.code(), Some(1), "{said}");
@@ -85,7 +110,8 @@ impl Bed {
 
     async fn publish(&self, topic: &str, payload: &str) {
         let url = format!("http://127.0.0.1:{}/channels/orders/{topic}", self.http);
-        let answer = reqwest::Client::new().post(url).body(payload.to_owned()).send().await.unwrap();
+        let answer =
+            reqwest::Client::new().post(url).body(payload.to_owned()).send().await.unwrap();
         assert_eq!(answer.status(), 201);
     }
 
@@ -109,7 +135,9 @@ impl Bed {
         let mine = self.data.path().display().to_string();
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if line.contains(&mine) && !line.contains("sluice-operator") {
@@ -120,7 +148,8 @@ impl Bed {
     }
 
     fn child(&self, name: &str) -> u32 {
-        let found: Vec<_> = self.children().into_iter().filter(|(_, line)| program(line).ends_with(name)).collect();
+        let found: Vec<_> =
+            self.children().into_iter().filter(|(_, line)| program(line).ends_with(name)).collect();
         assert_eq!(found.len(), 1, "{found:?}");
         found[0].0
     }
@@ -168,7 +197,10 @@ fn publish_receive_stop_start_and_the_events_are_still_there() {
         let mut process = bed.start().await;
         bed.publish("created", "second").await;
         let again = bed.receives("data: second\n").await;
-        assert!(again.contains("data: first\n") && again.contains(&id), "the same event under the same id: {again}");
+        assert!(
+            again.contains("data: first\n") && again.contains(&id),
+            "the same event under the same id: {again}"
+        );
         interrupted(&mut process).await;
         bed.assert_no_orphans();
     });
@@ -179,18 +211,32 @@ fn edits_of_the_manifests_are_followed() {
     sluice_tests::run(TEST_LIMIT, async {
         let bed = Bed::new(ORDERS);
         let mut process = bed.start().await;
-        bed.write("more.yaml", "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: more}\nspec: {}\n");
+        bed.write(
+            "more.yaml",
+            "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: more}\nspec: {}\n",
+        );
         bed.says(&mut process, "more: Ready=True").await;
-        bed.write("orders.yaml", &ORDERS.replace("publish: {mode: Http, allowAnonymous: true}", "stream: {maxAge: 2h}"));
+        bed.write(
+            "orders.yaml",
+            &ORDERS.replace("publish: {mode: Http, allowAnonymous: true}", "stream: {maxAge: 2h}"),
+        );
         bed.says(&mut process, "generation 2 is served").await;
         let url = format!("http://127.0.0.1:{}/channels/orders/created", bed.http);
-        assert_eq!(reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(), 405, "publishing was taken back");
+        assert_eq!(
+            reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(),
+            405,
+            "publishing was taken back"
+        );
         // A mistake changes nothing.
         bed.write("orders.yaml", &ORDERS.replace("mode: Http", "mode: Htttp"));
         bed.says(&mut process, "must be one of Disabled, Http").await;
         bed.write("orders.yaml", &ORDERS.replace("spec: {", "spec: {stream: {storage: Memory}, "));
         bed.says(&mut process, "cannot move a stream between file and memory").await;
-        assert_eq!(reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(), 405, "what was in force stays");
+        assert_eq!(
+            reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(),
+            405,
+            "what was in force stays"
+        );
         std::fs::remove_file(bed.manifests.path().join("more.yaml")).unwrap();
         bed.says(&mut process, "more: removed; its stream").await;
         let more = format!("http://127.0.0.1:{}/channels/more", bed.http);
@@ -208,7 +254,9 @@ fn edits_of_the_manifests_are_followed() {
 fn a_start_that_cannot_be_ends_with_one_clear_message() {
     sluice_tests::run(TEST_LIMIT, async {
         let bed = Bed::new(ORDERS);
-        for (port, flag) in [(bed.http, "--listen"), (bed.admin, "--admin"), (bed.nats, "--nats-port")] {
+        for (port, flag) in
+            [(bed.http, "--listen"), (bed.admin, "--admin"), (bed.nats, "--nats-port")]
+        {
             let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
             let said = bed.fails(bed.command(), &[]).await;
             assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains(flag), "{said}");
@@ -216,16 +264,26 @@ fn a_start_that_cannot_be_ends_with_one_clear_message() {
             drop(taken);
         }
         let said = bed.fails(bed.command(), &["--dataplane", "/nowhere/sluice-dataplane"]).await;
-        assert!(said.contains("/nowhere/sluice-dataplane") && said.contains("cargo build"), "{said}");
+        assert!(
+            said.contains("/nowhere/sluice-dataplane") && said.contains("cargo build"),
+            "{said}"
+        );
 
         let mut command = Command::new(workspace_program("sluice-operator"));
         command.args(["local", "/nowhere/manifests"]);
         let said = bed.fails(command, &[]).await;
         assert!(said.contains("/nowhere/manifests"), "{said}");
 
-        let bed = Bed::new("apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {stream: {maxAge: 1d}}\n");
+        let bed = Bed::new(
+            "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {stream: {maxAge: 1d}}\n",
+        );
         let said = bed.fails(bed.command(), &[]).await;
-        assert!(said.contains("orders.yaml") && said.contains("spec.stream.maxAge") && said.contains("15s, 500ms or 1h30m"), "{said}");
+        assert!(
+            said.contains("orders.yaml")
+                && said.contains("spec.stream.maxAge")
+                && said.contains("15s, 500ms or 1h30m"),
+            "{said}"
+        );
     });
 }
 
@@ -256,12 +314,21 @@ fn children_that_die_are_started_again() {
             bed.says(&mut process, &format!("{name} was started again")).await;
             eventually("it serves again", LIMIT, async || {
                 let url = format!("http://127.0.0.1:{}/channels/orders/created", bed.http);
-                let answer = reqwest::Client::new().post(url).body("after").timeout(Duration::from_secs(2)).send().await.ok()?;
+                let answer = reqwest::Client::new()
+                    .post(url)
+                    .body("after")
+                    .timeout(Duration::from_secs(2))
+                    .send()
+                    .await
+                    .ok()?;
                 (answer.status() == 201).then_some(())
             })
             .await;
         }
-        assert!(bed.receives("data: after\n").await.contains("data: before\n"), "nothing is lost by it");
+        assert!(
+            bed.receives("data: after\n").await.contains("data: before\n"),
+            "nothing is lost by it"
+        );
         interrupted(&mut process).await;
         bed.assert_no_orphans();
     });
@@ -278,12 +345,30 @@ fn a_nats_server_that_does_not_stay_up_is_given_up_with_its_words() {
             "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'nats-server: v2.15.0'; exit 0; }\necho 'the disk is full' >&2\nexit 3\n",
         )
         .unwrap();
-        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
         let mut command = Command::new(workspace_program("sluice-operator"));
-        command.arg("local").arg(bed.manifests.path()).arg("--data").arg(bed.data.path()).arg("--nats-server").arg(&fake);
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats-port", &bed.nats.to_string()]);
+        command
+            .arg("local")
+            .arg(bed.manifests.path())
+            .arg("--data")
+            .arg(bed.data.path())
+            .arg("--nats-server")
+            .arg(&fake);
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--nats-port",
+            &bed.nats.to_string(),
+        ]);
         let said = bed.fails(command, &[]).await;
-        assert!(said.contains("nats-server ended 5 times in a row") && said.contains("the disk is full"), "{said}");
+        assert!(
+            said.contains("nats-server ended 5 times in a row")
+                && said.contains("the disk is full"),
+            "{said}"
+        );
     });
 }
 
@@ -294,6 +379,9 @@ fn kill_nine_leaves_no_orphan() {
         let process = bed.start().await;
         assert_eq!(bed.children().len(), 2);
         kill(process.pid());
-        eventually("the children have gone too", Duration::from_secs(15), async || bed.children().is_empty().then_some(())).await;
+        eventually("the children have gone too", Duration::from_secs(15), async || {
+            bed.children().is_empty().then_some(())
+        })
+        .await;
     });
 }

@@ -17,7 +17,8 @@ fn test(hint: &str, body: impl AsyncFnOnce(&Bed)) {
     });
 }
 
-/// Each row: a spec, and what the answer must say. The same table runs without a server in the operator's unit tests.
+/// Each row: a spec, and what the answer must say. The same table runs without a server in the
+/// operator's unit tests.
 fn refused() -> Vec<(Value, String)> {
     let rows: Vec<Value> = serde_saphyr::from_str(include_str!("refused.yaml")).unwrap();
     let says = |row: &Value| row.get("server").unwrap_or(&row["says"]).as_str().unwrap().to_owned();
@@ -30,7 +31,10 @@ fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
         for (i, (spec, message)) in refused().into_iter().enumerate() {
             match bed.try_create(bed.namespace(), &format!("c{i}"), spec.clone()).await {
                 Ok(_) => panic!("taken, but should say {message:?}: {spec}"),
-                Err(error) => assert!(error.to_string().contains(&message), "{spec}: {error} does not say {message:?}"),
+                Err(error) => assert!(
+                    error.to_string().contains(&message),
+                    "{spec}: {error} does not say {message:?}"
+                ),
             }
         }
     });
@@ -40,10 +44,13 @@ fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
 fn names_that_are_no_dns_label_are_refused() {
     test("names", async |bed| {
         for name in ["a.b", "1a", &"x".repeat(49)] {
-            let error = bed.try_create(bed.namespace(), name, json!({})).await.expect_err(name).to_string();
+            let error =
+                bed.try_create(bed.namespace(), name, json!({})).await.expect_err(name).to_string();
             assert!(error.contains("DNS label of at most 48 characters"), "{name}: {error}");
         }
-        bed.try_create(bed.namespace(), &"x".repeat(48), json!({})).await.expect("48 characters are allowed");
+        bed.try_create(bed.namespace(), &"x".repeat(48), json!({}))
+            .await
+            .expect("48 characters are allowed");
     });
 }
 
@@ -56,14 +63,25 @@ fn what_is_fixed_for_life_cannot_be_changed() {
             ("plain", json!({"name": "a"}), "must not be added, changed or removed"),
             ("named", json!({"name": "other"}), "must not be added, changed or removed"),
             ("named", json!({"name": null}), "must not be added, changed or removed"),
-            ("plain", json!({"storage": "Memory"}), "nats-server cannot move a stream between file and memory"),
+            (
+                "plain",
+                json!({"storage": "Memory"}),
+                "nats-server cannot move a stream between file and memory",
+            ),
         ] {
-            let error =
-                bed.try_patch(channel::CHANNEL, channel, json!({"spec": {"stream": stream}})).await.expect_err("it is refused").to_string();
+            let error = bed
+                .try_patch(channel::CHANNEL, channel, json!({"spec": {"stream": stream}}))
+                .await
+                .expect_err("it is refused")
+                .to_string();
             assert!(error.contains(message), "{channel} {stream}: {error}");
         }
         // What may change, may.
-        bed.change("named", json!({"stream": {"maxAge": "48h", "name": "mine", "storage": "File"}})).await;
+        bed.change(
+            "named",
+            json!({"stream": {"maxAge": "48h", "name": "mine", "storage": "File"}}),
+        )
+        .await;
     });
 }
 
@@ -78,17 +96,28 @@ fn kubectl_knows_the_resource() {
         .1;
         assert!(said.contains("managementPolicy") && said.contains("delivery"), "{said}");
         let (ok, said) = bed.kubectl(&["explain", "sse.spec.stream.deletionPolicy"]);
-        assert!(ok && said.contains("What becomes of the stream when the channel is deleted") && said.contains("Retain"), "{said}");
+        assert!(
+            ok && said.contains("What becomes of the stream when the channel is deleted")
+                && said.contains("Retain"),
+            "{said}"
+        );
         let (ok, said) = bed.kubectl(&["explain", "ssechannels", "--recursive"]);
         assert!(ok && !said.contains("<no description>"), "{said}");
 
         let manifest =
             json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"name": "tried"}, "spec": {}}).to_string();
-        let (ok, said) = bed.kubectl_with(&["apply", "--dry-run=server", "-o", "json", "-f", "-"], &manifest);
+        let (ok, said) =
+            bed.kubectl_with(&["apply", "--dry-run=server", "-o", "json", "-f", "-"], &manifest);
         assert!(ok, "{said}");
         let tried: Value = serde_json::from_str(&said).expect("JSON");
-        assert_eq!(tried["spec"]["stream"]["maxAge"], "24h", "the server fills in defaults: {tried:#}");
-        assert!(bed.api(channel::CHANNEL).get_opt("tried").await.unwrap().is_none(), "a dry run creates nothing");
+        assert_eq!(
+            tried["spec"]["stream"]["maxAge"], "24h",
+            "the server fills in defaults: {tried:#}"
+        );
+        assert!(
+            bed.api(channel::CHANNEL).get_opt("tried").await.unwrap().is_none(),
+            "a dry run creates nothing"
+        );
 
         let typo = manifest.replace("{}", r#"{"stream": {"maxage": "1h"}}"#);
         let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &typo);
@@ -101,13 +130,21 @@ fn kubectl_knows_the_resource() {
         let (ok, said) = bed.kubectl_with(&["diff", "-f", "-"], &manifest);
         assert!(ok && said.is_empty(), "{said}");
         let (ok, said) = bed.kubectl(&["get", "sse"]);
-        let columns: Vec<&str> = said.lines().next().unwrap_or_default().split_whitespace().collect();
-        assert!(ok && columns == ["NAME", "READY", "REASON", "STREAM", "REPLICAS", "URL", "AGE"], "{said}");
-        let (ok, said) = bed.kubectl(&["get", "sse", "--field-selector", "spec.stream.name=nobody"]);
+        let columns: Vec<&str> =
+            said.lines().next().unwrap_or_default().split_whitespace().collect();
+        assert!(
+            ok && columns == ["NAME", "READY", "REASON", "STREAM", "REPLICAS", "URL", "AGE"],
+            "{said}"
+        );
+        let (ok, said) =
+            bed.kubectl(&["get", "sse", "--field-selector", "spec.stream.name=nobody"]);
         assert!(ok && said.contains("No resources found"), "{said}");
         let (ok, said) = bed.kubectl(&["scale", "sse/tried", "--replicas=3"]);
         assert!(ok && said.contains("scaled"), "{said}");
-        assert_eq!(bed.api(channel::CHANNEL).get("tried").await.unwrap().data["spec"]["workload"]["replicas"], 3);
+        assert_eq!(
+            bed.api(channel::CHANNEL).get("tried").await.unwrap().data["spec"]["workload"]["replicas"],
+            3
+        );
     });
 }
 
@@ -115,9 +152,9 @@ fn kubectl_knows_the_resource() {
 fn the_examples_are_accepted() {
     test("examples", async |bed| {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-        let files = std::fs::read_dir(&dir)
-            .expect("the examples")
-            .filter(|f| f.as_ref().is_ok_and(|f| f.path().extension().is_some_and(|e| e == "yaml")));
+        let files = std::fs::read_dir(&dir).expect("the examples").filter(|f| {
+            f.as_ref().is_ok_and(|f| f.path().extension().is_some_and(|e| e == "yaml"))
+        });
         assert!(files.count() >= 3, "at least three examples");
         let (ok, said) = bed.kubectl(&["apply", "--dry-run=server", "-f", dir.to_str().unwrap()]);
         assert!(ok, "{said}");

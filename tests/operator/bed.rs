@@ -82,9 +82,20 @@ impl Bed {
         let client = cluster.client().await;
         crate::rbac::grant(&client, &namespaces).await;
         let files = TempDir::with_prefix("sluice-bed-").unwrap();
-        cluster.service_account_kubeconfig(&namespaces[0], ACCOUNT, &files.path().join("kubeconfig")).await;
+        cluster
+            .service_account_kubeconfig(&namespaces[0], ACCOUNT, &files.path().join("kubeconfig"))
+            .await;
         let nats = NatsServer::start().await;
-        Self { cluster, client, namespaces, nats, operator: None, files, admin_port: free_port(), everywhere: false }
+        Self {
+            cluster,
+            client,
+            namespaces,
+            nats,
+            operator: None,
+            files,
+            admin_port: free_port(),
+            everywhere: false,
+        }
     }
 
     /// The test's usual namespace.
@@ -106,9 +117,14 @@ impl Bed {
     fn start_operator_without_waiting(&mut self) {
         assert!(self.operator.is_none(), "one operator at a time");
         let mut command = Command::new(workspace_program("sluice-operator"));
-        command.env("KUBECONFIG", self.files.path().join("kubeconfig")).env("RUST_LOG", "info,sluice_operator=debug").arg("run");
+        command
+            .env("KUBECONFIG", self.files.path().join("kubeconfig"))
+            .env("RUST_LOG", "info,sluice_operator=debug")
+            .arg("run");
         command.args(["--nats", &self.nats.url(), "--dataplane-image", IMAGE]);
-        command.arg(format!("--admin=127.0.0.1:{}", self.admin_port)).arg(format!("--resync={}s", RESYNC.as_secs()));
+        command
+            .arg(format!("--admin=127.0.0.1:{}", self.admin_port))
+            .arg(format!("--resync={}s", RESYNC.as_secs()));
         for namespace in self.namespaces.iter().filter(|_| !self.everywhere) {
             command.args(["--namespace", namespace]);
         }
@@ -119,7 +135,8 @@ impl Bed {
     pub(crate) async fn stop_operator(&mut self) {
         let mut operator = self.operator.take().expect("the operator runs");
         operator.terminate();
-        let status = operator.wait(Duration::from_secs(15)).await.expect("the operator ends on SIGTERM");
+        let status =
+            operator.wait(Duration::from_secs(15)).await.expect("the operator ends on SIGTERM");
         assert!(status.success(), "the operator ended with {status}:\n{}", operator.stderr());
     }
 
@@ -151,18 +168,31 @@ impl Bed {
     /// Objects of `kind` in `namespace`.
     pub(crate) fn api_in(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
         let (group, version, name) = kind;
-        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, name)))
+        Api::namespaced_with(
+            self.client.clone(),
+            namespace,
+            &ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, name)),
+        )
     }
 
     /// Creates a channel.
     pub(crate) async fn create(&self, name: &str, spec: Value) -> DynamicObject {
-        self.try_create(self.namespace(), name, spec).await.unwrap_or_else(|e| panic!("{name} was refused: {e}"))
+        self.try_create(self.namespace(), name, spec)
+            .await
+            .unwrap_or_else(|e| panic!("{name} was refused: {e}"))
     }
 
     /// Creates a channel unless the API server refuses it.
-    pub(crate) async fn try_create(&self, namespace: &str, name: &str, spec: Value) -> kube::Result<DynamicObject> {
+    pub(crate) async fn try_create(
+        &self,
+        namespace: &str,
+        name: &str,
+        spec: Value,
+    ) -> kube::Result<DynamicObject> {
         let object = channel::object(name, &spec);
-        self.api_in(channel::CHANNEL, namespace).create(&kube::api::PostParams::default(), &object).await
+        self.api_in(channel::CHANNEL, namespace)
+            .create(&kube::api::PostParams::default(), &object)
+            .await
     }
 
     /// Merges `patch` into the object.
@@ -171,8 +201,14 @@ impl Bed {
     }
 
     /// Merges `patch` into the object unless the API server refuses it.
-    pub(crate) async fn try_patch(&self, kind: Kind, name: &str, patch: Value) -> kube::Result<DynamicObject> {
-        let parameters = PatchParams { field_manager: Some("somebody".to_owned()), ..PatchParams::default() };
+    pub(crate) async fn try_patch(
+        &self,
+        kind: Kind,
+        name: &str,
+        patch: Value,
+    ) -> kube::Result<DynamicObject> {
+        let parameters =
+            PatchParams { field_manager: Some("somebody".to_owned()), ..PatchParams::default() };
         self.api(kind).patch(name, &parameters, &Patch::Merge(&patch)).await
     }
 
@@ -182,12 +218,23 @@ impl Bed {
     }
 
     /// Waits until `check` holds for the channel.
-    pub(crate) async fn until(&self, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        check: impl Fn(&Value) -> bool,
+    ) -> Value {
         self.until_in(self.namespace(), name, what, check).await
     }
 
     /// Waits until `check` holds for the channel of that namespace.
-    pub(crate) async fn until_in(&self, namespace: &str, name: &str, what: &str, check: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until_in(
+        &self,
+        namespace: &str,
+        name: &str,
+        what: &str,
+        check: impl Fn(&Value) -> bool,
+    ) -> Value {
         let api = self.api_in(channel::CHANNEL, namespace);
         let mut last = Value::Null;
         let deadline = Instant::now() + LIMIT;
@@ -210,24 +257,44 @@ impl Bed {
     }
 
     /// Waits until condition `kind` of the newest generation has `status` and `reason`.
-    pub(crate) async fn condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> Value {
+    pub(crate) async fn condition(
+        &self,
+        name: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+    ) -> Value {
         let what = format!("{kind}={status}/{reason}");
         self.until(name, &what, |object| {
-            channel::current_condition(object, kind).is_some_and(|c| c["status"] == status && c["reason"] == reason)
+            channel::current_condition(object, kind)
+                .is_some_and(|c| c["status"] == status && c["reason"] == reason)
         })
         .await
     }
 
     /// The channel's only child of that kind, by its labels.
     pub(crate) async fn child(&self, kind: Kind, channel: &str) -> Option<DynamicObject> {
-        let list = self.api(kind).list(&ListParams::default().labels(&format!("sluice.dev/channel={channel}"))).await.unwrap();
-        assert!(list.items.len() <= 1, "{channel} has {} objects of kind {}", list.items.len(), kind.2);
+        let list = self
+            .api(kind)
+            .list(&ListParams::default().labels(&format!("sluice.dev/channel={channel}")))
+            .await
+            .unwrap();
+        assert!(
+            list.items.len() <= 1,
+            "{channel} has {} objects of kind {}",
+            list.items.len(),
+            kind.2
+        );
         list.items.into_iter().next()
     }
 
     /// The channel's pods that are not being deleted.
     pub(crate) async fn pods(&self, channel: &str) -> Vec<DynamicObject> {
-        let list = self.api(channel::POD).list(&ListParams::default().labels(&format!("sluice.dev/channel={channel}"))).await.unwrap();
+        let list = self
+            .api(channel::POD)
+            .list(&ListParams::default().labels(&format!("sluice.dev/channel={channel}")))
+            .await
+            .unwrap();
         list.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
     }
 
@@ -248,7 +315,11 @@ impl Bed {
 
     async fn addresses_at(&self, channel: &str, port: u16) -> Vec<(String, SocketAddr)> {
         let address = |pod: &DynamicObject| {
-            let ip = pod.data["status"]["podIP"].as_str().expect("the pod runs").parse().expect("an address");
+            let ip = pod.data["status"]["podIP"]
+                .as_str()
+                .expect("the pod runs")
+                .parse()
+                .expect("an address");
             (pod.name_any(), SocketAddr::new(ip, port))
         };
         self.pods(channel).await.iter().map(address).collect()
@@ -269,7 +340,16 @@ impl Bed {
         let api: Api<Event> = Api::namespaced(self.client.clone(), self.namespace());
         let fields = format!("involvedObject.name={name},involvedObject.kind=SseChannel");
         let list = api.list(&ListParams::default().fields(&fields)).await.unwrap();
-        list.items.into_iter().map(|e| (e.type_.unwrap_or_default(), e.reason.unwrap_or_default(), e.message.unwrap_or_default())).collect()
+        list.items
+            .into_iter()
+            .map(|e| {
+                (
+                    e.type_.unwrap_or_default(),
+                    e.reason.unwrap_or_default(),
+                    e.message.unwrap_or_default(),
+                )
+            })
+            .collect()
     }
 
     /// `kubectl` in the test's namespace: whether it succeeded, and all it said.
@@ -282,7 +362,10 @@ impl Bed {
         let file = self.files.path().join("stdin");
         std::fs::write(&file, input).unwrap();
         let mut command = self.cluster.kubectl();
-        command.args(["--namespace", self.namespace()]).args(arguments).stdin(std::fs::File::open(&file).unwrap());
+        command
+            .args(["--namespace", self.namespace()])
+            .args(arguments)
+            .stdin(std::fs::File::open(&file).unwrap());
         let output = command.output().expect("kubectl runs");
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
@@ -290,7 +373,11 @@ impl Bed {
 
     fn assert_operator_runs(&self) {
         let Some(operator) = &self.operator else { return };
-        assert!(Path::new(&format!("/proc/{}/exe", operator.pid())).exists(), "the operator has ended:\n{}", operator.stderr());
+        assert!(
+            Path::new(&format!("/proc/{}/exe", operator.pid())).exists(),
+            "the operator has ended:\n{}",
+            operator.stderr()
+        );
     }
 
     /// What must hold after every test.
@@ -298,8 +385,12 @@ impl Bed {
         self.assert_operator_runs();
         let log = self.operator_log();
         assert!(!log.contains("panicked at"), "the operator panicked:\n{log}");
-        let refused: Vec<String> = self.requests().iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
-        assert!(refused.is_empty(), "requests that the operator's rights do not cover: {refused:#?}");
+        let refused: Vec<String> =
+            self.requests().iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
+        assert!(
+            refused.is_empty(),
+            "requests that the operator's rights do not cover: {refused:#?}"
+        );
         self.operator = None;
     }
 }
@@ -307,11 +398,21 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for arguments in [&["get", "sse", "-o", "yaml"][..], &["get", "deploy,pod,cm,svc,pdb,sa,ing,netpol,hpa"], &["get", "events"]] {
+            for arguments in [
+                &["get", "sse", "-o", "yaml"][..],
+                &["get", "deploy,pod,cm,svc,pdb,sa,ing,netpol,hpa"],
+                &["get", "events"],
+            ] {
                 println!("--- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments).1);
             }
-            self.cluster.node().each_process(self.namespace(), |pod, process| println!("--- pod {pod}\n{}", process.stderr()));
-            let telling: Vec<Entry> = self.requests().into_iter().filter(|e| e.is_write() || e.response_status.code >= 400).collect();
+            self.cluster.node().each_process(self.namespace(), |pod, process| {
+                println!("--- pod {pod}\n{}", process.stderr())
+            });
+            let telling: Vec<Entry> = self
+                .requests()
+                .into_iter()
+                .filter(|e| e.is_write() || e.response_status.code >= 400)
+                .collect();
             for entry in &telling[telling.len().saturating_sub(30)..] {
                 println!("--- {} {}", entry.request_received_timestamp, entry.brief());
             }
@@ -325,11 +426,19 @@ impl Drop for Bed {
 /// Applies the resource's definition, as the file that users apply.
 pub(crate) async fn install_resource(cluster: &Cluster) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/ssechannels.yaml");
-    // Plain `apply` keeps a copy of the object in an annotation, so this also shows that it is small enough.
-    for arguments in [&["apply", "-f", file.to_str().unwrap()][..], &["wait", "--for=condition=Established", "crd/ssechannels.sluice.dev"]]
-    {
+    // Plain `apply` keeps a copy of the object in an annotation, so this also shows that it is
+    // small enough.
+    for arguments in [
+        &["apply", "-f", file.to_str().unwrap()][..],
+        &["wait", "--for=condition=Established", "crd/ssechannels.sluice.dev"],
+    ] {
         let output = cluster.kubectl().args(arguments).output().expect("kubectl runs");
-        assert!(output.status.success(), "kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "kubectl {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -344,6 +453,9 @@ pub(crate) fn install_definitions(cluster: &Cluster, names: &[&str]) {
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
     let mut command = cluster.kubectl();
-    let output = command.args(["wait", "--for=condition=Established", "crd", "--all"]).output().expect("kubectl runs");
+    let output = command
+        .args(["wait", "--for=condition=Established", "crd", "--all"])
+        .output()
+        .expect("kubectl runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -22,10 +22,12 @@ pub(crate) const POD_MONITOR: Kind = ("monitoring.coreos.com", "v1", "PodMonitor
 /// Everything that the operator makes for every channel.
 pub(crate) const CHILDREN: [Kind; 5] = [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET];
 /// The same with what it makes for a channel that asks for it.
-pub(crate) const MORE_CHILDREN: [Kind; 7] = [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET, INGRESS, NETWORK_POLICY];
+pub(crate) const MORE_CHILDREN: [Kind; 7] =
+    [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET, INGRESS, NETWORK_POLICY];
 
 /// All condition types; each is always there.
-pub(crate) const CONDITIONS: [&str; 7] = ["Ready", "StreamReady", "WorkloadAvailable", "Exposed", "Drifted", "Reconciling", "Stalled"];
+pub(crate) const CONDITIONS: [&str; 7] =
+    ["Ready", "StreamReady", "WorkloadAvailable", "Exposed", "Drifted", "Reconciling", "Stalled"];
 
 /// A channel to create.
 pub(crate) fn object(name: &str, spec: &Value) -> DynamicObject {
@@ -53,12 +55,15 @@ pub(crate) fn stream(object: &Value) -> String {
     object["status"]["stream"]["name"].as_str().expect("a stream in the status").to_owned()
 }
 
-/// What of an object the operator answers for: without what the API server and other controllers fill in.
+/// What of an object the operator answers for: without what the API server and other controllers
+/// fill in.
 pub(crate) fn essence(object: &DynamicObject) -> Value {
     let mut value = serde_json::to_value(object).unwrap();
     value["status"].take();
     let metadata = value["metadata"].as_object_mut().unwrap();
-    metadata.retain(|key, _| matches!(key.as_str(), "name" | "labels" | "annotations" | "ownerReferences"));
+    metadata.retain(|key, _| {
+        matches!(key.as_str(), "name" | "labels" | "annotations" | "ownerReferences")
+    });
     if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.remove("deployment.kubernetes.io/revision");
     }

@@ -11,7 +11,10 @@ use sluice_tests::{
 
 use crate::{
     bed::{LIMIT, test},
-    channel::{self, BUDGET, CONFIG_MAP, DEPLOYMENT, INGRESS, Kind, MORE_CHILDREN, NETWORK_POLICY, SERVICE, SERVICE_ACCOUNT},
+    channel::{
+        self, BUDGET, CONFIG_MAP, DEPLOYMENT, INGRESS, Kind, MORE_CHILDREN, NETWORK_POLICY,
+        SERVICE, SERVICE_ACCOUNT,
+    },
 };
 
 /// A channel with an object of each kind of [`MORE_CHILDREN`].
@@ -27,7 +30,9 @@ fn harm(kind: Kind) -> Value {
             json!({"automountServiceAccountToken": true, "metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}})
         }
         CONFIG_MAP => json!({"data": {"orders.json": "{}"}}),
-        DEPLOYMENT => json!({"spec": {"replicas": 0, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}}),
+        DEPLOYMENT => {
+            json!({"spec": {"replicas": 0, "template": {"spec": {"terminationGracePeriodSeconds": 1}}}})
+        }
         SERVICE => json!({"spec": {"selector": {"app.kubernetes.io/name": "somebody-else"}}}),
         BUDGET => json!({"spec": {"maxUnavailable": 100}}),
         INGRESS => json!({"spec": {"rules": [{"host": "elsewhere.example"}]}}),
@@ -49,7 +54,12 @@ fn every_altered_child_is_put_back() {
                 (channel::essence(&now) == channel::essence(&before)).then_some(())
             })
             .await;
-            assert_eq!(bed.child(kind, "orders").await.unwrap().uid(), before.uid(), "{} was mended, not replaced", kind.2);
+            assert_eq!(
+                bed.child(kind, "orders").await.unwrap().uid(),
+                before.uid(),
+                "{} was mended, not replaced",
+                kind.2
+            );
         }
         bed.ready("orders").await;
     });
@@ -64,7 +74,8 @@ fn every_deleted_child_is_made_again() {
             let before = bed.child(kind, "orders").await.unwrap();
             bed.api(kind).delete(&before.name_any(), &DeleteParams::background()).await.unwrap();
             eventually(&format!("{} is made again", kind.2), LIMIT, async || {
-                let now = bed.child(kind, "orders").await.filter(|now| now.uid() != before.uid())?;
+                let now =
+                    bed.child(kind, "orders").await.filter(|now| now.uid() != before.uid())?;
                 (channel::essence(&now) == channel::essence(&before)).then_some(())
             })
             .await;
@@ -79,7 +90,12 @@ fn a_child_that_lost_its_labels_and_owner_is_taken_back() {
         bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         bed.ready("orders").await;
         let before = bed.child(SERVICE, "orders").await.unwrap();
-        bed.patch(SERVICE, &before.name_any(), json!({"metadata": {"labels": null, "ownerReferences": null}})).await;
+        bed.patch(
+            SERVICE,
+            &before.name_any(),
+            json!({"metadata": {"labels": null, "ownerReferences": null}}),
+        )
+        .await;
         eventually("the Service is the channel's again", LIMIT, async || {
             let now = bed.child(SERVICE, "orders").await?;
             (channel::essence(&now) == channel::essence(&before)).then_some(())
@@ -101,7 +117,12 @@ fn what_others_add_is_left_alone() {
         bed.ready("orders").await;
         for kind in MORE_CHILDREN {
             let child = bed.child(kind, "orders").await.unwrap();
-            assert_eq!((child.labels()["team"].as_str(), child.annotations()["example.com/note"].as_str()), ("shop", "ours"), "{}", kind.2);
+            assert_eq!(
+                (child.labels()["team"].as_str(), child.annotations()["example.com/note"].as_str()),
+                ("shop", "ours"),
+                "{}",
+                kind.2
+            );
         }
     });
 }
@@ -123,8 +144,8 @@ fn an_altered_stream_is_put_back_with_its_events() {
         streams.context().update_stream(config).await.expect("somebody alters the stream");
         eventually("the stream is put back", LIMIT, async || {
             let config = streams.info(&name).await.config;
-            let same =
-                (config.max_age, config.max_messages, config.allow_direct) == (before.max_age, before.max_messages, before.allow_direct);
+            let same = (config.max_age, config.max_messages, config.allow_direct)
+                == (before.max_age, before.max_messages, before.allow_direct);
             (same && config.subjects == before.subjects).then_some(())
         })
         .await;
@@ -144,14 +165,22 @@ fn a_deleted_stream_is_made_again_and_everybody_is_told() {
         let streams = bed.streams().await;
         streams.publish(&prefix, "a", "first").await;
         let address = bed.addresses("orders").await[0].1;
-        let mut reader = Reader::open(address, &Request::get("/channels/orders?from=earliest")).await;
+        let mut reader =
+            Reader::open(address, &Request::get("/channels/orders?from=earliest")).await;
         assert_eq!(reader.event(LIMIT).await.unwrap().data, "first");
 
         streams.context().delete_stream(&name).await.expect("somebody deletes the stream");
         let epoch = object["status"]["stream"]["epoch"].clone();
-        let object = bed.until("orders", "has a new epoch", |o| channel::is_ready(o) && o["status"]["stream"]["epoch"] != epoch).await;
+        let object = bed
+            .until("orders", "has a new epoch", |o| {
+                channel::is_ready(o) && o["status"]["stream"]["epoch"] != epoch
+            })
+            .await;
         let events = bed.events("orders").await;
-        assert!(events.iter().any(|(kind, _, note)| kind == "Warning" && note.contains(&name)), "a Warning tells of it: {events:?}");
+        assert!(
+            events.iter().any(|(kind, _, note)| kind == "Warning" && note.contains(&name)),
+            "a Warning tells of it: {events:?}"
+        );
 
         streams.publish(&prefix, "a", "second").await;
         let mut gap = reader.event(LIMIT).await.expect("the stream stays open");

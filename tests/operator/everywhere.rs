@@ -31,7 +31,9 @@ fn it_waits_for_the_definition_and_then_serves_every_namespace() {
 
         install_resource(cluster).await;
         for namespace in ["one", "two"] {
-            bed.try_create(namespace, "orders", json!({"workload": {"replicas": 1}})).await.unwrap();
+            bed.try_create(namespace, "orders", json!({"workload": {"replicas": 1}}))
+                .await
+                .unwrap();
         }
         for namespace in ["one", "two"] {
             bed.until_in(namespace, "orders", "is ready", channel::is_ready).await;
@@ -43,7 +45,8 @@ fn it_waits_for_the_definition_and_then_serves_every_namespace() {
             namespaces.get_opt("one").await.unwrap().is_none().then_some(())
         })
         .await;
-        let left = bed.api_in(channel::DEPLOYMENT, "two").list(&ListParams::default()).await.unwrap();
+        let left =
+            bed.api_in(channel::DEPLOYMENT, "two").list(&ListParams::default()).await.unwrap();
         assert_eq!(left.items.len(), 1);
         bed.finish();
         cluster.end();

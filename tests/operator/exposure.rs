@@ -1,4 +1,5 @@
-//! The way in by an Ingress. There is no ingress controller here: its part, an address in the status, is written by the test.
+//! The way in by an Ingress. There is no ingress controller here: its part, an address in the
+//! status, is written by the test.
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -12,7 +13,10 @@ use crate::{
 /// Says, as an ingress controller does, where the Ingress is reached.
 async fn give_address(bed: &Bed, name: &str, points: Value) {
     let patch = json!({"status": {"loadBalancer": {"ingress": points}}});
-    bed.api(INGRESS).patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    bed.api(INGRESS)
+        .patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .unwrap();
 }
 
 fn external(object: &Value) -> Vec<&str> {
@@ -30,12 +34,20 @@ fn an_ingress_is_made_followed_and_taken_away() {
         )
         .await;
         let object = bed.condition("orders", "Exposed", "False", "NoAddress").await;
-        assert!(channel::condition(&object, "Exposed").unwrap()["message"].as_str().unwrap().contains("class nginx"));
+        assert!(
+            channel::condition(&object, "Exposed").unwrap()["message"]
+                .as_str()
+                .unwrap()
+                .contains("class nginx")
+        );
         let object = bed.ready("orders").await;
         assert!(external(&object).is_empty(), "no address is told that does not work yet");
         let ingress = bed.child(INGRESS, "orders").await.unwrap();
         let rule = &ingress.data["spec"]["rules"][0];
-        assert_eq!((&rule["host"], &rule["http"]["paths"][0]["path"]), (&json!("events.example.com"), &json!("/channels/orders")));
+        assert_eq!(
+            (&rule["host"], &rule["http"]["paths"][0]["path"]),
+            (&json!("events.example.com"), &json!("/channels/orders"))
+        );
         // The backend is a port that the Service has.
         let backend = &rule["http"]["paths"][0]["backend"]["service"];
         let service = bed.child(SERVICE, "orders").await.unwrap();
@@ -51,17 +63,25 @@ fn an_ingress_is_made_followed_and_taken_away() {
             json!({"exposure": {"ingress": {"host": "live.example.com", "path": "/", "tlsSecretName": null, "annotations": null}}}),
         )
         .await;
-        let object = bed.until("orders", "is at the other host", |o| external(o) == ["http://live.example.com/channels/orders"]).await;
+        let object = bed
+            .until("orders", "is at the other host", |o| {
+                external(o) == ["http://live.example.com/channels/orders"]
+            })
+            .await;
         assert_eq!(channel::current_condition(&object, "Exposed").unwrap()["status"], "True");
         let now = bed.child(INGRESS, "orders").await.unwrap();
-        assert_eq!((now.metadata.uid.as_ref(), now.data["spec"].get("tls")), (ingress.metadata.uid.as_ref(), None));
+        assert_eq!(
+            (now.metadata.uid.as_ref(), now.data["spec"].get("tls")),
+            (ingress.metadata.uid.as_ref(), None)
+        );
         assert!(!now.metadata.annotations.unwrap().contains_key("example.com/rate"));
 
         give_address(bed, "orders-sse", json!([])).await;
         bed.condition("orders", "Exposed", "False", "NoAddress").await;
         bed.change("orders", json!({"managementPolicy": "Paused"})).await;
         bed.condition("orders", "Exposed", "Unknown", "Paused").await;
-        bed.change("orders", json!({"managementPolicy": "Enforce", "exposure": {"ingress": null}})).await;
+        bed.change("orders", json!({"managementPolicy": "Enforce", "exposure": {"ingress": null}}))
+            .await;
         bed.condition("orders", "Exposed", "True", "NotRequested").await;
         assert!(bed.child(INGRESS, "orders").await.is_none());
         bed.ready("orders").await;
@@ -73,14 +93,20 @@ fn an_ingress_of_somebody_else_is_never_touched() {
     test("foreign", async |bed| {
         let foreign = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "orders-sse"},
             "spec": {"defaultBackend": {"service": {"name": "mine", "port": {"number": 80}}}}});
-        let before = bed.api(INGRESS).create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
+        let before = bed
+            .api(INGRESS)
+            .create(&PostParams::default(), &serde_json::from_value(foreign).unwrap())
+            .await
+            .unwrap();
         bed.create("orders", json!({"workload": {"replicas": 1}, "exposure": {"ingress": {"host": "events.example.com"}}})).await;
         bed.condition("orders", "Exposed", "False", "NameTaken").await;
         // The channel itself works, and somebody is told.
         bed.ready("orders").await;
         let events = bed.events("orders").await;
         assert!(
-            events.iter().any(|(kind, reason, note)| kind == "Warning" && reason == "NameTaken" && note.contains("orders-sse")),
+            events.iter().any(|(kind, reason, note)| kind == "Warning"
+                && reason == "NameTaken"
+                && note.contains("orders-sse")),
             "{events:?}"
         );
         bed.change("orders", json!({"exposure": {"ingress": null}})).await;
@@ -89,7 +115,8 @@ fn an_ingress_of_somebody_else_is_never_touched() {
         assert_eq!(after.metadata.resource_version, before.metadata.resource_version);
         // Out of the way, it is made; somebody's again afterwards, it is left again.
         bed.api(INGRESS).delete("orders-sse", &DeleteParams::default()).await.unwrap();
-        bed.change("orders", json!({"exposure": {"ingress": {"host": "events.example.com"}}})).await;
+        bed.change("orders", json!({"exposure": {"ingress": {"host": "events.example.com"}}}))
+            .await;
         bed.condition("orders", "Exposed", "False", "NoAddress").await;
     });
 }
@@ -101,11 +128,24 @@ fn what_the_api_server_refuses_is_told_and_the_channel_serves() {
         bed.create("orders", json!({"workload": {"replicas": 1}, "exposure": {"ingress": {"host": "a.example", "className": "No Such"}}}))
             .await;
         let object = bed.condition("orders", "Exposed", "False", "ApiRejected").await;
-        assert!(channel::condition(&object, "Exposed").unwrap()["message"].as_str().unwrap().contains("No Such"));
+        assert!(
+            channel::condition(&object, "Exposed").unwrap()["message"]
+                .as_str()
+                .unwrap()
+                .contains("No Such")
+        );
         bed.ready("orders").await;
-        let before = bed.requests().iter().filter(|e| e.is_write() && e.object_ref.resource == "ingresses").count();
+        let before = bed
+            .requests()
+            .iter()
+            .filter(|e| e.is_write() && e.object_ref.resource == "ingresses")
+            .count();
         tokio::time::sleep(RESYNC * 2).await;
-        let after = bed.requests().iter().filter(|e| e.is_write() && e.object_ref.resource == "ingresses").count();
+        let after = bed
+            .requests()
+            .iter()
+            .filter(|e| e.is_write() && e.object_ref.resource == "ingresses")
+            .count();
         assert!(after - before <= 3, "{} attempts in two looks", after - before);
         bed.change("orders", json!({"exposure": {"ingress": {"className": "nginx"}}})).await;
         bed.condition("orders", "Exposed", "False", "NoAddress").await;
@@ -116,7 +156,10 @@ fn what_the_api_server_refuses_is_told_and_the_channel_serves() {
 fn an_ingress_is_not_made_for_a_service_of_somebody_else() {
     test("foreign-service", async |bed| {
         let foreign = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders-sse"}, "spec": {"ports": [{"name": "http", "port": 80}]}});
-        bed.api(SERVICE).create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
+        bed.api(SERVICE)
+            .create(&PostParams::default(), &serde_json::from_value(foreign).unwrap())
+            .await
+            .unwrap();
         bed.create("orders", json!({"workload": {"replicas": 1}, "exposure": {"ingress": {"host": "events.example.com"}}})).await;
         bed.condition("orders", "WorkloadAvailable", "False", "NameTaken").await;
         bed.condition("orders", "Exposed", "False", "Pending").await;

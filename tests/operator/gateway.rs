@@ -1,5 +1,5 @@
-//! HTTPRoute and PodMonitor, whose definitions come from other projects: without them at first, on a cluster of its own.
-//! Their controllers' part, the status of a route, is written by the test.
+//! HTTPRoute and PodMonitor, whose definitions come from other projects: without them at first, on
+//! a cluster of its own. Their controllers' part, the status of a route, is written by the test.
 
 use std::time::Duration;
 
@@ -20,18 +20,21 @@ fn external(object: &Value) -> Vec<&str> {
     endpoints.filter(|e| e["type"] == "External").filter_map(|e| e["url"].as_str()).collect()
 }
 
-/// Says, as a gateway controller does, whether Gateway `web` takes the route in its present generation.
+/// Says, as a gateway controller does, whether Gateway `web` takes the route in its present
+/// generation.
 async fn answer(bed: &Bed, status: &str, reason: &str) {
     let route = bed.api(HTTP_ROUTE).get("orders-sse").await.unwrap();
     let condition = |kind: &str, status: &str, reason: &str| {
         json!({"type": kind, "status": status, "reason": reason, "message": "as the gateway says", "observedGeneration": route.metadata.generation,
             "lastTransitionTime": "2026-01-01T00:00:00Z"})
     };
-    let parent =
-        json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "infra", "name": "web", "sectionName": "https"});
+    let parent = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "infra", "name": "web", "sectionName": "https"});
     let patch = json!({"status": {"parents": [{"parentRef": parent, "controllerName": "example.com/gateways",
         "conditions": [condition("Accepted", status, reason), condition("ResolvedRefs", "True", "ResolvedRefs")]}]}});
-    bed.api(HTTP_ROUTE).patch_status("orders-sse", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    bed.api(HTTP_ROUTE)
+        .patch_status("orders-sse", &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .unwrap();
 }
 
 #[test]
@@ -64,35 +67,51 @@ async fn without_definitions(bed: &Bed) {
     assert!(message.contains("no PodMonitor"), "Ready, and says what is missing: {message}");
     let events = bed.events("orders").await;
     for reason in ["GatewayApiMissing", "NotMonitored"] {
-        assert!(events.iter().any(|(kind, r, _)| kind == "Warning" && r == reason), "{reason}: {events:?}");
+        assert!(
+            events.iter().any(|(kind, r, _)| kind == "Warning" && r == reason),
+            "{reason}: {events:?}"
+        );
     }
     // It waits without a hurry and without a write.
     tokio::time::sleep(RESYNC).await;
     let before = bed.requests().len();
     tokio::time::sleep(RESYNC * 2).await;
     let requests = bed.requests().split_off(before);
-    let writes: Vec<_> = requests.iter().filter(|e| e.is_write()).map(sluice_tests::cluster::audit::Entry::brief).collect();
+    let writes: Vec<_> = requests
+        .iter()
+        .filter(|e| e.is_write())
+        .map(sluice_tests::cluster::audit::Entry::brief)
+        .collect();
     assert!(writes.is_empty(), "{writes:#?}");
     assert!(requests.len() <= 3 * 12, "{} requests in two looks", requests.len());
 }
 
 async fn with_definitions(bed: &Bed) {
     bed.condition("orders", "Exposed", "False", "NotAccepted").await;
-    let monitor = eventually("a PodMonitor is made", LIMIT, async || bed.child(POD_MONITOR, "orders").await).await;
+    let monitor =
+        eventually("a PodMonitor is made", LIMIT, async || bed.child(POD_MONITOR, "orders").await)
+            .await;
     assert_eq!(monitor.data["spec"]["podMetricsEndpoints"][0]["port"], "admin");
     bed.until("orders", "says nothing of monitors", |o| {
-        channel::current_condition(o, "Ready").is_some_and(|c| c["status"] == "True" && !c["message"].to_string().contains("PodMonitor"))
+        channel::current_condition(o, "Ready").is_some_and(|c| {
+            c["status"] == "True" && !c["message"].to_string().contains("PodMonitor")
+        })
     })
     .await;
     let route = bed.child(HTTP_ROUTE, "orders").await.unwrap();
     let rule = &route.data["spec"]["rules"][0];
-    assert_eq!((&rule["matches"][0]["path"]["value"], &rule["timeouts"]["request"]), (&json!("/live"), &json!("0s")));
+    assert_eq!(
+        (&rule["matches"][0]["path"]["value"], &rule["timeouts"]["request"]),
+        (&json!("/live"), &json!("0s"))
+    );
     assert_eq!(rule["filters"][0]["urlRewrite"]["path"]["replacePrefixMatch"], "/channels/orders");
 
     answer(bed, "False", "NotAllowedByListeners").await;
     let object = bed
         .until("orders", "says what the gateway says", |o| {
-            channel::condition(o, "Exposed").unwrap()["message"].to_string().contains("NotAllowedByListeners")
+            channel::condition(o, "Exposed").unwrap()["message"]
+                .to_string()
+                .contains("NotAllowedByListeners")
         })
         .await;
     assert!(external(&object).is_empty());
@@ -100,7 +119,8 @@ async fn with_definitions(bed: &Bed) {
     let object = bed.condition("orders", "Exposed", "True", "Accepted").await;
     assert_eq!(external(&object), ["https://events.example.com/live"], "a wildcard is no address");
 
-    // A change that the gateway has not seen is not exposed yet. The default of the API server is no difference.
+    // A change that the gateway has not seen is not exposed yet. The default of the API server is
+    // no difference.
     bed.change("orders", json!({"exposure": {"httpRoute": {"path": null}}})).await;
     bed.condition("orders", "Exposed", "False", "NotAccepted").await;
     answer(bed, "True", "Accepted").await;
@@ -109,7 +129,11 @@ async fn with_definitions(bed: &Bed) {
     let route = bed.child(HTTP_ROUTE, "orders").await.unwrap();
     assert!(route.data["spec"]["rules"][0].get("filters").is_none());
     tokio::time::sleep(RESYNC * 2).await;
-    assert_eq!(bed.child(HTTP_ROUTE, "orders").await.unwrap().resource_version(), route.resource_version(), "written once");
+    assert_eq!(
+        bed.child(HTTP_ROUTE, "orders").await.unwrap().resource_version(),
+        route.resource_version(),
+        "written once"
+    );
 }
 
 async fn switched_over(bed: &Bed) {
@@ -119,7 +143,8 @@ async fn switched_over(bed: &Bed) {
     bed.api(HTTP_ROUTE).patch("orders-sse", &PatchParams::default(), &patch).await.unwrap();
     eventually("the route is put back", LIMIT, async || {
         let route = bed.child(HTTP_ROUTE, "orders").await?;
-        (route.data["spec"]["rules"][0]["matches"][0]["path"]["value"] == "/channels/orders").then_some(())
+        (route.data["spec"]["rules"][0]["matches"][0]["path"]["value"] == "/channels/orders")
+            .then_some(())
     })
     .await;
 
@@ -130,17 +155,31 @@ async fn switched_over(bed: &Bed) {
     .await;
     bed.condition("orders", "Exposed", "False", "NoAddress").await;
     assert!(bed.child(HTTP_ROUTE, "orders").await.is_none(), "one way at a time");
-    eventually("the PodMonitor has gone", LIMIT, async || bed.child(POD_MONITOR, "orders").await.is_none().then_some(())).await;
+    eventually("the PodMonitor has gone", LIMIT, async || {
+        bed.child(POD_MONITOR, "orders").await.is_none().then_some(())
+    })
+    .await;
 
     // A route of the same name that is somebody else's.
     let foreign = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "orders-sse"},
         "spec": {"hostnames": ["mine.example.com"]}});
-    let before = bed.api(HTTP_ROUTE).create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
-    bed.change("orders", json!({"exposure": {"httpRoute": {"parentRefs": [{"name": "web"}]}, "ingress": null}})).await;
+    let before = bed
+        .api(HTTP_ROUTE)
+        .create(&PostParams::default(), &serde_json::from_value(foreign).unwrap())
+        .await
+        .unwrap();
+    bed.change(
+        "orders",
+        json!({"exposure": {"httpRoute": {"parentRefs": [{"name": "web"}]}, "ingress": null}}),
+    )
+    .await;
     bed.condition("orders", "Exposed", "False", "NameTaken").await;
     assert!(bed.child(INGRESS, "orders").await.is_none());
     bed.change("orders", json!({"exposure": {"httpRoute": null}})).await;
     bed.condition("orders", "Exposed", "True", "NotRequested").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(bed.api(HTTP_ROUTE).get("orders-sse").await.unwrap().resource_version(), before.resource_version());
+    assert_eq!(
+        bed.api(HTTP_ROUTE).get("orders-sse").await.unwrap().resource_version(),
+        before.resource_version()
+    );
 }

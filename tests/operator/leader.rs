@@ -1,4 +1,5 @@
-//! Several operators: of those that take part in the election one acts; those that do not still do no harm.
+//! Several operators: of those that take part in the election one acts; those that do not still do
+//! no harm.
 
 use std::{
     net::SocketAddr,
@@ -37,7 +38,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(4);
 const LEASE_NAME: &str = "sluice-operator";
 
-/// One of several operators, with a service account of its own, so that the audit log tells them apart.
+/// One of several operators, with a service account of its own, so that the audit log tells them
+/// apart.
 struct Replica {
     process: Process,
     account: String,
@@ -58,19 +60,36 @@ impl Replica {
         let kubeconfig = files.path().join("kubeconfig");
         bed.cluster.service_account_kubeconfig(bed.namespace(), account, &kubeconfig).await;
         if let Some(proxy) = proxy {
-            let mut config: Value = serde_json::from_slice(&std::fs::read(&kubeconfig).unwrap()).unwrap();
-            config["clusters"][0]["cluster"]["server"] = json!(format!("https://{}", proxy.address()));
+            let mut config: Value =
+                serde_json::from_slice(&std::fs::read(&kubeconfig).unwrap()).unwrap();
+            config["clusters"][0]["cluster"]["server"] =
+                json!(format!("https://{}", proxy.address()));
             std::fs::write(&kubeconfig, config.to_string()).unwrap();
         }
         let admin = free_port();
         let mut command = Command::new(workspace_program("sluice-operator"));
-        command.env("KUBECONFIG", &kubeconfig).env("RUST_LOG", "info,sluice_operator=debug").env("POD_NAME", account).arg("run");
-        command.args(["--nats", &bed.nats.url(), "--dataplane-image", IMAGE, "--namespace", bed.namespace()]);
-        command.arg(format!("--admin=127.0.0.1:{admin}")).arg(format!("--resync={}s", RESYNC.as_secs()));
+        command
+            .env("KUBECONFIG", &kubeconfig)
+            .env("RUST_LOG", "info,sluice_operator=debug")
+            .env("POD_NAME", account)
+            .arg("run");
+        command.args([
+            "--nats",
+            &bed.nats.url(),
+            "--dataplane-image",
+            IMAGE,
+            "--namespace",
+            bed.namespace(),
+        ]);
+        command
+            .arg(format!("--admin=127.0.0.1:{admin}"))
+            .arg(format!("--resync={}s", RESYNC.as_secs()));
         command.env_remove("POD_NAMESPACE");
         if elects {
             command.arg(format!("--lease-namespace={}", bed.namespace()));
-            for (flag, time) in [("lease-duration", LEASE), ("renew-deadline", DEADLINE), ("retry-period", RETRY)] {
+            for (flag, time) in
+                [("lease-duration", LEASE), ("renew-deadline", DEADLINE), ("retry-period", RETRY)]
+            {
                 command.arg(format!("--{flag}={}s", time.as_secs()));
             }
         }
@@ -82,26 +101,37 @@ impl Replica {
     }
 
     async fn get(&self, path: &str) -> Option<String> {
-        let request = reqwest::Client::new().get(format!("http://127.0.0.1:{}{path}", self.admin)).timeout(Duration::from_secs(2));
+        let request = reqwest::Client::new()
+            .get(format!("http://127.0.0.1:{}{path}", self.admin))
+            .timeout(Duration::from_secs(2));
         let answer = request.send().await.ok()?;
         if answer.status().is_success() { answer.text().await.ok() } else { None }
     }
 
     /// `leader` or `standby`, once it is ready.
     async fn role(&self) -> Option<String> {
-        self.get("/readyz").await?.lines().find_map(|line| line.strip_prefix("role: ")).map(str::to_owned)
+        self.get("/readyz")
+            .await?
+            .lines()
+            .find_map(|line| line.strip_prefix("role: "))
+            .map(str::to_owned)
     }
 
     async fn until(&self, role: &str, limit: Duration) -> Duration {
         let started = Instant::now();
-        eventually(&format!("{} is {role}", self.account), limit, async || self.role().await.filter(|r| r == role)).await;
+        eventually(&format!("{} is {role}", self.account), limit, async || {
+            self.role().await.filter(|r| r == role)
+        })
+        .await;
         started.elapsed()
     }
 
     async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.expect("the metrics");
-        let line =
-            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("no {name} in {text}"));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("no {name} in {text}"));
         line.parse().unwrap()
     }
 
@@ -109,7 +139,8 @@ impl Replica {
     fn acts(&self, bed: &Bed) -> Vec<Entry> {
         let mut all = bed.cluster.audit().of_user(&self.user);
         all.retain(|entry| {
-            let of_lease = entry.object_ref.resource == "leases" || entry.request_object["regarding"]["kind"] == "Lease";
+            let of_lease = entry.object_ref.resource == "leases"
+                || entry.request_object["regarding"]["kind"] == "Lease";
             entry.is_write() && !of_lease
         });
         all
@@ -118,7 +149,8 @@ impl Replica {
     fn acts_since(&self, bed: &Bed, moment: Timestamp) -> Vec<String> {
         let acts = self.acts(bed);
         let late = acts.iter().filter(|entry| entry.request_received_timestamp > moment);
-        late.map(|entry| format!("{} {}", entry.request_received_timestamp, entry.brief())).collect()
+        late.map(|entry| format!("{} {}", entry.request_received_timestamp, entry.brief()))
+            .collect()
     }
 
     /// Ends it; it must have behaved.
@@ -127,7 +159,12 @@ impl Replica {
         self.process.terminate();
         let status = self.process.wait(Duration::from_secs(15)).await.expect("it ends on SIGTERM");
         let took = started.elapsed();
-        assert!(status.success(), "{} ended with {status}:\n{}", self.account, self.process.stderr());
+        assert!(
+            status.success(),
+            "{} ended with {status}:\n{}",
+            self.account,
+            self.process.stderr()
+        );
         self.check(bed);
         took
     }
@@ -135,8 +172,13 @@ impl Replica {
     fn check(&self, bed: &Bed) {
         assert!(!self.process.stderr().contains("panicked at"), "{}", self.process.stderr());
         let entries = bed.cluster.audit().of_user(&self.user);
-        let refused: Vec<String> = entries.iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
-        assert!(refused.is_empty(), "requests that the rights of {} do not cover: {refused:#?}", self.account);
+        let refused: Vec<String> =
+            entries.iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
+        assert!(
+            refused.is_empty(),
+            "requests that the rights of {} do not cover: {refused:#?}",
+            self.account
+        );
     }
 }
 
@@ -179,7 +221,9 @@ async fn channels(bed: &Bed, count: usize) -> Vec<String> {
 
 /// Waits until the channel's newest generation was looked at and its stream is as it says.
 async fn settled(bed: &Bed, name: &str) {
-    let in_sync = |object: &Value| channel::current_condition(object, "StreamReady").is_some_and(|c| c["status"] == "True");
+    let in_sync = |object: &Value| {
+        channel::current_condition(object, "StreamReady").is_some_and(|c| c["status"] == "True")
+    };
     bed.until(name, "is settled", in_sync).await;
 }
 
@@ -208,20 +252,37 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
             bed.ready("orders").await;
         }
         assert!(a.acts(bed).len() > 10, "{:?}", a.acts(bed).len());
-        assert!(b.acts(bed).is_empty(), "a standby writes nothing: {:?}", b.acts_since(bed, Timestamp::UNIX_EPOCH));
+        assert!(
+            b.acts(bed).is_empty(),
+            "a standby writes nothing: {:?}",
+            b.acts_since(bed, Timestamp::UNIX_EPOCH)
+        );
         let writes = bed.cluster.audit().of_user(&b.user).iter().filter(|e| e.is_write()).count();
         assert_eq!(writes, 0, "not even to the lease");
         // A standby is alive, ready, and says who leads.
         assert_eq!(b.get("/livez").await.as_deref(), Some("ok\n"));
         let identity = holder(bed).await.expect("somebody holds the lease");
         assert!(identity.starts_with("op-a_"), "{identity}");
-        assert_eq!(b.get("/readyz").await.unwrap(), format!("ok\nrole: standby\nholder: {identity}\n"));
-        assert_eq!(a.get("/readyz").await.unwrap(), format!("ok\nrole: leader\nholder: {identity}\n"));
-        assert_eq!((a.metric("sluice_operator_leader").await, b.metric("sluice_operator_leader").await), (1.0, 0.0));
+        assert_eq!(
+            b.get("/readyz").await.unwrap(),
+            format!("ok\nrole: standby\nholder: {identity}\n")
+        );
+        assert_eq!(
+            a.get("/readyz").await.unwrap(),
+            format!("ok\nrole: leader\nholder: {identity}\n")
+        );
+        assert_eq!(
+            (a.metric("sluice_operator_leader").await, b.metric("sluice_operator_leader").await),
+            (1.0, 0.0)
+        );
         assert_eq!(a.metric("sluice_operator_leader_transitions_total").await, 1.0);
         let events: Api<Event> = Api::namespaced(bed.client.clone(), bed.namespace());
         let told = events.list(&ListParams::default()).await.unwrap();
-        let told = told.items.iter().find(|e| e.regarding.as_ref().is_some_and(|r| r.kind.as_deref() == Some("Lease"))).expect("an Event");
+        let told = told
+            .items
+            .iter()
+            .find(|e| e.regarding.as_ref().is_some_and(|r| r.kind.as_deref() == Some("Lease")))
+            .expect("an Event");
         assert_eq!(told.note.as_deref(), Some(format!("{identity} became leader").as_str()));
 
         let before = streams(bed).await;
@@ -234,7 +295,11 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
             stopping.elapsed().as_secs_f64(),
             stopped.as_secs_f64()
         );
-        assert!(stopping.elapsed() < LEASE, "it did not wait for the end of the lease: {:?}", stopping.elapsed());
+        assert!(
+            stopping.elapsed() < LEASE,
+            "it did not wait for the end of the lease: {:?}",
+            stopping.elapsed()
+        );
         change(bed, "orders", 30).await;
         bed.ready("orders").await;
         assert!(!b.acts(bed).is_empty());
@@ -285,7 +350,12 @@ fn a_leader_that_was_stopped_for_long_writes_nothing_when_it_wakes() {
                 leader.process.resume();
                 leader.until("standby", RETRY * 2 + SLACK).await;
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                assert_eq!(leader.acts_since(bed, woken), [""; 0], "{} wrote after it woke", leader.account);
+                assert_eq!(
+                    leader.acts_since(bed, woken),
+                    [""; 0],
+                    "{} wrote after it woke",
+                    leader.account
+                );
                 let acts = async || (!other.acts_since(bed, woken).is_empty()).then_some(());
                 eventually(&format!("{} acts instead", other.account), LIMIT, acts).await;
                 assert!(leader.metric("sluice_operator_leader_transitions_total").await >= 2.0);
@@ -315,11 +385,15 @@ fn a_leader_that_may_not_renew_stops_in_time() {
             let removed = Timestamp::now();
             a.until("standby", DEADLINE + SLACK).await;
             b.until("leader", LEASE + RETRY * 2 + SLACK).await;
-            // The API server's authorizer follows a change of rights with a short delay, hence the second.
+            // The API server's authorizer follows a change of rights with a short delay, hence the
+            // second.
             let deadline = removed + DEADLINE + Duration::from_secs(1);
             let late = a.acts_since(bed, deadline);
             assert!(late.is_empty(), "writes after the deadline {deadline}: {late:#?}");
-            assert!(a.acts(bed).iter().any(|e| e.request_received_timestamp > removed), "it acted until then");
+            assert!(
+                a.acts(bed).iter().any(|e| e.request_received_timestamp > removed),
+                "it acted until then"
+            );
             let log = a.process.stderr();
             // Once for the right to write and once for the right to read, not once a second.
             assert!(log.matches("cannot hold or read the lease").count() <= 2, "{log}");
@@ -329,7 +403,10 @@ fn a_leader_that_may_not_renew_stops_in_time() {
             again.metadata.resource_version = None;
             again.metadata.uid = None;
             bindings.create(&kube::api::PostParams::default(), &again).await.unwrap();
-            eventually("it sees who leads", LIMIT, async || a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))).await;
+            eventually("it sees who leads", LIMIT, async || {
+                a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))
+            })
+            .await;
             assert!(a.acts_since(bed, deadline).is_empty());
         };
         tokio::select! { () = body => {}, () = keep_busy(bed, &names) => {} }
@@ -380,9 +457,16 @@ fn a_leader_behind_a_broken_line_stops_and_comes_back_as_standby() {
             tokio::time::sleep(Duration::from_secs(2)).await;
             let mended = Timestamp::now();
             proxy.mend();
-            eventually("it sees who leads", LIMIT, async || a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))).await;
+            eventually("it sees who leads", LIMIT, async || {
+                a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))
+            })
+            .await;
             tokio::time::sleep(Duration::from_secs(2)).await;
-            assert_eq!(a.acts_since(bed, mended), [""; 0], "what was under way is not caught up on");
+            assert_eq!(
+                a.acts_since(bed, mended),
+                [""; 0],
+                "what was under way is not caught up on"
+            );
         };
         tokio::select! { () = body => {}, () = keep_busy(bed, &names) => {} }
         a.stop(bed).await;
@@ -395,7 +479,10 @@ fn without_an_election_two_agree_and_come_to_rest() {
     test("lead-none", async |bed| {
         let a = Replica::start(bed, "op-a", false).await;
         let b = Replica::start(bed, "op-b", false).await;
-        assert_eq!(a.get("/readyz").await.unwrap(), "ok\nrole: leader\nholder: none, there is no election\n");
+        assert_eq!(
+            a.get("/readyz").await.unwrap(),
+            "ok\nrole: leader\nholder: none, there is no election\n"
+        );
         let names = channels(bed, 5).await;
         bed.create("served", json!({"workload": {"replicas": 1}})).await;
         bed.ready("served").await;
@@ -418,7 +505,11 @@ fn without_an_election_two_agree_and_come_to_rest() {
         tokio::time::sleep(RESYNC * 2).await;
         let quiet = Timestamp::now();
         tokio::time::sleep(RESYNC * 4).await;
-        assert_eq!((a.acts_since(bed, quiet), b.acts_since(bed, quiet)), (vec![], vec![]), "no end of it");
+        assert_eq!(
+            (a.acts_since(bed, quiet), b.acts_since(bed, quiet)),
+            (vec![], vec![]),
+            "no end of it"
+        );
         assert_eq!(streams(bed).await, before, "no stream was made again");
         let acts = (a.acts(bed).len(), b.acts(bed).len());
         assert!(acts.0 > 0 && acts.1 > 0, "both act: {acts:?}");
@@ -457,7 +548,8 @@ fn wrong_arguments_are_a_usage_error() {
 }
 
 fn api_server(bed: &Bed) -> SocketAddr {
-    let (found, text) = bed.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let (found, text) =
+        bed.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
     assert!(found, "{text}");
     text.trim_start_matches("https://").parse().unwrap()
 }

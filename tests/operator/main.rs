@@ -1,8 +1,8 @@
 //! The operator against a real API server, real NATS servers and the real data plane.
 //!
-//! Each test has a namespace, a nats-server and an operator process of its own, which acts under a service
-//! account of its own with the chart's rights; a refused request (403) in the audit log fails the test.
-//! Tests wait more than they work: `--test-threads 8` suits two cores.
+//! Each test has a namespace, a nats-server and an operator process of its own, which acts under a
+//! service account of its own with the chart's rights; a refused request (403) in the audit log
+//! fails the test. Tests wait more than they work: `--test-threads 8` suits two cores.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;

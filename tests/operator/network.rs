@@ -1,4 +1,5 @@
-//! NetworkPolicies as the API server holds them; whether packets follow them is for a cluster with a network to show.
+//! NetworkPolicies as the API server holds them; whether packets follow them is for a cluster with
+//! a network to show.
 
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
@@ -12,21 +13,31 @@ use crate::{
 #[test]
 fn a_policy_names_who_may_reach_which_port_of_the_pods() {
     test("policy", async |bed| {
-        let from =
-            json!([{"namespaceLabels": {"kubernetes.io/metadata.name": "web"}, "podLabels": {"app": "nginx"}}, {"cidr": "10.0.0.0/8"}]);
+        let from = json!([{"namespaceLabels": {"kubernetes.io/metadata.name": "web"}, "podLabels": {"app": "nginx"}}, {"cidr": "10.0.0.0/8"}]);
         bed.create("orders", json!({"workload": {"replicas": 1}, "networkPolicy": {"mode": "Restrict", "from": from}})).await;
         bed.ready("orders").await;
         let policy = bed.child(NETWORK_POLICY, "orders").await.unwrap();
         let rules = policy.data["spec"]["ingress"].as_array().unwrap();
-        assert_eq!((&rules[0]["ports"][0]["port"], rules[0]["from"].as_array().unwrap().len()), (&json!("http"), 2));
+        assert_eq!(
+            (&rules[0]["ports"][0]["port"], rules[0]["from"].as_array().unwrap().len()),
+            (&json!("http"), 2)
+        );
         // The operator asks the pods at the admin port, from its own namespace.
         let operator = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": bed.namespace()}}}]);
-        assert_eq!((&rules[1]["ports"][0]["port"], &rules[1]["from"]), (&json!("admin"), &operator));
+        assert_eq!(
+            (&rules[1]["ports"][0]["port"], &rules[1]["from"]),
+            (&json!("admin"), &operator)
+        );
         // It selects these pods, and its ports are theirs.
         let selector = policy.data["spec"]["podSelector"]["matchLabels"].as_object().unwrap();
         let pod = &bed.pods("orders").await[0];
         let labels = pod.metadata.labels.clone().unwrap();
-        assert!(!selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key).map(String::as_str) == value.as_str()));
+        assert!(
+            !selector.is_empty()
+                && selector
+                    .iter()
+                    .all(|(key, value)| labels.get(key).map(String::as_str) == value.as_str())
+        );
         let ports = pod.data["spec"]["containers"][0]["ports"].to_string();
         assert!(ports.contains("\"http\"") && ports.contains("\"admin\""), "{ports}");
 
@@ -37,7 +48,10 @@ fn a_policy_names_who_may_reach_which_port_of_the_pods() {
         })
         .await;
         bed.change("orders", json!({"networkPolicy": {"mode": "Disabled"}})).await;
-        eventually("the policy has gone", LIMIT, async || bed.child(NETWORK_POLICY, "orders").await.is_none().then_some(())).await;
+        eventually("the policy has gone", LIMIT, async || {
+            bed.child(NETWORK_POLICY, "orders").await.is_none().then_some(())
+        })
+        .await;
         bed.ready("orders").await;
     });
 }
@@ -46,8 +60,15 @@ fn a_policy_names_who_may_reach_which_port_of_the_pods() {
 fn no_pod_runs_unprotected_where_protection_was_asked_for() {
     test("unprotected", async |bed| {
         let foreign = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "orders-sse"}, "spec": {"podSelector": {}}});
-        bed.api(NETWORK_POLICY).create(&PostParams::default(), &serde_json::from_value(foreign).unwrap()).await.unwrap();
-        bed.create("orders", json!({"workload": {"replicas": 1}, "networkPolicy": {"mode": "Restrict"}})).await;
+        bed.api(NETWORK_POLICY)
+            .create(&PostParams::default(), &serde_json::from_value(foreign).unwrap())
+            .await
+            .unwrap();
+        bed.create(
+            "orders",
+            json!({"workload": {"replicas": 1}, "networkPolicy": {"mode": "Restrict"}}),
+        )
+        .await;
         bed.condition("orders", "WorkloadAvailable", "False", "NameTaken").await;
         assert!(bed.child(DEPLOYMENT, "orders").await.is_none());
         bed.api(NETWORK_POLICY).delete("orders-sse", &DeleteParams::default()).await.unwrap();
@@ -59,7 +80,11 @@ fn no_pod_runs_unprotected_where_protection_was_asked_for() {
 #[test]
 fn a_range_that_is_none_is_told_before_anything_is_made() {
     test("range", async |bed| {
-        bed.create("orders", json!({"networkPolicy": {"mode": "Restrict", "from": [{"cidr": "10.0.0.0/99"}]}})).await;
+        bed.create(
+            "orders",
+            json!({"networkPolicy": {"mode": "Restrict", "from": [{"cidr": "10.0.0.0/99"}]}}),
+        )
+        .await;
         let object = bed.condition("orders", "Ready", "False", "InvalidSpec").await;
         let message = channel::condition(&object, "Ready").unwrap()["message"].as_str().unwrap();
         assert!(message.contains("spec.networkPolicy.from[0].cidr"), "{message}");

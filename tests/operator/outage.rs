@@ -23,8 +23,12 @@ fn at_create() {
         bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         let object = bed.condition("orders", "StreamReady", "False", "NatsUnreachable").await;
         assert_eq!(channel::condition(&object, "Ready").unwrap()["status"], "False");
-        let message = channel::condition(&object, "StreamReady").unwrap()["message"].as_str().unwrap();
-        assert!(message.contains(&bed.nats.url()["nats://".len()..]), "it says which server: {message}");
+        let message =
+            channel::condition(&object, "StreamReady").unwrap()["message"].as_str().unwrap();
+        assert!(
+            message.contains(&bed.nats.url()["nats://".len()..]),
+            "it says which server: {message}"
+        );
         // No hot loop: nothing changes, so nothing is written.
         assert_eq!(writes_within(bed, Duration::from_secs(8)).await, 0);
         bed.nats.restart().await;
@@ -41,10 +45,14 @@ fn at_change() {
         let pods = bed.pod_uids("orders").await;
         let epoch = &object["status"]["stream"]["epoch"];
         bed.nats.stop().await;
-        bed.change("orders", json!({"stream": {"maxAge": "48h"}, "delivery": {"heartbeat": "2s"}})).await;
+        bed.change("orders", json!({"stream": {"maxAge": "48h"}, "delivery": {"heartbeat": "2s"}}))
+            .await;
         let down = bed.condition("orders", "StreamReady", "False", "NatsUnreachable").await;
         assert_eq!(channel::current_condition(&down, "Ready").unwrap()["status"], "False");
-        assert_eq!(&down["status"]["stream"]["epoch"], epoch, "what is known of the stream is not forgotten");
+        assert_eq!(
+            &down["status"]["stream"]["epoch"], epoch,
+            "what is known of the stream is not forgotten"
+        );
         bed.nats.restart().await;
         let up = bed.ready("orders").await;
         assert_eq!(&up["status"]["stream"]["epoch"], epoch, "the same stream");
@@ -63,7 +71,10 @@ fn in_between_without_a_change() {
         let pods = bed.pod_uids("orders").await;
         bed.nats.stop().await;
         bed.condition("orders", "StreamReady", "False", "NatsUnreachable").await;
-        assert!(writes_within(bed, Duration::from_secs(8)).await <= 1, "an outage is no reason to write again and again");
+        assert!(
+            writes_within(bed, Duration::from_secs(8)).await <= 1,
+            "an outage is no reason to write again and again"
+        );
         bed.nats.restart().await;
         bed.ready("orders").await;
         assert_eq!(bed.pod_uids("orders").await, pods);
@@ -93,7 +104,11 @@ fn a_store_that_comes_back_empty_is_a_new_stream() {
         bed.nats.stop().await;
         bed.nats.restart_empty().await;
         let epoch = &object["status"]["stream"]["epoch"];
-        let object = bed.until("orders", "has a new epoch", |o| channel::is_ready(o) && o["status"]["stream"]["epoch"] != *epoch).await;
+        let object = bed
+            .until("orders", "has a new epoch", |o| {
+                channel::is_ready(o) && o["status"]["stream"]["epoch"] != *epoch
+            })
+            .await;
         assert!(bed.events("orders").await.iter().any(|(kind, ..)| kind == "Warning"));
         bed.streams().await.info(&channel::stream(&object)).await;
     });

@@ -14,7 +14,8 @@ use crate::{
 fn names_that_could_collide_do_not() {
     sluice_tests::run(TEST_LIMIT, async {
         // a-<x>/b-c and a-<x>-b/c: joined by '-' they are the same.
-        let (cluster, unique) = (Cluster::shared(), format!("a-{:05x}", rand::rng().random_range(0..0x10_0000)));
+        let (cluster, unique) =
+            (Cluster::shared(), format!("a-{:05x}", rand::rng().random_range(0..0x10_0000)));
         let namespaces = vec![unique.clone(), format!("{unique}-b")];
         for namespace in &namespaces {
             cluster.create_namespace(namespace).await;
@@ -26,7 +27,9 @@ fn names_that_could_collide_do_not() {
             bed.try_create(namespace, name, json!({"workload": {"replicas": 1}})).await.unwrap();
         }
         for (namespace, name) in namespaces.iter().zip(["b-c", "c"]) {
-            streams.push(channel::stream(&bed.until_in(namespace, name, "is ready", channel::is_ready).await));
+            streams.push(channel::stream(
+                &bed.until_in(namespace, name, "is ready", channel::is_ready).await,
+            ));
         }
         assert_ne!(streams[0], streams[1]);
         let server = bed.streams().await;
@@ -49,7 +52,8 @@ fn two_channels_of_one_stream_name_do_not_fight() {
         )
         .await;
         let second = bed.condition("second", "StreamReady", "False", "OwnedByOther").await;
-        let message = channel::condition(&second, "StreamReady").unwrap()["message"].as_str().unwrap();
+        let message =
+            channel::condition(&second, "StreamReady").unwrap()["message"].as_str().unwrap();
         assert!(message.contains("first"), "it names the owner: {message}");
         bed.api(CHANNEL).delete("second", &DeleteParams::background()).await.unwrap();
         bed.until_gone("second").await;
@@ -60,7 +64,11 @@ fn two_channels_of_one_stream_name_do_not_fight() {
 }
 
 /// A stream that somebody made by hand, with an event.
-async fn foreign_stream(bed: &Bed, name: &str, subject: &str) -> async_nats::jetstream::stream::Info {
+async fn foreign_stream(
+    bed: &Bed,
+    name: &str,
+    subject: &str,
+) -> async_nats::jetstream::stream::Info {
     let streams = bed.streams().await;
     let names = nats::names("unused");
     let mut config = nats::stream_config(&names);
@@ -78,12 +86,19 @@ fn a_foreign_stream_is_never_touched() {
             .await;
         let object = bed.condition("orders", "StreamReady", "False", "OwnedByOther").await;
         assert_eq!(channel::condition(&object, "Ready").unwrap()["status"], "False");
-        let message = channel::condition(&object, "StreamReady").unwrap()["message"].as_str().unwrap();
-        assert!(message.contains("THEIRS") && message.contains("adoption: IfUnowned"), "it names the stream and the way: {message}");
+        let message =
+            channel::condition(&object, "StreamReady").unwrap()["message"].as_str().unwrap();
+        assert!(
+            message.contains("THEIRS") && message.contains("adoption: IfUnowned"),
+            "it names the stream and the way: {message}"
+        );
         bed.api(CHANNEL).delete("orders", &DeleteParams::background()).await.unwrap();
         bed.until_gone("orders").await;
         let after = bed.streams().await.info("THEIRS").await;
-        assert_eq!((after.created, after.config, after.state.messages), (before.created, before.config, 1));
+        assert_eq!(
+            (after.created, after.config, after.state.messages),
+            (before.created, before.config, 1)
+        );
     });
 }
 
@@ -108,7 +123,11 @@ fn an_unowned_stream_is_adopted_when_asked_and_keeps_its_events() {
 fn subjects_that_another_stream_takes_are_named() {
     test("overlap", async |bed| {
         let before = foreign_stream(bed, "THEIRS", "theirs.>").await;
-        bed.create("orders", json!({"stream": {"subjects": ["theirs.1"]}, "workload": {"replicas": 1}})).await;
+        bed.create(
+            "orders",
+            json!({"stream": {"subjects": ["theirs.1"]}, "workload": {"replicas": 1}}),
+        )
+        .await;
         bed.condition("orders", "StreamReady", "False", "SubjectOverlap").await;
         assert_eq!(bed.streams().await.info("THEIRS").await.config, before.config);
         bed.change("orders", json!({"stream": {"subjects": ["ours.>"]}})).await;
@@ -125,7 +144,10 @@ fn more_copies_than_servers_are_not_asked_for() {
         let object = bed.ready("orders").await;
         bed.change("orders", json!({"stream": {"replicas": 3}})).await;
         bed.condition("orders", "StreamReady", "False", "NotEnoughServers").await;
-        assert_eq!(bed.streams().await.info(&channel::stream(&object)).await.config.num_replicas, 1);
+        assert_eq!(
+            bed.streams().await.info(&channel::stream(&object)).await.config.num_replicas,
+            1
+        );
     });
 }
 
@@ -145,14 +167,23 @@ fn a_childs_name_that_is_taken_is_not_taken_over() {
         let theirs =
             serde_json::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"theirs": "yes"}}))
                 .unwrap();
-        bed.api(channel::CONFIG_MAP).create(&kube::api::PostParams::default(), &theirs).await.unwrap();
+        bed.api(channel::CONFIG_MAP)
+            .create(&kube::api::PostParams::default(), &theirs)
+            .await
+            .unwrap();
         bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         let object = bed
             .until("orders", "names the object in its way", |o| {
-                channel::current_condition(o, "WorkloadAvailable").is_some_and(|c| c["status"] == "False" && c["reason"] == "NameTaken")
+                channel::current_condition(o, "WorkloadAvailable")
+                    .is_some_and(|c| c["status"] == "False" && c["reason"] == "NameTaken")
             })
             .await;
-        assert!(channel::condition(&object, "WorkloadAvailable").unwrap()["message"].as_str().unwrap().contains(&name));
+        assert!(
+            channel::condition(&object, "WorkloadAvailable").unwrap()["message"]
+                .as_str()
+                .unwrap()
+                .contains(&name)
+        );
         let left = bed.api(channel::CONFIG_MAP).get(&name).await.unwrap();
         assert_eq!(left.data["data"], json!({"theirs": "yes"}));
         bed.api(channel::CONFIG_MAP).delete(&name, &DeleteParams::default()).await.unwrap();

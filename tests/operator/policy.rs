@@ -31,7 +31,8 @@ async fn assert_untouched(bed: &Bed, object: &Value) {
 /// Everything is put back once the operator may.
 async fn heals(bed: &Bed, object: &Value) {
     bed.change("orders", json!({"managementPolicy": "Enforce"})).await;
-    eventually("the Service is made again", LIMIT, async || bed.child(SERVICE, "orders").await).await;
+    eventually("the Service is made again", LIMIT, async || bed.child(SERVICE, "orders").await)
+        .await;
     bed.ready("orders").await;
     let config = bed.streams().await.info(&channel::stream(object)).await.config;
     assert_eq!(config.max_age, Duration::from_secs(86_400));
@@ -56,8 +57,14 @@ fn observe_reports_differences_and_changes_nothing() {
         harm(bed, &object).await;
         let drifted = bed.condition("orders", "Drifted", "True", "ServerDiffers").await;
         let drift = &drifted["status"]["drift"];
-        let row = drift.as_array().and_then(|rows| rows.iter().find(|row| row["field"].as_str().is_some_and(|f| f.contains("maxAge"))));
-        assert_eq!((row.unwrap()["desired"].as_str(), row.unwrap()["observed"].as_str()), (Some("24h"), Some("1h")), "{drift}");
+        let row = drift.as_array().and_then(|rows| {
+            rows.iter().find(|row| row["field"].as_str().is_some_and(|f| f.contains("maxAge")))
+        });
+        assert_eq!(
+            (row.unwrap()["desired"].as_str(), row.unwrap()["observed"].as_str()),
+            (Some("24h"), Some("1h")),
+            "{drift}"
+        );
         tokio::time::sleep(RESYNC * 2).await;
         assert_untouched(bed, &object).await;
         assert_eq!(repairs(bed), before);
@@ -68,8 +75,13 @@ fn observe_reports_differences_and_changes_nothing() {
 #[test]
 fn observe_makes_nothing() {
     test("observe-new", async |bed| {
-        bed.create("orders", json!({"managementPolicy": "Observe", "stream": {"deletionPolicy": "Delete"}})).await;
-        let object = bed.until("orders", "is observed", |o| o["status"]["observedGeneration"] == 1).await;
+        bed.create(
+            "orders",
+            json!({"managementPolicy": "Observe", "stream": {"deletionPolicy": "Delete"}}),
+        )
+        .await;
+        let object =
+            bed.until("orders", "is observed", |o| o["status"]["observedGeneration"] == 1).await;
         assert_ne!(channel::condition(&object, "Ready").unwrap()["status"], "True");
         tokio::time::sleep(RESYNC * 2).await;
         for kind in channel::CHILDREN {
@@ -88,7 +100,9 @@ fn paused_is_hands_off() {
         let object = bed.ready("orders").await;
         bed.change("orders", json!({"managementPolicy": "Paused"})).await;
         bed.until("orders", "is paused", |o| {
-            ["Stalled", "Reconciling", "Ready"].iter().any(|k| channel::current_condition(o, k).is_some_and(|c| c["reason"] == "Paused"))
+            ["Stalled", "Reconciling", "Ready"]
+                .iter()
+                .any(|k| channel::current_condition(o, k).is_some_and(|c| c["reason"] == "Paused"))
         })
         .await;
         let before = repairs(bed);

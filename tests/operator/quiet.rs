@@ -24,7 +24,8 @@ fn a_quiet_minute_has_no_write_to_the_api() {
             // These do not become ready; that must not make a loop either.
             json!({"workload": {"replicas": 1, "image": "sluice.test/dataplane:missing"}}),
             json!({"stream": {"replicas": 3}, "workload": {"replicas": 1}}),
-            // Everything around the pods; PodMonitors are not known here, and the Ingress has no address.
+            // Everything around the pods; PodMonitors are not known here, and the Ingress has no
+            // address.
             json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 3, "cpuUtilization": 70, "connectionsPerPod": 100}},
                 "exposure": {"ingress": {"host": "events.example.com"}}, "monitoring": {"podMonitor": "Enabled"},
                 "networkPolicy": {"mode": "Restrict", "from": [{"cidr": "10.0.0.0/8"}]}}),
@@ -44,9 +45,11 @@ fn a_quiet_minute_has_no_write_to_the_api() {
         let before = bed.requests().len();
         tokio::time::sleep(QUIET).await;
         let entries = bed.requests();
-        let writes: Vec<String> = entries[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
+        let writes: Vec<String> =
+            entries[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
         assert!(writes.is_empty(), "{writes:#?}");
-        // It did look: the next change is taken within a moment, and reads are bounded (a look each resync and channel).
+        // It did look: the next change is taken within a moment, and reads are bounded (a look each
+        // resync and channel).
         let reads = entries.len() - before;
         // Six plain channels, and two of which one has every kind of object.
         let looks = usize::try_from(QUIET.as_secs() / RESYNC.as_secs()).unwrap() + 1;

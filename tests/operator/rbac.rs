@@ -17,8 +17,8 @@ use crate::bed::ACCOUNT;
 /// Name of the role that lets an operator take part in the election.
 const LEADER: &str = "sluice-operator-leader";
 
-/// Makes the operator's service account in the first namespace, and lets it work in all of them, as the chart
-/// does with `watchNamespaces`.
+/// Makes the operator's service account in the first namespace, and lets it work in all of them, as
+/// the chart does with `watchNamespaces`.
 pub(crate) async fn grant(client: &Client, namespaces: &[String]) {
     grant_to(client, namespaces, ACCOUNT).await;
 }
@@ -27,19 +27,39 @@ pub(crate) async fn grant(client: &Client, namespaces: &[String]) {
 pub(crate) async fn grant_to(client: &Client, namespaces: &[String], account: &str) {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": ACCOUNT}, "rules": rules("rbac-rules.yaml")});
     let roles: Api<ClusterRole> = Api::all(client.clone());
-    roles.patch(ACCOUNT, &PatchParams::apply("tests").force(), &Patch::Apply(role)).await.expect("the role");
+    roles
+        .patch(ACCOUNT, &PatchParams::apply("tests").force(), &Patch::Apply(role))
+        .await
+        .expect("the role");
     // Its own namespace.
     let leader = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": LEADER}, "rules": rules("leader-rules.yaml")});
     let roles: Api<Role> = Api::namespaced(client.clone(), &namespaces[0]);
-    roles.patch(LEADER, &PatchParams::apply("tests").force(), &Patch::Apply(leader)).await.expect("the leader's role");
+    roles
+        .patch(LEADER, &PatchParams::apply("tests").force(), &Patch::Apply(leader))
+        .await
+        .expect("the leader's role");
 
     let object = ServiceAccount { metadata: named(account), ..ServiceAccount::default() };
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &namespaces[0]);
     accounts.create(&PostParams::default(), &object).await.expect("the service account");
     for namespace in namespaces {
-        bind(client, namespace, account, role_ref("ClusterRole", ACCOUNT), subject(&namespaces[0], account)).await;
+        bind(
+            client,
+            namespace,
+            account,
+            role_ref("ClusterRole", ACCOUNT),
+            subject(&namespaces[0], account),
+        )
+        .await;
     }
-    bind(client, &namespaces[0], &leader_binding(account), role_ref("Role", LEADER), subject(&namespaces[0], account)).await;
+    bind(
+        client,
+        &namespaces[0],
+        &leader_binding(account),
+        role_ref("Role", LEADER),
+        subject(&namespaces[0], account),
+    )
+    .await;
 }
 
 /// Name of the binding that lets `account` hold the lease.
@@ -75,9 +95,18 @@ fn named(name: &str) -> ObjectMeta {
 }
 
 fn role_ref(kind: &str, name: &str) -> RoleRef {
-    RoleRef { api_group: "rbac.authorization.k8s.io".to_owned(), kind: kind.to_owned(), name: name.to_owned() }
+    RoleRef {
+        api_group: "rbac.authorization.k8s.io".to_owned(),
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+    }
 }
 
 fn subject(namespace: &str, account: &str) -> Subject {
-    Subject { kind: "ServiceAccount".to_owned(), name: account.to_owned(), namespace: Some(namespace.to_owned()), ..Subject::default() }
+    Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: account.to_owned(),
+        namespace: Some(namespace.to_owned()),
+        ..Subject::default()
+    }
 }

@@ -1,5 +1,5 @@
-//! How many pods there are when it is not the spec that says so. Streams are real; the autoscaler is Kubernetes' own, which
-//! knows no processor use here, but keeps to its bounds all the same.
+//! How many pods there are when it is not the spec that says so. Streams are real; the autoscaler
+//! is Kubernetes' own, which knows no processor use here, but keeps to its bounds all the same.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,10 @@ async fn operator_decides(bed: &Bed) -> bool {
     let deployment = bed.child(DEPLOYMENT, "orders").await.unwrap();
     deployment.managed_fields().iter().any(|entry| {
         entry.manager.as_deref() == Some("sluice-operator")
-            && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+            && entry
+                .fields_v1
+                .as_ref()
+                .is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
     })
 }
 
@@ -53,21 +56,30 @@ fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
         assert_eq!(replicas(bed).await, 1, "workload.replicas has no effect");
         let streams = subscribe(bed, 3).await;
         eventually("a second pod", LIMIT, async || (replicas(bed).await == 2).then_some(())).await;
-        bed.until("orders", "two pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2).await;
+        bed.until("orders", "two pods are ready", |o| {
+            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
+        })
+        .await;
         let more = subscribe(bed, 6).await;
-        eventually("as many as allowed", LIMIT, async || (replicas(bed).await == 3).then_some(())).await;
-        bed.until("orders", "three pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 3).await;
+        eventually("as many as allowed", LIMIT, async || (replicas(bed).await == 3).then_some(()))
+            .await;
+        bed.until("orders", "three pods are ready", |o| {
+            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 3
+        })
+        .await;
         drop((streams, more));
         let address = bed.admin_addresses("orders").await[0].1;
         eventually("the pod tells that nobody is connected", LIMIT, async || {
-            let answer: serde_json::Value = reqwest::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
+            let answer: serde_json::Value =
+                reqwest::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
             (answer["channels"][0]["connections"] == 0).then_some(())
         })
         .await;
         let before = bed.requests().len();
         tokio::time::sleep(Duration::from_secs(12)).await;
         assert_eq!(replicas(bed).await, 3, "they may come back");
-        let writes: Vec<String> = bed.requests()[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
+        let writes: Vec<String> =
+            bed.requests()[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
         assert!(writes.is_empty(), "{writes:#?}");
         // Without scaling by load, the spec decides again.
         bed.change("orders", json!({"workload": {"replicas": 2, "autoscaling": null}})).await;
@@ -78,40 +90,73 @@ fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
 #[test]
 fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
     test("handover", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 3, "terminationGracePeriodSeconds": 10}})).await;
+        bed.create(
+            "orders",
+            json!({"workload": {"replicas": 3, "terminationGracePeriodSeconds": 10}}),
+        )
+        .await;
         bed.ready("orders").await;
         assert!(operator_decides(bed).await);
         let pods = bed.pod_uids("orders").await;
         bed.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 2, "maxReplicas": 5, "cpuUtilization": 70}}})).await;
-        eventually("the operator leaves the number alone", LIMIT, async || (!operator_decides(bed).await).then_some(())).await;
-        let scaler = eventually("an autoscaler is made", LIMIT, async || bed.child(AUTOSCALER, "orders").await).await;
-        assert_eq!((&scaler.data["spec"]["minReplicas"], &scaler.data["spec"]["maxReplicas"]), (&json!(2), &json!(5)));
-        assert_eq!(scaler.data["spec"]["scaleTargetRef"]["name"], json!(bed.child(DEPLOYMENT, "orders").await.unwrap().metadata.name));
+        eventually("the operator leaves the number alone", LIMIT, async || {
+            (!operator_decides(bed).await).then_some(())
+        })
+        .await;
+        let scaler = eventually("an autoscaler is made", LIMIT, async || {
+            bed.child(AUTOSCALER, "orders").await
+        })
+        .await;
+        assert_eq!(
+            (&scaler.data["spec"]["minReplicas"], &scaler.data["spec"]["maxReplicas"]),
+            (&json!(2), &json!(5))
+        );
+        assert_eq!(
+            scaler.data["spec"]["scaleTargetRef"]["name"],
+            json!(bed.child(DEPLOYMENT, "orders").await.unwrap().metadata.name)
+        );
         let until = Instant::now() + Duration::from_secs(6);
         while Instant::now() < until {
             assert_eq!(replicas(bed).await, 3, "it never falls to the default of one");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(bed.pod_uids("orders").await, pods, "nobody was disconnected");
-        // What the autoscaler, or somebody in its place, decides, stays; also over a change of the template.
+        // What the autoscaler, or somebody in its place, decides, stays; also over a change of the
+        // template.
         let (ok, said) = bed.kubectl(&["scale", "deployment/orders-sse", "--replicas=4"]);
         assert!(ok, "{said}");
         bed.change("orders", json!({"workload": {"podAnnotations": {"example.com/a": "b"}}})).await;
-        bed.until("orders", "four new pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["updatedReplicas"] == 4).await;
-        // Beyond its bounds the autoscaler itself steps in, which shows that it is real and has found its target.
+        bed.until("orders", "four new pods are ready", |o| {
+            channel::is_ready(o) && o["status"]["workload"]["updatedReplicas"] == 4
+        })
+        .await;
+        // Beyond its bounds the autoscaler itself steps in, which shows that it is real and has
+        // found its target.
         bed.change("orders", json!({"workload": {"autoscaling": {"maxReplicas": 3}}})).await;
-        eventually("the autoscaler keeps to its bounds", LIMIT, async || (replicas(bed).await == 3).then_some(())).await;
+        eventually("the autoscaler keeps to its bounds", LIMIT, async || {
+            (replicas(bed).await == 3).then_some(())
+        })
+        .await;
 
         bed.change("orders", json!({"workload": {"replicas": 2, "autoscaling": null}})).await;
-        eventually("the operator decides again", LIMIT, async || (operator_decides(bed).await && replicas(bed).await == 2).then_some(()))
-            .await;
+        eventually("the operator decides again", LIMIT, async || {
+            (operator_decides(bed).await && replicas(bed).await == 2).then_some(())
+        })
+        .await;
         assert!(bed.child(AUTOSCALER, "orders").await.is_none());
-        // An autoscaler leaves what has no pods alone; a channel that had none gets its fewest all the same.
+        // An autoscaler leaves what has no pods alone; a channel that had none gets its fewest all
+        // the same.
         bed.change("orders", json!({"workload": {"replicas": 0}})).await;
         bed.condition("orders", "WorkloadAvailable", "True", "ScaledToZero").await;
         bed.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "cpuUtilization": 70}}})).await;
-        bed.until("orders", "has a pod again", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 1).await;
-        eventually("and leaves the number alone", LIMIT, async || (!operator_decides(bed).await).then_some(())).await;
+        bed.until("orders", "has a pod again", |o| {
+            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 1
+        })
+        .await;
+        eventually("and leaves the number alone", LIMIT, async || {
+            (!operator_decides(bed).await).then_some(())
+        })
+        .await;
         assert_eq!(replicas(bed).await, 1);
     });
 }
@@ -132,9 +177,15 @@ fn with_both_measures_connections_raise_the_autoscalers_least() {
             (scaler.data["spec"]["minReplicas"] == 2).then_some(())
         })
         .await;
-        eventually("the autoscaler adds a pod", LIMIT, async || (replicas(bed).await == 2).then_some(())).await;
+        eventually("the autoscaler adds a pod", LIMIT, async || {
+            (replicas(bed).await == 2).then_some(())
+        })
+        .await;
         assert!(!operator_decides(bed).await);
-        bed.until("orders", "two pods are ready", |o| channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2).await;
+        bed.until("orders", "two pods are ready", |o| {
+            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
+        })
+        .await;
     });
 }
 
@@ -149,13 +200,22 @@ fn service_and_spread_are_as_the_spec_says() {
         .await;
         bed.ready("orders").await;
         let service = bed.child(SERVICE, "orders").await.unwrap();
-        assert_eq!((&service.data["spec"]["type"], &service.data["spec"]["sessionAffinity"]), (&json!("NodePort"), &json!("ClientIP")));
+        assert_eq!(
+            (&service.data["spec"]["type"], &service.data["spec"]["sessionAffinity"]),
+            (&json!("NodePort"), &json!("ClientIP"))
+        );
         assert_eq!(service.annotations()["example.com/a"], "b");
-        let spread = |object: &kube::api::DynamicObject| object.data["spec"]["template"]["spec"]["topologySpreadConstraints"].clone();
+        let spread = |object: &kube::api::DynamicObject| {
+            object.data["spec"]["template"]["spec"]["topologySpreadConstraints"].clone()
+        };
         let constraints = spread(&bed.child(DEPLOYMENT, "orders").await.unwrap());
         assert_eq!(constraints.as_array().map(Vec::len), Some(1));
-        let (topology, otherwise) = (&constraints[0]["topologyKey"], &constraints[0]["whenUnsatisfiable"]);
-        assert_eq!((topology, otherwise), (&json!("kubernetes.io/hostname"), &json!("DoNotSchedule")));
+        let (topology, otherwise) =
+            (&constraints[0]["topologyKey"], &constraints[0]["whenUnsatisfiable"]);
+        assert_eq!(
+            (topology, otherwise),
+            (&json!("kubernetes.io/hostname"), &json!("DoNotSchedule"))
+        );
 
         bed.change(
             "orders",
@@ -164,14 +224,18 @@ fn service_and_spread_are_as_the_spec_says() {
         .await;
         bed.ready("orders").await;
         let now = bed.child(SERVICE, "orders").await.unwrap();
-        assert_eq!((&now.data["spec"]["type"], &now.data["spec"]["sessionAffinity"]), (&json!("ClusterIP"), &json!("None")));
+        assert_eq!(
+            (&now.data["spec"]["type"], &now.data["spec"]["sessionAffinity"]),
+            (&json!("ClusterIP"), &json!("None"))
+        );
         assert!(now.metadata.annotations.as_ref().is_none_or(|a| !a.contains_key("example.com/a")));
         assert_eq!(now.uid(), service.uid());
         assert!(spread(&bed.child(DEPLOYMENT, "orders").await.unwrap()).is_null());
         // A load balancer is the cloud's to give; the Service asks for it.
         bed.change("orders", json!({"service": {"type": "LoadBalancer"}})).await;
         eventually("the Service asks for a load balancer", LIMIT, async || {
-            (bed.child(SERVICE, "orders").await?.data["spec"]["type"] == "LoadBalancer").then_some(())
+            (bed.child(SERVICE, "orders").await?.data["spec"]["type"] == "LoadBalancer")
+                .then_some(())
         })
         .await;
     });

@@ -64,7 +64,8 @@ fn it_runs_pods_as_a_node_does() {
         Streams::connect(&nats.url()).await.create(stream_config(&names("orders"))).await;
         let ready = async |wanted: i32| {
             let deployment = deployments.get("d").await.unwrap();
-            (deployment.status.and_then(|s| s.ready_replicas).unwrap_or_default() == wanted).then_some(())
+            (deployment.status.and_then(|s| s.ready_replicas).unwrap_or_default() == wanted)
+                .then_some(())
         };
 
         deployments.create(&PostParams::default(), &deployment(&nats.url())).await.unwrap();
@@ -75,7 +76,10 @@ fn it_runs_pods_as_a_node_does() {
             state.message.filter(|m| m.contains("configmap \"c\" not found"))
         };
         eventually("the pod waits for its ConfigMap", LIMIT, waiting).await;
-        let map = serde_json::from_value(json!({"metadata": {"name": "c"}, "data": {"orders.json": config(1)}})).unwrap();
+        let map = serde_json::from_value(
+            json!({"metadata": {"name": "c"}, "data": {"orders.json": config(1)}}),
+        )
+        .unwrap();
         maps.create(&PostParams::default(), &map).await.unwrap();
         eventually("both pods are ready", LIMIT, async || ready(2).await).await;
 
@@ -83,7 +87,12 @@ fn it_runs_pods_as_a_node_does() {
         let ips: Vec<String> = list.iter().filter_map(|p| p.status.clone()?.pod_ip).collect();
         assert!(ips.len() == 2 && ips[0] != ips[1], "{ips:?}");
         let generation = async |ip: &str| {
-            let answer: Value = reqwest::get(format!("http://{ip}:9090/readyz")).await.unwrap().json().await.unwrap();
+            let answer: Value = reqwest::get(format!("http://{ip}:9090/readyz"))
+                .await
+                .unwrap()
+                .json()
+                .await
+                .unwrap();
             answer["channels"][0]["generation"].as_i64()
         };
         assert_eq!(generation(&ips[0]).await, Some(1));
@@ -95,7 +104,10 @@ fn it_runs_pods_as_a_node_does() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(generation(&ips[0]).await, Some(1));
         cluster.node().freeze_files(&namespace, false);
-        eventually("the change is served", LIMIT, async || (generation(&ips[1]).await == Some(2)).then_some(())).await;
+        eventually("the change is served", LIMIT, async || {
+            (generation(&ips[1]).await == Some(2)).then_some(())
+        })
+        .await;
 
         // The readiness probe decides; a process that dies comes back.
         cluster.node().each_process(&namespace, |_, process| process.pause());
@@ -111,7 +123,10 @@ fn it_runs_pods_as_a_node_does() {
         let name = list[0].name_any();
         let mut running = 0;
         pods.delete(&name, &DeleteParams::default()).await.unwrap();
-        eventually("the pod's object has gone", LIMIT, async || pods.get_opt(&name).await.unwrap().is_none().then_some(())).await;
+        eventually("the pod's object has gone", LIMIT, async || {
+            pods.get_opt(&name).await.unwrap().is_none().then_some(())
+        })
+        .await;
         cluster.node().each_process(&namespace, |pod, _| running += usize::from(pod == name));
         assert_eq!(running, 0, "its process has ended");
         cluster.node().forget(&namespace);

@@ -1,5 +1,5 @@
-//! One conformance suite for every store behind the data plane's log: what holds for the one in memory, which the
-//! tests of the log use, holds for JetStream on a real nats-server.
+//! One conformance suite for every store behind the data plane's log: what holds for the one in
+//! memory, which the tests of the log use, holds for JetStream on a real nats-server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{sync::Arc, time::Duration};
@@ -52,10 +52,17 @@ impl Real {
         let streams = Streams::connect(&server.url()).await;
         let names = names("conformance");
         streams.create(stream_config(&names)).await;
-        let settings = Settings { servers: vec![server.url()], name: "conformance".into(), ..Settings::default() };
+        let settings = Settings {
+            servers: vec![server.url()],
+            name: "conformance".into(),
+            ..Settings::default()
+        };
         let connection = connect(&settings).await.unwrap();
         let source = JetStream::new(connection, names.stream.clone(), &names.prefix, "conformance");
-        sluice_tests::eventually("a connection", Duration::from_secs(10), async || source.connected().then_some(())).await;
+        sluice_tests::eventually("a connection", Duration::from_secs(10), async || {
+            source.connected().then_some(())
+        })
+        .await;
         Self { _server: server, streams, names, source }
     }
 }
@@ -99,7 +106,9 @@ async fn read(backend: &dyn Backend, from: u64, events: u64) -> Vec<u64> {
 }
 
 async fn next(tail: &mut dyn Tail) -> Result<(u64, u64), Error> {
-    let delivery = tokio::time::timeout(Duration::from_secs(10), tail.next()).await.expect("a delivery in time");
+    let delivery = tokio::time::timeout(Duration::from_secs(10), tail.next())
+        .await
+        .expect("a delivery in time");
     delivery.map(|d| (d.delivery_sequence, d.event.sequence))
 }
 
@@ -114,22 +123,31 @@ async fn an_empty_stream(backend: &dyn Backend) {
 
 async fn events_are_read_back_as_they_were(backend: &dyn Backend) {
     for i in 1..=5 {
-        assert_eq!(put(backend, if i % 2 == 0 { "even.x" } else { "odd" }, &format!("p{i}")).await, i);
+        assert_eq!(
+            put(backend, if i % 2 == 0 { "even.x" } else { "odd" }, &format!("p{i}")).await,
+            i
+        );
     }
     let source = backend.source();
     let state = source.state().await.unwrap();
     assert_eq!((state.first, state.last), (1, 5));
     let batch = source.read(2, ReadLimit { events: 2, bytes: 1024 }).await.unwrap();
     assert!(batch.more);
-    let seen: Vec<_> = batch.events.iter().map(|e| (e.sequence, e.topic.as_str(), &e.payload[..])).collect();
+    let seen: Vec<_> =
+        batch.events.iter().map(|e| (e.sequence, e.topic.as_str(), &e.payload[..])).collect();
     assert_eq!(seen, [(2, "even.x", &b"p2"[..]), (3, "odd", &b"p3"[..])]);
     assert!(!source.read(4, ReadLimit { events: 10, bytes: 1024 }).await.unwrap().more);
     // One event may overshoot the bytes, and at least one is given.
     let small = source.read(1, ReadLimit { events: 5, bytes: 1 }).await.unwrap();
     assert_eq!((small.events[0].sequence, small.more), (1, true));
     assert!(read(backend, 6, 10).await.is_empty());
-    let direct = source.read(3, ReadLimit { events: 1, bytes: 1024 }).await.unwrap().events.remove(0);
-    assert_eq!(source.read_leader(3).await.unwrap(), Some(direct.clone()), "leader and replica tell the same");
+    let direct =
+        source.read(3, ReadLimit { events: 1, bytes: 1024 }).await.unwrap().events.remove(0);
+    assert_eq!(
+        source.read_leader(3).await.unwrap(),
+        Some(direct.clone()),
+        "leader and replica tell the same"
+    );
     assert_eq!(source.first_since(direct.time_nanos).await.unwrap(), Some(3));
     assert_eq!(source.first_since(i64::MAX / 2).await.unwrap(), None);
 }
@@ -188,11 +206,14 @@ async fn a_new_life(backend: &dyn Backend) {
     let after = source.state().await.unwrap();
     assert_ne!(after.epoch, before.epoch);
     assert_eq!((after.first, after.last), (1, 0));
-    let ended = tokio::time::timeout(Duration::from_secs(15), tail.next()).await.expect("the tail ends in time");
+    let ended = tokio::time::timeout(Duration::from_secs(15), tail.next())
+        .await
+        .expect("the tail ends in time");
     assert!(ended.is_err());
 }
 
-/// Whoever reads on and on, and others who read near by at the same time, get everything that is there from where they begin.
+/// Whoever reads on and on, and others who read near by at the same time, get everything that is
+/// there from where they begin.
 async fn reads_in_a_row(backend: &dyn Backend) {
     let source = backend.source();
     let start = source.state().await.unwrap().last + 1;
@@ -209,10 +230,16 @@ async fn reads_in_a_row(backend: &dyn Backend) {
     let check = async |from: u64, limit: ReadLimit| {
         let batch = source.read(from, limit).await.unwrap();
         let seen: Vec<u64> = batch.events.iter().map(|e| e.sequence).collect();
-        let expected: Vec<u64> = there.iter().copied().filter(|s| *s >= from).take(seen.len()).collect();
+        let expected: Vec<u64> =
+            there.iter().copied().filter(|s| *s >= from).take(seen.len()).collect();
         assert_eq!(seen, expected, "read from {from}");
         assert!(!seen.is_empty() && seen.len() as u64 <= limit.events, "read from {from}");
-        assert!(batch.events.iter().all(|e| e.topic == "row" && e.payload == format!("r{}", e.sequence)));
+        assert!(
+            batch
+                .events
+                .iter()
+                .all(|e| e.topic == "row" && e.payload == format!("r{}", e.sequence))
+        );
         *seen.last().unwrap()
     };
     for (events, bytes) in [(50, 1024 * 1024), (50, 60), (7, 1024 * 1024)] {
@@ -227,7 +254,8 @@ async fn reads_in_a_row(backend: &dyn Backend) {
             check(other, ReadLimit { events: 20, bytes }).await;
         }
     }
-    // In a row again, up to the middle; then the stream is another, with other events at the same places.
+    // In a row again, up to the middle; then the stream is another, with other events at the same
+    // places.
     let mut from = start;
     while from < start + 300 {
         from = check(from, ReadLimit { events: 30, bytes: 1024 * 1024 }).await + 1;
@@ -236,10 +264,14 @@ async fn reads_in_a_row(backend: &dyn Backend) {
     for _ in 0..from + 100 {
         put(backend, "new", "n").await;
     }
-    let is_new = |batch: &sluice_dataplane::source::Batch| batch.events.iter().all(|e| e.topic == "new");
+    let is_new =
+        |batch: &sluice_dataplane::source::Batch| batch.events.iter().all(|e| e.topic == "new");
     let batch = source.read(from, ReadLimit { events: 30, bytes: 1024 * 1024 }).await.unwrap();
     let new = source.state().await.unwrap().epoch;
-    assert!(is_new(&batch) || batch.epoch.is_some_and(|epoch| epoch != new), "old events are never taken for new ones");
+    assert!(
+        is_new(&batch) || batch.epoch.is_some_and(|epoch| epoch != new),
+        "old events are never taken for new ones"
+    );
     let batch = source.read(from, ReadLimit { events: 30, bytes: 1024 * 1024 }).await.unwrap();
     assert!(is_new(&batch) && batch.events.len() == 30);
 }

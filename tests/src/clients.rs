@@ -1,4 +1,5 @@
-//! Subscribers over raw sockets, which can be stalled, cut and moved between pods, and the ledger of what each one got.
+//! Subscribers over raw sockets, which can be stalled, cut and moved between pods, and the ledger
+//! of what each one got.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -44,7 +45,13 @@ impl Request {
     /// `GET` of a path as `EventSource` sends it.
     pub fn get(path: impl Into<String>) -> Self {
         let headers = vec![("Accept".to_owned(), "text/event-stream".to_owned())];
-        Self { method: "GET", path: path.into(), headers, version: "HTTP/1.1", receive_buffer: None }
+        Self {
+            method: "GET",
+            path: path.into(),
+            headers,
+            version: "HTTP/1.1",
+            receive_buffer: None,
+        }
     }
 
     /// The same with one more header.
@@ -56,13 +63,17 @@ impl Request {
 
     /// The same with a cursor as `Last-Event-ID`.
     #[must_use]
-    #[allow(clippy::needless_pass_by_value, reason = "so that callers may give a cursor as well as any text")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "so that callers may give a cursor as well as any text"
+    )]
     pub fn resume(self, cursor: impl ToString) -> Self {
         self.header("Last-Event-ID", cursor.to_string())
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{} {} {}\r\nHost: sluice.test\r\n", self.method, self.path, self.version);
+        let mut text =
+            format!("{} {} {}\r\nHost: sluice.test\r\n", self.method, self.path, self.version);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }
@@ -121,16 +132,23 @@ impl Connection {
         };
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|l| l.split(' ').nth(1)?.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
-        let headers: Vec<(String, String)> =
-            lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
+        let status = lines
+            .next()
+            .and_then(|l| l.split(' ').nth(1)?.parse().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|l| l.split_once(':'))
+            .map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()))
+            .collect();
         let value = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let framing = if request.method == "HEAD" || status == 204 || status == 304 {
             Framing::Length(0)
         } else if value("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
             Framing::Chunked(Chunked::default())
         } else {
-            value("content-length").and_then(|v| v.parse().ok()).map_or(Framing::UntilClose, Framing::Length)
+            value("content-length")
+                .and_then(|v| v.parse().ok())
+                .map_or(Framing::UntilClose, Framing::Length)
         };
         let mut connection = Self {
             socket,
@@ -158,7 +176,8 @@ impl Connection {
 
     /// All values of a header, as one list in lower case.
     pub fn list(&self, name: &str) -> String {
-        let values = self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.to_ascii_lowercase());
+        let values =
+            self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.to_ascii_lowercase());
         values.collect::<Vec<_>>().join(", ")
     }
 
@@ -273,7 +292,8 @@ impl Chunked {
                 let take = left.min(bytes.len());
                 sink(&bytes[..take]);
                 bytes = &bytes[take..];
-                self.state = if take == left { ChunkState::DataEnd } else { ChunkState::Data(left - take) };
+                self.state =
+                    if take == left { ChunkState::DataEnd } else { ChunkState::Data(left - take) };
                 continue;
             }
             let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
@@ -282,13 +302,16 @@ impl Chunked {
             };
             self.line.extend_from_slice(&bytes[..end]);
             bytes = &bytes[end + 1..];
-            let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim_end().to_owned();
+            let line =
+                String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim_end().to_owned();
             self.state = match &self.state {
-                ChunkState::Size => match usize::from_str_radix(line.split(';').next().unwrap_or(""), 16) {
-                    Ok(0) => ChunkState::Trailer,
-                    Ok(size) => ChunkState::Data(size),
-                    Err(_) => panic!("not a chunk size: {line:?}"),
-                },
+                ChunkState::Size => {
+                    match usize::from_str_radix(line.split(';').next().unwrap_or(""), 16) {
+                        Ok(0) => ChunkState::Trailer,
+                        Ok(size) => ChunkState::Data(size),
+                        Err(_) => panic!("not a chunk size: {line:?}"),
+                    }
+                }
                 ChunkState::DataEnd if line.is_empty() => ChunkState::Size,
                 ChunkState::Trailer if line.is_empty() => ChunkState::Done,
                 ChunkState::Trailer => ChunkState::Trailer,
@@ -359,17 +382,23 @@ impl Ledger {
             return;
         }
         assert!(event.has_id, "an event without an id of its own: {event:?}");
-        let cursor: Cursor = event.last_event_id.parse().unwrap_or_else(|_| panic!("no cursor as id: {event:?}"));
+        let cursor: Cursor =
+            event.last_event_id.parse().unwrap_or_else(|_| panic!("no cursor as id: {event:?}"));
         if event.name == "channel.gap" {
-            let data: Value = serde_json::from_str(&event.data).unwrap_or_else(|_| panic!("the data of a gap is JSON: {event:?}"));
-            let reason = data["reason"].as_str().unwrap_or_else(|| panic!("a gap has a reason: {event:?}")).to_owned();
+            let data: Value = serde_json::from_str(&event.data)
+                .unwrap_or_else(|_| panic!("the data of a gap is JSON: {event:?}"));
+            let reason = data["reason"]
+                .as_str()
+                .unwrap_or_else(|| panic!("a gap has a reason: {event:?}"))
+                .to_owned();
             self.gaps.push(Gap { reason, data, cursor, after: self.entries.len() });
             self.position = Some(cursor);
             return;
         }
         if let Some(position) = self.position {
             assert_eq!(cursor.epoch, position.epoch, "the epoch changed without a gap: {event:?}");
-            let rises = cursor.sequence > position.sequence || (is_ours && cursor.sequence == position.sequence);
+            let rises = cursor.sequence > position.sequence
+                || (is_ours && cursor.sequence == position.sequence);
             assert!(rises, "{} after {}: {event:?}", cursor.sequence, position.sequence);
         }
         self.position = Some(cursor);
@@ -403,29 +432,45 @@ impl Ledger {
         self.entries.iter().map(|(sequence, _)| *sequence).collect()
     }
 
-    /// The channel's own events must be exactly `expected`, in order: no hole, no duplicate, nothing altered.
+    /// The channel's own events must be exactly `expected`, in order: no hole, no duplicate,
+    /// nothing altered.
     ///
     /// # Panics
     /// When they are not; the first difference is named.
     #[track_caller]
     pub fn assert_exactly(&self, who: &str, expected: &[(u64, u64)]) {
         for (i, (got, want)) in self.entries.iter().zip(expected).enumerate() {
-            assert!(got.0 == want.0, "{who}: event {i} has sequence {} and should have {}", got.0, want.0);
+            assert!(
+                got.0 == want.0,
+                "{who}: event {i} has sequence {} and should have {}",
+                got.0,
+                want.0
+            );
             assert!(got.1 == want.1, "{who}: event {i} (sequence {}) has another payload", got.0);
         }
         let (got, want) = (self.entries.len(), expected.len());
-        assert!(got == want, "{who}: {got} events instead of {want}; last {:?}, should be {:?}", self.last(), expected.last().map(|e| e.0));
+        assert!(
+            got == want,
+            "{who}: {got} events instead of {want}; last {:?}, should be {:?}",
+            self.last(),
+            expected.last().map(|e| e.0)
+        );
     }
 }
 
-/// The entries that a ledger should hold after reading `log` with `filter` from after `from` up to and including `to`.
+/// The entries that a ledger should hold after reading `log` with `filter` from after `from` up to
+/// and including `to`.
 ///
 /// # Panics
 /// When the filter is malformed or a payload is not UTF-8.
 pub fn expected(log: &Log, from: u64, to: u64, filter: &[&str]) -> Vec<(u64, u64)> {
     let filter = Filter::new(filter.iter().copied()).expect("a filter");
     let events = log.range(from + 1..to.max(from) + 1).filter(|(_, e)| filter.matches(&e.topic));
-    events.map(|(sequence, e)| (*sequence, digest(&normalise(std::str::from_utf8(&e.payload).expect("UTF-8"))))).collect()
+    events
+        .map(|(sequence, e)| {
+            (*sequence, digest(&normalise(std::str::from_utf8(&e.payload).expect("UTF-8"))))
+        })
+        .collect()
 }
 
 /// A connection with its ledger.
@@ -455,7 +500,9 @@ impl Reader {
     /// When none comes within `limit`.
     pub async fn item(&mut self, limit: Duration) -> Option<Item> {
         let item = timeout(limit, self.connection.item()).await;
-        let item = item.unwrap_or_else(|_| panic!("nothing came within {limit:?}; position {:?}", self.ledger.position()));
+        let item = item.unwrap_or_else(|_| {
+            panic!("nothing came within {limit:?}; position {:?}", self.ledger.position())
+        });
         if let Some(item) = &item {
             self.ledger.record(item);
         }
@@ -480,7 +527,12 @@ impl Reader {
     ///
     /// # Panics
     /// When it does not within `limit`, or the stream ends before.
-    pub async fn until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Ledger) -> bool) {
+    pub async fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut done: impl FnMut(&Ledger) -> bool,
+    ) {
         let deadline = Instant::now() + limit;
         while !done(&self.ledger) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -494,14 +546,22 @@ impl Reader {
 
     /// Reads until the channel's event with this sequence is there.
     pub async fn until_sequence(&mut self, sequence: u64, limit: Duration) {
-        self.until(&format!("sequence {sequence}"), limit, |ledger| ledger.last().is_some_and(|last| last >= sequence)).await;
+        self.until(&format!("sequence {sequence}"), limit, |ledger| {
+            ledger.last().is_some_and(|last| last >= sequence)
+        })
+        .await;
     }
 
     /// Reads for this long, whatever comes; true when the stream is still open.
     pub async fn read_for(&mut self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         loop {
-            match timeout(deadline.saturating_duration_since(Instant::now()), self.connection.item()).await {
+            match timeout(
+                deadline.saturating_duration_since(Instant::now()),
+                self.connection.item(),
+            )
+            .await
+            {
                 Ok(Some(item)) => self.ledger.record(&item),
                 Ok(None) => return false,
                 Err(_) => return true,
@@ -514,7 +574,11 @@ impl Reader {
     /// # Panics
     /// When it does not within `limit`.
     pub async fn until_end(&mut self, limit: Duration) {
-        assert!(!self.read_for(limit).await, "the stream did not end within {limit:?}; {}", self.summary());
+        assert!(
+            !self.read_for(limit).await,
+            "the stream did not end within {limit:?}; {}",
+            self.summary()
+        );
     }
 
     fn summary(&self) -> String {
@@ -542,7 +606,8 @@ pub struct Plan {
     pub cursor: Option<Cursor>,
     /// Ends once this sequence is there (`u64::MAX` while it is not known).
     pub stop_at: watch::Receiver<u64>,
-    /// Drops its own connection, wherever in a frame that is, after so many events, again and again.
+    /// Drops its own connection, wherever in a frame that is, after so many events, again and
+    /// again.
     pub cut_after: Option<usize>,
     /// Longest wait before it connects again: keeps tests short, whatever `retry:` says.
     pub longest_wait: Duration,
@@ -579,7 +644,10 @@ impl Plan {
                     return ledger;
                 }
             }
-            let wait = ledger.retries.last().map_or(Duration::from_millis(100), |ms| Duration::from_millis(*ms));
+            let wait = ledger
+                .retries
+                .last()
+                .map_or(Duration::from_millis(100), |ms| Duration::from_millis(*ms));
             sleep(wait.min(self.longest_wait)).await;
         }
     }
@@ -621,12 +689,20 @@ mod tests {
             let (mut chunked, mut body) = (Chunked::default(), Vec::new());
             chunked.push(&wire[..cut], |b| body.extend_from_slice(b));
             chunked.push(&wire[cut..], |b| body.extend_from_slice(b));
-            assert_eq!((body.as_slice(), &chunked.state), (&b"hello world\r\n\r\n!"[..], &ChunkState::Done));
+            assert_eq!(
+                (body.as_slice(), &chunked.state),
+                (&b"hello world\r\n\r\n!"[..], &ChunkState::Done)
+            );
         }
     }
 
     fn event(name: &str, id: &str) -> Item {
-        Item::Event(Event { name: name.into(), data: r#"{"reason":"expired"}"#.into(), last_event_id: id.into(), has_id: true })
+        Item::Event(Event {
+            name: name.into(),
+            data: r#"{"reason":"expired"}"#.into(),
+            last_event_id: id.into(),
+            has_id: true,
+        })
     }
 
     #[test]
@@ -641,7 +717,10 @@ mod tests {
         ] {
             ledger.record(&event(name, id));
         }
-        assert_eq!((ledger.sequences(), ledger.gaps.len(), ledger.gaps[0].after), (vec![4, 7, 1], 1, 2));
+        assert_eq!(
+            (ledger.sequences(), ledger.gaps.len(), ledger.gaps[0].after),
+            (vec![4, 7, 1], 1, 2)
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! A real Kubernetes API: etcd, kube-apiserver and kube-controller-manager as child processes on loopback,
-//! and a [`node`] stand-in that runs the pods.
+//! A real Kubernetes API: etcd, kube-apiserver and kube-controller-manager as child processes on
+//! loopback, and a [`node`] stand-in that runs the pods.
 //!
-//! One cluster serves a whole test binary ([`Cluster::shared`]); tests keep apart by namespaces. Nothing of
-//! it outlives the process: the kernel kills the children, and an exit handler removes their files.
+//! One cluster serves a whole test binary ([`Cluster::shared`]); tests keep apart by namespaces.
+//! Nothing of it outlives the process: the kernel kills the children, and an exit handler removes
+//! their files.
 
 pub mod audit;
 pub mod node;
@@ -30,14 +31,16 @@ use tempfile::TempDir;
 use self::{audit::Audit, node::Node, store::Store};
 use crate::process::{Process, free_port, tool};
 
-/// Longest wait for the API server to be ready. It takes about 4 s on an idle machine with two cores.
+/// Longest wait for the API server to be ready. It takes about 4 s on an idle machine with two
+/// cores.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for the node's tasks when a cluster ends.
 const END_LIMIT: Duration = Duration::from_secs(2);
 /// Life of the tokens given out; longer than any run of the tests.
 const TOKEN_SECONDS: i64 = 3 * 60 * 60;
-/// The controllers that the operator's children need. Not among them: `endpointslice-controller`, since
-/// pods on loopback addresses are no valid endpoints; those that only a real node or cloud needs.
+/// The controllers that the operator's children need. Not among them: `endpointslice-controller`,
+/// since pods on loopback addresses are no valid endpoints; those that only a real node or cloud
+/// needs.
 const CONTROLLERS: &str = "deployment-controller,replicaset-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,horizontal-pod-autoscaler-controller";
 
 /// A running cluster.
@@ -66,14 +69,16 @@ impl Cluster {
         SHARED.get_or_init(Self::another)
     }
 
-    /// A cluster beside the shared one, for a test that changes what all namespaces share. It lives until
-    /// [`Cluster::end`] or the end of the process.
+    /// A cluster beside the shared one, for a test that changes what all namespaces share. It lives
+    /// until [`Cluster::end`] or the end of the process.
     ///
     /// # Panics
     /// When it cannot be started; the message says which log to read.
     pub fn another() -> &'static Self {
         // Starting blocks on a runtime, which is not allowed on a test's own runtime's threads.
-        let cluster = std::thread::spawn(Self::start).join().unwrap_or_else(|_| panic!("the cluster did not start"));
+        let cluster = std::thread::spawn(Self::start)
+            .join()
+            .unwrap_or_else(|_| panic!("the cluster did not start"));
         let cluster: &'static Self = Box::leak(Box::new(cluster));
         let mut all = ALL.lock().expect("no panic while held");
         if all.is_empty() {
@@ -91,11 +96,19 @@ impl Cluster {
         processes.push(etcd);
 
         let admin_token = random_token();
-        std::fs::write(dir.path().join("tokens.csv"), format!("{admin_token},admin,1,system:masters\n")).expect("the token file");
+        std::fs::write(
+            dir.path().join("tokens.csv"),
+            format!("{admin_token},admin,1,system:masters\n"),
+        )
+        .expect("the token file");
         std::fs::write(dir.path().join("audit.yaml"), audit::POLICY).expect("the audit policy");
         let (apiserver, server) = start_apiserver(dir.path(), &store);
         processes.push(apiserver);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(wait_for_certificate(dir.path(), &mut processes));
         let kubeconfig = kubeconfig(&server, dir.path(), &admin_token, "default");
         write_kubeconfig(&dir.path().join("admin.conf"), &kubeconfig);
@@ -110,9 +123,22 @@ impl Cluster {
             wait_for_controllers(&client, &mut processes).await;
             node
         });
-        println!("cluster ready in {:.1} s: {}", started.elapsed().as_secs_f64(), dir.path().display());
+        println!(
+            "cluster ready in {:.1} s: {}",
+            started.elapsed().as_secs_f64(),
+            dir.path().display()
+        );
         let audit = Audit::new(dir.path().join("audit.log"));
-        Self { server, admin_token, node, store, audit, processes: Mutex::new(processes), runtime: Mutex::new(Some(runtime)), dir }
+        Self {
+            server,
+            admin_token,
+            node,
+            store,
+            audit,
+            processes: Mutex::new(processes),
+            runtime: Mutex::new(Some(runtime)),
+            dir,
+        }
     }
 
     /// A client with all rights, for the calling test's runtime.
@@ -153,21 +179,33 @@ impl Cluster {
         let mut namespace = Namespace::default();
         namespace.metadata.name = Some(name.to_owned());
         // Pods of channels must be admitted by the strictest of the Pod Security Standards.
-        namespace.metadata.labels = Some([("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned())].into());
-        Api::all(self.client().await).create(&PostParams::default(), &namespace).await.expect("a namespace");
+        namespace.metadata.labels = Some(
+            [("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned())].into(),
+        );
+        Api::all(self.client().await)
+            .create(&PostParams::default(), &namespace)
+            .await
+            .expect("a namespace");
     }
 
-    /// Writes a kubeconfig of the service account `name` of `namespace`, which must exist, to `path`.
+    /// Writes a kubeconfig of the service account `name` of `namespace`, which must exist, to
+    /// `path`.
     ///
     /// # Panics
     /// When no token is to be had.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str, path: &Path) {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await, namespace);
         let request = TokenRequest {
-            spec: TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() },
+            spec: TokenRequestSpec {
+                expiration_seconds: Some(TOKEN_SECONDS),
+                ..TokenRequestSpec::default()
+            },
             ..TokenRequest::default()
         };
-        let answer: TokenRequest = accounts.create_subresource("token", name, &PostParams::default(), &request).await.expect("a token");
+        let answer: TokenRequest = accounts
+            .create_subresource("token", name, &PostParams::default(), &request)
+            .await
+            .expect("a token");
         let token = answer.status.expect("a token in the answer").token;
         write_kubeconfig(path, &kubeconfig(&self.server, self.dir.path(), &token, namespace));
     }
@@ -182,8 +220,8 @@ impl Cluster {
     /// Ends all its processes and removes its files.
     pub fn end(&self) {
         self.node.shutdown();
-        // The pods' tasks go with their runtime, and with them their processes and files. Waiting for it is not
-        // allowed on a test's own runtime's threads.
+        // The pods' tasks go with their runtime, and with them their processes and files. Waiting
+        // for it is not allowed on a test's own runtime's threads.
         if let Some(runtime) = self.runtime.lock().ok().and_then(|mut runtime| runtime.take()) {
             let _ = std::thread::spawn(move || runtime.shutdown_timeout(END_LIMIT)).join();
         }
@@ -195,7 +233,8 @@ impl Cluster {
 }
 
 fn start_etcd(dir: &Path) -> (Process, Store) {
-    let (clients, peers) = (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
+    let (clients, peers) =
+        (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
     let mut command = Command::new(tool("etcd"));
     command.arg("--data-dir").arg(dir.join("etcd")).args([
         "--unsafe-no-fsync",
@@ -218,7 +257,8 @@ fn start_apiserver(dir: &Path, store: &Store) -> (Process, String) {
         format!("--secure-port={port}"),
         "--bind-address=127.0.0.1".into(),
         "--advertise-address=127.0.0.1".into(),
-        // The API server's own address may not be an endpoint, being loopback; nothing here asks for it.
+        // The API server's own address may not be an endpoint, being loopback; nothing here asks
+        // for it.
         "--endpoint-reconciler-type=none".into(),
         "--service-cluster-ip-range=10.96.0.0/16".into(),
         "--authorization-mode=RBAC".into(),
@@ -241,7 +281,8 @@ fn start_controller_manager(dir: &Path) -> Process {
     let mut command = Command::new(tool("kube-controller-manager"));
     command.args([
         format!("--kubeconfig={kubeconfig}"),
-        // It serves nothing that is read here; port 0 would be refused without a kubeconfig for its clients.
+        // It serves nothing that is read here; port 0 would be refused without a kubeconfig for its
+        // clients.
         "--secure-port=0".into(),
         "--leader-elect=false".into(),
         format!("--controllers={CONTROLLERS}"),
@@ -257,7 +298,10 @@ async fn wait_for_certificate(dir: &Path, processes: &mut [Process]) {
     let deadline = Instant::now() + START_LIMIT;
     while !dir.join("certs/apiserver.crt").exists() || !dir.join("certs/apiserver.key").exists() {
         assert_alive(processes);
-        assert!(Instant::now() < deadline, "kube-apiserver made no certificate within {START_LIMIT:?}");
+        assert!(
+            Instant::now() < deadline,
+            "kube-apiserver made no certificate within {START_LIMIT:?}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -272,7 +316,10 @@ async fn wait_until_ready(client: &Client, processes: &mut [Process]) {
             Ok(text) => text,
             Err(error) => error.to_string(),
         };
-        assert!(Instant::now() < deadline, "kube-apiserver not ready within {START_LIMIT:?}: {last}");
+        assert!(
+            Instant::now() < deadline,
+            "kube-apiserver not ready within {START_LIMIT:?}: {last}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -283,7 +330,10 @@ async fn wait_for_controllers(client: &Client, processes: &mut [Process]) {
     let deadline = Instant::now() + START_LIMIT;
     while !matches!(accounts.get_opt("default").await, Ok(Some(_))) {
         assert_alive(processes);
-        assert!(Instant::now() < deadline, "kube-controller-manager does nothing within {START_LIMIT:?}");
+        assert!(
+            Instant::now() < deadline,
+            "kube-controller-manager does nothing within {START_LIMIT:?}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -301,7 +351,9 @@ fn http_get(path: &str) -> http::Request<Vec<u8>> {
 }
 
 async fn client(kubeconfig: Kubeconfig) -> Client {
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client's configuration");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("a client's configuration");
     Client::try_from(config).expect("a client")
 }
 
@@ -320,7 +372,8 @@ fn kubeconfig(server: &str, dir: &Path, token: &str, namespace: &str) -> Kubecon
 
 fn write_kubeconfig(path: &Path, kubeconfig: &Kubeconfig) {
     // JSON is YAML.
-    std::fs::write(path, serde_json::to_vec(kubeconfig).expect("a kubeconfig")).expect("the kubeconfig's file");
+    std::fs::write(path, serde_json::to_vec(kubeconfig).expect("a kubeconfig"))
+        .expect("the kubeconfig's file");
 }
 
 fn random_token() -> String {
@@ -336,7 +389,8 @@ fn end_at_exit() {
             all.iter().for_each(|cluster| cluster.end());
         }
     }
-    // SAFETY: `end` is an `extern "C"` function without arguments; a panic in it would abort, not unwind.
+    // SAFETY: `end` is an `extern "C"` function without arguments; a panic in it would abort, not
+    // unwind.
     unsafe {
         libc::atexit(end);
     }
@@ -352,25 +406,43 @@ mod tests {
         let cluster = Cluster::shared();
         let limit = Duration::from_secs(30);
         assert!(started.elapsed() < limit, "{:?}", started.elapsed());
-        let said = cluster.kubectl().args(["version", "--output=json"]).output().expect("kubectl runs");
-        let versions: serde_json::Value = serde_json::from_slice(&said.stdout).expect("kubectl's JSON");
-        assert_eq!(versions["serverVersion"]["gitVersion"], versions["clientVersion"]["gitVersion"]);
+        let said =
+            cluster.kubectl().args(["version", "--output=json"]).output().expect("kubectl runs");
+        let versions: serde_json::Value =
+            serde_json::from_slice(&said.stdout).expect("kubectl's JSON");
+        assert_eq!(
+            versions["serverVersion"]["gitVersion"],
+            versions["clientVersion"]["gitVersion"]
+        );
         crate::run(limit, async {
             let namespace = cluster.namespace("smoke").await;
-            let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(cluster.client().await, &namespace);
-            let map = serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}, "data": {"k": "v"}})).expect("a ConfigMap");
+            let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
+                Api::namespaced(cluster.client().await, &namespace);
+            let map = serde_json::from_value(
+                serde_json::json!({"metadata": {"name": "a"}, "data": {"k": "v"}}),
+            )
+            .expect("a ConfigMap");
             maps.create(&PostParams::default(), &map).await.expect("it is created");
             let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client().await, &namespace);
-            crate::eventually("the controllers run", limit, async || accounts.get_opt("default").await.ok().flatten()).await;
+            crate::eventually("the controllers run", limit, async || {
+                accounts.get_opt("default").await.ok().flatten()
+            })
+            .await;
             let path = cluster.dir.path().join("somebody.conf");
             cluster.service_account_kubeconfig(&namespace, "default", &path).await;
-            let refused =
-                Command::new(tool("kubectl")).arg("--kubeconfig").arg(&path).args(["get", "configmaps"]).output().expect("kubectl runs");
+            let refused = Command::new(tool("kubectl"))
+                .arg("--kubeconfig")
+                .arg(&path)
+                .args(["get", "configmaps"])
+                .output()
+                .expect("kubectl runs");
             assert!(!refused.status.success(), "an account without rights may not read");
             let user = format!("system:serviceaccount:{namespace}:default");
             let entries = cluster.audit().of_user(&user);
             assert!(
-                entries.iter().any(|e| e.response_status.code == 403 && e.object_ref.resource == "configmaps" && !e.is_write()),
+                entries.iter().any(|e| e.response_status.code == 403
+                    && e.object_ref.resource == "configmaps"
+                    && !e.is_write()),
                 "{entries:?}"
             );
         });

@@ -20,7 +20,8 @@ use crate::{
 /// How long a data plane may take to listen or to become ready.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The configuration that the operator writes for a channel with `spec: {}`, but for payloads up to 1 MiB.
+/// The configuration that the operator writes for a channel with `spec: {}`, but for payloads up to
+/// 1 MiB.
 pub fn channel_config(names: &Names) -> ChannelConfig {
     ChannelConfig {
         version: VERSION,
@@ -49,7 +50,8 @@ impl ConfigDir {
     /// # Panics
     /// When it cannot be made.
     pub fn new(configs: &[ChannelConfig]) -> Self {
-        let dir = Self(TempDir::with_prefix("sluice-channels-").expect("a directory for configurations"));
+        let dir =
+            Self(TempDir::with_prefix("sluice-channels-").expect("a directory for configurations"));
         for config in configs {
             dir.write(config);
         }
@@ -66,7 +68,10 @@ impl ConfigDir {
     /// # Panics
     /// When it cannot be written.
     pub fn write(&self, config: &ChannelConfig) {
-        self.write_text(&format!("{}.json", config.name), &config.to_json().expect("a configuration"));
+        self.write_text(
+            &format!("{}.json", config.name),
+            &config.to_json().expect("a configuration"),
+        );
     }
 
     /// Adds or replaces a file with any text.
@@ -84,11 +89,13 @@ impl ConfigDir {
     /// # Panics
     /// When it is not there.
     pub fn remove(&self, channel: &str) {
-        std::fs::remove_file(self.path().join(format!("{channel}.json"))).expect("the channel's file");
+        std::fs::remove_file(self.path().join(format!("{channel}.json")))
+            .expect("the channel's file");
     }
 }
 
-/// A running data plane. When it is dropped without a failure, its log must be free of errors that were not expected.
+/// A running data plane. When it is dropped without a failure, its log must be free of errors that
+/// were not expected.
 #[derive(Debug)]
 pub struct DataPlane {
     process: Process,
@@ -121,12 +128,22 @@ impl DataPlane {
     /// When it does not listen, or does not become ready.
     pub async fn start_with(nats: &str, configs: &ConfigDir, options: &Options<'_>) -> Self {
         let program = workspace_program("sluice-dataplane");
-        let mut command = Command::new(if options.open_files.is_some() { "sh".into() } else { program.clone() });
+        let mut command =
+            Command::new(if options.open_files.is_some() { "sh".into() } else { program.clone() });
         if let Some(limit) = options.open_files {
             command.args(["-c", &format!(r#"ulimit -n {limit} && exec "$0" "$@""#)]).arg(program);
         }
         command.arg("--config-dir").arg(configs.path());
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--nats", nats, "--log-format", "text"]);
+        command.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--nats",
+            nats,
+            "--log-format",
+            "text",
+        ]);
         for [flag, value] in [["--drain-delay", "0s"], ["--drain-period", "1s"]] {
             if !options.arguments.contains(&flag) {
                 command.args([flag, value]);
@@ -147,9 +164,17 @@ impl DataPlane {
             parse_listening(&process.stdout())
         })
         .await;
-        // No idle connections: a data plane may be shared by tests whose runtimes end at different times.
-        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
-        let plane = Self { process, http: listening.0, admin: listening.1, client, expected_errors: Vec::new() };
+        // No idle connections: a data plane may be shared by tests whose runtimes end at different
+        // times.
+        let client =
+            reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        let plane = Self {
+            process,
+            http: listening.0,
+            admin: listening.1,
+            client,
+            expected_errors: Vec::new(),
+        };
         if !options.not_ready {
             plane.ready().await;
         }
@@ -209,7 +234,13 @@ impl DataPlane {
     }
 
     async fn try_readyz(&self) -> Option<(u16, Value)> {
-        let response = self.client.get(format!("http://{}/readyz", self.admin)).timeout(Duration::from_secs(5)).send().await.ok()?;
+        let response = self
+            .client
+            .get(format!("http://{}/readyz", self.admin))
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await
+            .ok()?;
         Some((response.status().as_u16(), response.json().await.ok()?))
     }
 
@@ -218,8 +249,13 @@ impl DataPlane {
     /// # Panics
     /// When it does not answer 200.
     pub async fn admin_text(&self, path: &str) -> String {
-        let response =
-            self.client.get(format!("http://{}{path}", self.admin)).timeout(Duration::from_secs(5)).send().await.expect("an answer");
+        let response = self
+            .client
+            .get(format!("http://{}{path}", self.admin))
+            .timeout(Duration::from_secs(5))
+            .send()
+            .await
+            .expect("an answer");
         assert_eq!(response.status().as_u16(), 200, "{path}");
         response.text().await.expect("a body")
     }
@@ -234,7 +270,8 @@ impl DataPlane {
     /// # Panics
     /// When it is not the documented JSON.
     pub async fn subscribers(&self) -> Vec<Value> {
-        let body: Value = serde_json::from_str(&self.admin_text("/debug/subscribers").await).expect("JSON");
+        let body: Value =
+            serde_json::from_str(&self.admin_text("/debug/subscribers").await).expect("JSON");
         body["subscribers"].as_array().expect("a list").clone()
     }
 
@@ -244,7 +281,10 @@ impl DataPlane {
     /// When it does not end within `limit`.
     pub async fn drain(&mut self, limit: Duration) -> ExitStatus {
         self.process.terminate();
-        self.process.wait(limit).await.unwrap_or_else(|| panic!("the data plane did not end within {limit:?} of SIGTERM"))
+        self.process
+            .wait(limit)
+            .await
+            .unwrap_or_else(|| panic!("the data plane did not end within {limit:?} of SIGTERM"))
     }
 
     /// Ends it at once (SIGKILL).
@@ -264,9 +304,18 @@ impl DataPlane {
 
     /// Lines of its log that should not be there.
     pub fn unexpected_errors(&self) -> Vec<String> {
-        let is_bad = |line: &&str| line.contains("panicked") || line.split_whitespace().take(3).any(|word| word == "ERROR");
-        let expected = |line: &str| self.expected_errors.iter().any(|text| line.contains(text.as_str()));
-        self.process.stderr().lines().filter(is_bad).filter(|l| !expected(l)).map(str::to_owned).collect()
+        let is_bad = |line: &&str| {
+            line.contains("panicked") || line.split_whitespace().take(3).any(|word| word == "ERROR")
+        };
+        let expected =
+            |line: &str| self.expected_errors.iter().any(|text| line.contains(text.as_str()));
+        self.process
+            .stderr()
+            .lines()
+            .filter(is_bad)
+            .filter(|l| !expected(l))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -301,13 +350,23 @@ impl Metrics {
     pub fn parse(text: &str) -> Self {
         assert!(text.ends_with("# EOF\n"), "OpenMetrics must end with # EOF: {text:?}");
         let samples = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty());
-        Self { samples: samples.map(|line| parse_sample(line).unwrap_or_else(|| panic!("not a sample: {line}"))).collect() }
+        Self {
+            samples: samples
+                .map(|line| parse_sample(line).unwrap_or_else(|| panic!("not a sample: {line}")))
+                .collect(),
+        }
     }
 
     /// The sum of all samples of this name that carry these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let matches = |have: &BTreeMap<String, String>| labels.iter().all(|(k, v)| have.get(*k).is_some_and(|h| h == v));
-        self.samples.iter().filter(|(n, l, _)| n == name && matches(l)).map(|(_, _, value)| value).sum()
+        let matches = |have: &BTreeMap<String, String>| {
+            labels.iter().all(|(k, v)| have.get(*k).is_some_and(|h| h == v))
+        };
+        self.samples
+            .iter()
+            .filter(|(n, l, _)| n == name && matches(l))
+            .map(|(_, _, value)| value)
+            .sum()
     }
 
     /// Whether there is a sample of this name.

@@ -2,8 +2,10 @@
 //!
 //! The line before a block says it:
 //!
-//! - `<!-- run: RUNNER NAME -->`: the runner takes the block by its name; `tests/tidy/blocks.rs` knows the runners
-//! - `<!-- run: manifest -->`: a manifest of the resource; `tests/docs` and the cluster's tests read all of them
+//! - `<!-- run: RUNNER NAME -->`: the runner takes the block by its name; `tests/tidy/blocks.rs`
+//!   knows the runners
+//! - `<!-- run: manifest -->`: a manifest of the resource; `tests/docs` and the cluster's tests
+//!   read all of them
 //! - `<!-- not run: REASON -->`
 //!
 //! A block in the language `text` is a picture or an output and needs no such line.
@@ -50,7 +52,8 @@ impl Block {
         format!("{}:{}", self.file, self.line)
     }
 
-    /// The commands of a shell block: its lines without comments, with those that end in `\` joined to the next.
+    /// The commands of a shell block: its lines without comments, with those that end in `\` joined
+    /// to the next.
     pub fn commands(&self) -> Vec<String> {
         let joined = self.text.replace("\\\n", "");
         let lines = joined.lines().map(|line| line.split("  #").next().unwrap_or(line).trim());
@@ -79,7 +82,16 @@ pub fn blocks_of(file: &str, text: &str) -> Vec<Block> {
         match (&mut open, inner.strip_prefix("```")) {
             (None, Some(language)) => {
                 let (language, mark) = (language.trim().to_owned(), mark(before.trim()));
-                open = Some((indent, Block { file: file.to_owned(), line: number, language, text: String::new(), mark }));
+                open = Some((
+                    indent,
+                    Block {
+                        file: file.to_owned(),
+                        line: number,
+                        language,
+                        text: String::new(),
+                        mark,
+                    },
+                ));
             }
             (Some(_), Some(_)) => found.extend(open.take().map(|(_, block)| block)),
             (Some((indent, block)), None) => {
@@ -106,14 +118,17 @@ fn mark(line: &str) -> Mark {
     }
 }
 
-/// All files of the project below `root`, sorted: no build output, fetched tools, local data or version control.
+/// All files of the project below `root`, sorted: no build output, fetched tools, local data or
+/// version control.
 ///
 /// # Panics
 /// When the tree cannot be read.
 pub fn files(root: &Path) -> Vec<PathBuf> {
     let (mut files, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+        for entry in
+            std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        {
             let entry = entry.expect("a folder entry");
             if NOT_OURS.contains(&entry.file_name().to_string_lossy().as_ref()) {
                 continue;
@@ -134,7 +149,8 @@ pub fn all() -> Vec<Block> {
     let root = root();
     let files = files(&root).into_iter().filter(|path| path.extension().is_some_and(|e| e == "md"));
     let read = |path: PathBuf| {
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         blocks_of(&path.strip_prefix(&root).expect("below the root").to_string_lossy(), &text)
     };
     files.flat_map(read).collect()
@@ -153,7 +169,8 @@ pub fn block(runner: &str, name: &str) -> Block {
 
 /// All manifests.
 pub fn manifests() -> Vec<Block> {
-    let is_one = |block: &Block| matches!(&block.mark, Mark::Run { runner, .. } if runner == "manifest");
+    let is_one =
+        |block: &Block| matches!(&block.mark, Mark::Run { runner, .. } if runner == "manifest");
     all().into_iter().filter(is_one).collect()
 }
 
@@ -172,10 +189,20 @@ mod tests {
         let found = blocks_of("a.md", text);
         let run = Mark::Run { runner: "local".to_owned(), name: "one".to_owned() };
         assert_eq!(
-            found.iter().map(|b| (b.line, b.language.as_str(), b.text.as_str())).collect::<Vec<_>>(),
-            [(4, "sh", "# why\ncurl a \\\n  b   # c\n\nd\n"), (14, "yaml", "a:\n  b\n"), (18, "", "z\n")]
+            found
+                .iter()
+                .map(|b| (b.line, b.language.as_str(), b.text.as_str()))
+                .collect::<Vec<_>>(),
+            [
+                (4, "sh", "# why\ncurl a \\\n  b   # c\n\nd\n"),
+                (14, "yaml", "a:\n  b\n"),
+                (18, "", "z\n")
+            ]
         );
-        assert_eq!(found.iter().map(|b| b.mark.clone()).collect::<Vec<_>>(), [run, Mark::NotRun("no".to_owned()), Mark::Missing]);
+        assert_eq!(
+            found.iter().map(|b| b.mark.clone()).collect::<Vec<_>>(),
+            [run, Mark::NotRun("no".to_owned()), Mark::Missing]
+        );
         assert_eq!(found[0].commands(), ["curl a   b", "d"]);
     }
 }

@@ -1,7 +1,8 @@
-//! Harness of the tests: real servers as child processes, and clients that keep a ledger of what they got.
+//! Harness of the tests: real servers as child processes, and clients that keep a ledger of what
+//! they got.
 //!
-//! A harness that fails should fail the test at that place, so it panics with a message where a product
-//! would return an error.
+//! A harness that fails should fail the test at that place, so it panics with a message where a
+//! product would return an error.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod clients;
@@ -24,7 +25,11 @@ use std::{future::Future, pin::pin, time::Duration};
 /// # Panics
 /// When the limit passes or the body panics.
 pub fn run<F: Future<Output = ()>>(limit: Duration, body: F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let mut body = pin!(tokio::time::timeout(limit, body));
         if body.as_mut().await.is_err() {
@@ -38,7 +43,11 @@ pub fn run<F: Future<Output = ()>>(limit: Duration, body: F) {
 ///
 /// # Panics
 /// When the limit passes.
-pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, limit: Duration, mut check: F) -> T {
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(
+    what: &str,
+    limit: Duration,
+    mut check: F,
+) -> T {
     let deadline = tokio::time::Instant::now() + limit;
     loop {
         if let Some(value) = check().await {
@@ -52,8 +61,8 @@ pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, limit: Dura
 /// Runs `f` when the test's process ends: for servers in a static, which Rust never drops.
 #[allow(unsafe_code)]
 pub fn at_exit(f: extern "C" fn()) {
-    // SAFETY: `f` is a valid function for the whole life of the process, and does not unwind across the border:
-    // a panic in an `extern "C"` function aborts.
+    // SAFETY: `f` is a valid function for the whole life of the process, and does not unwind across
+    // the border: a panic in an `extern "C"` function aborts.
     unsafe {
         libc::atexit(f);
     }

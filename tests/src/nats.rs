@@ -1,4 +1,5 @@
-//! Real nats-servers with JetStream, streams with the settings that the operator gives them, and a fast publisher.
+//! Real nats-servers with JetStream, streams with the settings that the operator gives them, and a
+//! fast publisher.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,9 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use sluice_channel::{ChannelName, Cursor, Epoch, StreamName, cursor::EPOCH_METADATA, event::NAME_HEADER, name};
+use sluice_channel::{
+    ChannelName, Cursor, Epoch, StreamName, cursor::EPOCH_METADATA, event::NAME_HEADER, name,
+};
 use tempfile::TempDir;
 
 use crate::process::{Process, free_port, tool};
@@ -57,7 +60,15 @@ impl NatsServer {
 
     fn launch(&mut self) {
         let mut command = Command::new(tool("nats-server"));
-        command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--jetstream", "--name", &self.name]);
+        command.args([
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            &self.port.to_string(),
+            "--jetstream",
+            "--name",
+            &self.name,
+        ]);
         command.arg("--store_dir").arg(self.store.path()).args(&self.arguments);
         self.process = Some(Process::spawn(&self.name, command));
     }
@@ -65,7 +76,10 @@ impl NatsServer {
     async fn ready(&self) {
         let client = connect(&self.url()).await;
         let context = jetstream::new(client);
-        crate::eventually("nats-server serves JetStream", START_LIMIT, async || context.query_account().await.ok()).await;
+        crate::eventually("nats-server serves JetStream", START_LIMIT, async || {
+            context.query_account().await.ok()
+        })
+        .await;
     }
 
     /// `nats://…` of it.
@@ -140,11 +154,14 @@ impl NatsCluster {
     /// When they do not come up.
     pub async fn start(size: usize) -> Self {
         let ports: Vec<u16> = (0..size).map(|_| free_port()).collect();
-        let routes = ports.iter().map(|p| format!("nats://127.0.0.1:{p}")).collect::<Vec<_>>().join(",");
+        let routes =
+            ports.iter().map(|p| format!("nats://127.0.0.1:{p}")).collect::<Vec<_>>().join(",");
         let mut servers = Vec::new();
         for (i, port) in ports.iter().enumerate() {
             let listen = format!("nats://127.0.0.1:{port}");
-            let arguments = ["--cluster_name", "test", "--cluster", &listen, "--routes", &routes].map(str::to_owned).to_vec();
+            let arguments = ["--cluster_name", "test", "--cluster", &listen, "--routes", &routes]
+                .map(str::to_owned)
+                .to_vec();
             let mut server = NatsServer::new(&format!("nats{i}"), arguments);
             server.launch();
             servers.push(server);
@@ -175,7 +192,8 @@ impl NatsCluster {
 }
 
 impl NatsCluster {
-    /// Waits until all replicas of `stream` are there and current, so that another server may be taken away.
+    /// Waits until all replicas of `stream` are there and current, so that another server may be
+    /// taken away.
     ///
     /// # Panics
     /// When they are not within 60 s.
@@ -243,7 +261,10 @@ impl Streams {
     /// # Panics
     /// When it cannot be created within 20 s.
     pub async fn create(&self, config: Config) -> Epoch {
-        crate::eventually("the stream is created", START_LIMIT, async || self.context.create_stream(config.clone()).await.ok()).await;
+        crate::eventually("the stream is created", START_LIMIT, async || {
+            self.context.create_stream(config.clone()).await.ok()
+        })
+        .await;
         self.epoch(&config.name).await
     }
 
@@ -292,7 +313,10 @@ impl Streams {
     /// # Panics
     /// When the server refuses.
     pub async fn delete_message(&self, stream: &str, sequence: u64) {
-        assert!(self.get(stream).await.delete_message(sequence).await.expect("an answer"), "message {sequence} was not deleted");
+        assert!(
+            self.get(stream).await.delete_message(sequence).await.expect("an answer"),
+            "message {sequence} was not deleted"
+        );
     }
 
     /// Publishes one event and waits for its acknowledgement.
@@ -301,8 +325,13 @@ impl Streams {
     /// When JetStream does not take it.
     pub async fn publish(&self, prefix: &str, topic: &str, payload: impl Into<Bytes>) -> Published {
         let payload = payload.into();
-        let ack =
-            self.context.publish(format!("{prefix}{topic}"), payload.clone()).await.expect("a publish").await.expect("an acknowledgement");
+        let ack = self
+            .context
+            .publish(format!("{prefix}{topic}"), payload.clone())
+            .await
+            .expect("a publish")
+            .await
+            .expect("an acknowledgement");
         Published { sequence: ack.sequence, topic: topic.to_owned(), payload }
     }
 
@@ -310,20 +339,32 @@ impl Streams {
     ///
     /// # Panics
     /// When JetStream does not take it.
-    pub async fn publish_named(&self, prefix: &str, topic: &str, name: &str, payload: impl Into<Bytes>) -> Published {
+    pub async fn publish_named(
+        &self,
+        prefix: &str,
+        topic: &str,
+        name: &str,
+        payload: impl Into<Bytes>,
+    ) -> Published {
         let payload = payload.into();
         let mut headers = HeaderMap::new();
         headers.insert(NAME_HEADER, name);
-        let publish = self.context.publish_with_headers(format!("{prefix}{topic}"), headers, payload.clone());
+        let publish =
+            self.context.publish_with_headers(format!("{prefix}{topic}"), headers, payload.clone());
         let ack = publish.await.expect("a publish").await.expect("an acknowledgement");
         Published { sequence: ack.sequence, topic: topic.to_owned(), payload }
     }
 
-    /// Publishes as fast as the server acknowledges, with a bounded number in flight. In order of sequence.
+    /// Publishes as fast as the server acknowledges, with a bounded number in flight. In order of
+    /// sequence.
     ///
     /// # Panics
     /// When JetStream does not take one.
-    pub async fn publish_all(&self, prefix: &str, events: impl IntoIterator<Item = (String, Bytes)>) -> Vec<Published> {
+    pub async fn publish_all(
+        &self,
+        prefix: &str,
+        events: impl IntoIterator<Item = (String, Bytes)>,
+    ) -> Vec<Published> {
         let mut published: Vec<Published> = stream::iter(events)
             .map(|(topic, payload)| async move { self.publish(prefix, &topic, payload).await })
             .buffered(IN_FLIGHT)
@@ -333,16 +374,31 @@ impl Streams {
         published
     }
 
-    /// Publishes one event through outages: it is sent again under the same `Nats-Msg-Id` until it is
-    /// acknowledged, so it is stored exactly once.
+    /// Publishes one event through outages: it is sent again under the same `Nats-Msg-Id` until it
+    /// is acknowledged, so it is stored exactly once.
     ///
     /// # Panics
     /// When it is not acknowledged within `limit`.
-    pub async fn publish_through_outages(&self, prefix: &str, topic: &str, id: &str, payload: Bytes, limit: Duration) -> Published {
+    pub async fn publish_through_outages(
+        &self,
+        prefix: &str,
+        topic: &str,
+        id: &str,
+        payload: Bytes,
+        limit: Duration,
+    ) -> Published {
         let deadline = Instant::now() + limit;
         loop {
-            let publish = jetstream::message::PublishMessage::build().payload(payload.clone()).message_id(id);
-            let attempt = async { self.context.send_publish(format!("{prefix}{topic}"), publish).await.ok()?.await.ok() };
+            let publish =
+                jetstream::message::PublishMessage::build().payload(payload.clone()).message_id(id);
+            let attempt = async {
+                self.context
+                    .send_publish(format!("{prefix}{topic}"), publish)
+                    .await
+                    .ok()?
+                    .await
+                    .ok()
+            };
             if let Ok(Some(ack)) = tokio::time::timeout(Duration::from_secs(2), attempt).await {
                 return Published { sequence: ack.sequence, topic: topic.to_owned(), payload };
             }
@@ -399,9 +455,15 @@ pub fn stream_config(names: &Names) -> Config {
     }
 }
 
-/// Deterministic test events: `count` of them, on `topics` topics (`t0`, `t1`, …), `1..=max_bytes` long,
-/// each beginning with its number so that no two are alike. Printable ASCII without line ends.
-pub fn events(count: usize, topics: usize, max_bytes: usize, seed: u64) -> impl Iterator<Item = (String, Bytes)> {
+/// Deterministic test events: `count` of them, on `topics` topics (`t0`, `t1`, …), `1..=max_bytes`
+/// long, each beginning with its number so that no two are alike. Printable ASCII without line
+/// ends.
+pub fn events(
+    count: usize,
+    topics: usize,
+    max_bytes: usize,
+    seed: u64,
+) -> impl Iterator<Item = (String, Bytes)> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..count).map(move |i| {
         // xorshift64: the same events from the same seed on every machine.
@@ -450,7 +512,10 @@ mod tests {
             let streams = Streams::connect(&server.url()).await;
             let first = streams.create(stream_config(&names)).await;
             let published = streams.publish_all(&names.prefix, events(100, 3, 50, 1)).await;
-            assert_eq!(published.iter().map(|p| p.sequence).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+            assert_eq!(
+                published.iter().map(|p| p.sequence).collect::<Vec<_>>(),
+                (1..=100).collect::<Vec<_>>()
+            );
             server.stop().await;
             server.restart().await;
             let streams = Streams::connect(&server.url()).await;
@@ -475,7 +540,15 @@ mod tests {
             cluster.servers[leader].kill();
             let next = cluster.leader_of(&streams, names.stream.as_str()).await;
             assert_ne!(leader, next);
-            let second = streams.publish_through_outages(&names.prefix, "a", "2", "2".into(), Duration::from_secs(30)).await;
+            let second = streams
+                .publish_through_outages(
+                    &names.prefix,
+                    "a",
+                    "2",
+                    "2".into(),
+                    Duration::from_secs(30),
+                )
+                .await;
             assert_eq!(second.sequence, 2);
             cluster.servers[leader].restart().await;
         });

@@ -1,4 +1,5 @@
-//! Child processes that cannot outlive the test: killed with the guard, and by the kernel when the test's process dies.
+//! Child processes that cannot outlive the test: killed with the guard, and by the kernel when the
+//! test's process dies.
 
 use std::{
     collections::HashSet,
@@ -21,7 +22,8 @@ use tempfile::TempDir;
 /// Lines of a log that a failed test prints.
 const TAIL_LINES: usize = 60;
 
-/// A running child in a process group of its own. Its output goes to files, which are kept when the test fails.
+/// A running child in a process group of its own. Its output goes to files, which are kept when the
+/// test fails.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -32,8 +34,8 @@ pub struct Process {
 
 type Spawn = (Command, Sender<std::io::Result<Child>>);
 
-/// `PR_SET_PDEATHSIG` fires when the *thread* that started the child ends, so one thread, which lives as
-/// long as the test's process, starts all of them.
+/// `PR_SET_PDEATHSIG` fires when the *thread* that started the child ends, so one thread, which
+/// lives as long as the test's process, starts all of them.
 static SPAWNER: LazyLock<Mutex<Sender<Spawn>>> = LazyLock::new(|| {
     let (sender, receiver) = channel::<Spawn>();
     std::thread::spawn(move || {
@@ -52,12 +54,19 @@ impl Process {
     pub fn spawn(name: &str, mut command: Command) -> Self {
         let dir = TempDir::with_prefix(format!("sluice-{name}-")).expect("a directory for logs");
         let file = |what: &str| File::create(dir.path().join(what)).expect("a log file");
-        command.stdin(Stdio::null()).stdout(file("stdout.log")).stderr(file("stderr.log")).process_group(0);
+        command
+            .stdin(Stdio::null())
+            .stdout(file("stdout.log"))
+            .stderr(file("stderr.log"))
+            .process_group(0);
         let program = command.get_program().to_owned();
         die_with_parent(&mut command);
         let (sender, receiver) = channel();
         SPAWNER.lock().expect("the spawner").send((command, sender)).expect("the spawner lives");
-        let child = receiver.recv().expect("the spawner answers").unwrap_or_else(|e| panic!("cannot start {}: {e}", program.display()));
+        let child = receiver
+            .recv()
+            .expect("the spawner answers")
+            .unwrap_or_else(|e| panic!("cannot start {}: {e}", program.display()));
         Self { name: name.to_owned(), child, exit: None, dir: Some(dir) }
     }
 
@@ -139,8 +148,12 @@ impl Process {
     }
 
     fn status_kib(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        status.lines().find_map(|l| l.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse().ok()).unwrap_or(0)
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(field)?.trim().strip_suffix("kB")?.trim().parse().ok())
+            .unwrap_or(0)
     }
 
     /// Its standard output so far.
@@ -163,7 +176,9 @@ impl Process {
 
     fn read(&self, file: &str) -> String {
         let Some(dir) = &self.dir else { return String::new() };
-        std::fs::read(dir.path().join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(dir.path().join(file))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 }
 
@@ -182,9 +197,12 @@ impl Drop for Process {
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 fn die_with_parent(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec and makes one system call (prctl), which is async-signal-safe.
+    // SAFETY: the closure runs between fork and exec and makes one system call (prctl), which is
+    // async-signal-safe.
     unsafe {
-        command.pre_exec(|| rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into));
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into)
+        });
     }
 }
 
@@ -208,8 +226,9 @@ fn strip_ansi(text: &str) -> String {
     out
 }
 
-/// A free port of 127.0.0.1 below the kernel's ephemeral range, so that no outgoing connection can take it
-/// while a server that is to come back on it is down. Never handed out twice by this process.
+/// A free port of 127.0.0.1 below the kernel's ephemeral range, so that no outgoing connection can
+/// take it while a server that is to come back on it is down. Never handed out twice by this
+/// process.
 ///
 /// # Panics
 /// When none is found.
@@ -233,7 +252,8 @@ pub fn free_port() -> u16 {
 /// When it has not been built.
 pub fn workspace_program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's path");
-    let path = test.parent().and_then(Path::parent).expect("…/target/<profile>/deps/<test>").join(name);
+    let path =
+        test.parent().and_then(Path::parent).expect("…/target/<profile>/deps/<test>").join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
     path
 }
@@ -243,9 +263,14 @@ pub fn workspace_program(name: &str) -> PathBuf {
 /// # Panics
 /// When it is in neither.
 pub fn tool(name: &str) -> PathBuf {
-    let dir = std::env::var_os("SLUICE_TOOLS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin"), PathBuf::from);
+    let dir = std::env::var_os("SLUICE_TOOLS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin"), PathBuf::from);
     let path = dir.join(name);
-    assert!(path.exists(), "{} is missing: run `make tools` first, or set SLUICE_TOOLS", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `make tools` first, or set SLUICE_TOOLS",
+        path.display()
+    );
     path
 }
 
@@ -264,7 +289,10 @@ mod tests {
         crate::run(Duration::from_secs(10), async {
             let mut process = shell("echo out; printf '\\033[31mERROR\\033[0m x\\n' >&2; exit 3");
             assert_eq!(process.wait(Duration::from_secs(5)).await.and_then(|s| s.code()), Some(3));
-            assert_eq!((process.stdout().as_str(), process.stderr().as_str()), ("out\n", "ERROR x\n"));
+            assert_eq!(
+                (process.stdout().as_str(), process.stderr().as_str()),
+                ("out\n", "ERROR x\n")
+            );
         });
     }
 
@@ -273,13 +301,16 @@ mod tests {
         crate::run(Duration::from_secs(10), async {
             let process = shell("sleep 600 & echo $!; wait");
             let grandchild =
-                crate::eventually("the grandchild's pid", Duration::from_secs(5), async || process.stdout().trim().parse::<u32>().ok())
-                    .await;
+                crate::eventually("the grandchild's pid", Duration::from_secs(5), async || {
+                    process.stdout().trim().parse::<u32>().ok()
+                })
+                .await;
             assert!(Path::new(&format!("/proc/{grandchild}")).exists());
             assert!(process.rss() > 0 && process.open_files() > 0);
             drop(process);
             let gone = async || {
-                let stat = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
+                let stat =
+                    std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
                 (stat.is_empty() || stat.contains(") Z ")).then_some(())
             };
             crate::eventually("the grandchild is gone", Duration::from_secs(5), gone).await;

@@ -48,7 +48,8 @@ impl Proxy {
         self.cut.send_replace(true);
     }
 
-    /// New connections pass again. Those from before or during the cut are closed, with what was under way in them.
+    /// New connections pass again. Those from before or during the cut are closed, with what was
+    /// under way in them.
     pub fn mend(&self) {
         self.cut.send_replace(false);
     }
@@ -66,9 +67,11 @@ async fn connection(client: TcpStream, target: SocketAddr, mut line: watch::Rece
         return;
     }
     let Ok(server) = TcpStream::connect(target).await else { return };
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((from_client, to_client), (from_server, to_server)) =
+        (client.into_split(), server.into_split());
     // Pinned here, so that both ends are held, silent, until the line is mended.
-    let mut copies = pin!(async { tokio::join!(copy(from_client, to_server), copy(from_server, to_client)) });
+    let mut copies =
+        pin!(async { tokio::join!(copy(from_client, to_server), copy(from_server, to_client)) });
     let was_cut = tokio::select! {
         _ = copies.as_mut() => false,
         cut = async { line.wait_for(|cut| *cut).await.is_ok() } => cut,

@@ -1,4 +1,5 @@
-//! A parser of event streams that follows the WHATWG HTML standard, sections 9.2.5 and 9.2.6, to the letter.
+//! A parser of event streams that follows the WHATWG HTML standard, sections 9.2.5 and 9.2.6, to
+//! the letter.
 //!
 //! It is written from the standard and shares no code with the product, so that it can judge it.
 
@@ -54,7 +55,8 @@ impl Parser {
     /// Takes the next bytes of the stream, cut anywhere.
     pub fn push(&mut self, mut bytes: &[u8]) {
         if !self.bom_settled {
-            // Until three bytes are there, what came so far waits in `line`: no line end can be part of a mark.
+            // Until three bytes are there, what came so far waits in `line`: no line end can be
+            // part of a mark.
             while let [first, rest @ ..] = bytes {
                 if *first != BOM[self.line.len()] {
                     self.bom_settled = true;
@@ -92,7 +94,8 @@ impl Parser {
         self.line.extend_from_slice(bytes);
     }
 
-    /// The next item, if one is complete. What is not complete when the stream ends is discarded (9.2.6).
+    /// The next item, if one is complete. What is not complete when the stream ends is discarded
+    /// (9.2.6).
     pub fn pop(&mut self) -> Option<Item> {
         self.items.pop_front()
     }
@@ -145,7 +148,12 @@ impl Parser {
         }
         data.pop();
         let name = if name.is_empty() { "message".to_owned() } else { name };
-        self.items.push_back(Item::Event(Event { name, data, last_event_id: self.last_event_id.clone(), has_id }));
+        self.items.push_back(Item::Event(Event {
+            name,
+            data,
+            last_event_id: self.last_event_id.clone(),
+            has_id,
+        }));
     }
 }
 
@@ -156,7 +164,8 @@ pub fn parse(bytes: &[u8]) -> Vec<Item> {
     parser.items.into()
 }
 
-/// What a payload becomes on its way through an event stream: CRLF, CR and LF are all line ends there.
+/// What a payload becomes on its way through an event stream: CRLF, CR and LF are all line ends
+/// there.
 pub fn normalise(payload: &str) -> String {
     payload.replace("\r\n", "\n").replace('\r', "\n")
 }
@@ -169,14 +178,20 @@ mod tests {
     use super::*;
 
     fn event(name: &str, data: &str, id: &str, has_id: bool) -> Item {
-        Item::Event(Event { name: name.into(), data: data.into(), last_event_id: id.into(), has_id })
+        Item::Event(Event {
+            name: name.into(),
+            data: data.into(),
+            last_event_id: id.into(),
+            has_id,
+        })
     }
 
     fn message(data: &str) -> Item {
         event("message", data, "", false)
     }
 
-    /// The examples of section 9.2.6, and the cases of the web platform tests (`eventsource/format-*`).
+    /// The examples of section 9.2.6, and the cases of the web platform tests
+    /// (`eventsource/format-*`).
     #[test]
     fn the_cases_of_the_standard() {
         let cases: &[(&[u8], Vec<Item>)] = &[
@@ -212,7 +227,12 @@ mod tests {
                 let mut parser = Parser::new();
                 parser.push(&bytes[..cut]);
                 parser.push(&bytes[cut..]);
-                assert_eq!(&Vec::from(parser.items), expected, "{:?} cut at {cut}", String::from_utf8_lossy(bytes));
+                assert_eq!(
+                    &Vec::from(parser.items),
+                    expected,
+                    "{:?} cut at {cut}",
+                    String::from_utf8_lossy(bytes)
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The vectors of `tests/clients/vectors.json` against the harness's parser, and the product's encoder against both.
+//! The vectors of `tests/clients/vectors.json` against the harness's parser, and the product's
+//! encoder against both.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -43,7 +44,10 @@ fn vectors() -> Vectors {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 fn read(items: Vec<Item>) -> (Vec<Expected>, Option<u64>) {
@@ -51,7 +55,9 @@ fn read(items: Vec<Item>) -> (Vec<Expected>, Option<u64>) {
     let mut events = Vec::new();
     for item in items {
         match item {
-            Item::Event(e) => events.push(Expected { event: e.name, data: e.data, id: e.last_event_id }),
+            Item::Event(e) => {
+                events.push(Expected { event: e.name, data: e.data, id: e.last_event_id })
+            }
             Item::Retry(millis) => retry = Some(millis),
             Item::Comment(_) => {}
         }
@@ -85,8 +91,17 @@ fn every_payload_arrives_through_the_encoder() {
     let mut expected = Vec::new();
     for (sequence, Payload { case, event, payload, data }) in (1..).zip(vectors.payloads) {
         let name = (!event.is_empty()).then(|| event.clone());
-        let one = Event { sequence, time_nanos: 0, topic: "t".to_owned(), name, payload: Bytes::from(payload) };
-        assert!(frame::encode(&mut stream, Epoch::from_bits(1), &one, Dialect::Plain, Encoding::Text), "{case}");
+        let one = Event {
+            sequence,
+            time_nanos: 0,
+            topic: "t".to_owned(),
+            name,
+            payload: Bytes::from(payload),
+        };
+        assert!(
+            frame::encode(&mut stream, Epoch::from_bits(1), &one, Dialect::Plain, Encoding::Text),
+            "{case}"
+        );
         stream.extend_from_slice(frame::HEARTBEAT);
         let event = if event.is_empty() { "message".to_owned() } else { event };
         expected.push(Expected { event, data, id: format!("00000001-{sequence}") });

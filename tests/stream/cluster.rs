@@ -44,7 +44,17 @@ impl Load {
                     let id = format!("{publisher}-{}", published.len());
                     let payload = Bytes::from(format!("payload of {id}"));
                     let topic = format!("t{publisher}");
-                    published.push(streams.publish_through_outages(&prefix, &topic, &id, payload, Duration::from_secs(60)).await);
+                    published.push(
+                        streams
+                            .publish_through_outages(
+                                &prefix,
+                                &topic,
+                                &id,
+                                payload,
+                                Duration::from_secs(60),
+                            )
+                            .await,
+                    );
                 }
                 published
             }));
@@ -72,7 +82,10 @@ fn the_streams_leader_killed_under_load_then_each_server_in_turn() {
         let streams = Streams::connect(&cluster.urls()).await;
         let epoch = streams.create(Config { num_replicas: 3, ..stream_config(&names) }).await;
         let configs = ConfigDir::new(&[channel_config(&names)]);
-        let planes = [DataPlane::start(&cluster.urls(), &configs).await, DataPlane::start(&cluster.urls(), &configs).await];
+        let planes = [
+            DataPlane::start(&cluster.urls(), &configs).await,
+            DataPlane::start(&cluster.urls(), &configs).await,
+        ];
         let (stop_at, stop_at_receiver) = watch::channel(u64::MAX);
         let (_pods, pods) = watch::channel(planes.iter().map(DataPlane::http).collect::<Vec<_>>());
         let subscribers: Vec<_> = (0..SUBSCRIBERS)
@@ -106,15 +119,24 @@ fn the_streams_leader_killed_under_load_then_each_server_in_turn() {
         let log = load.finish().await;
         let newest = *log.keys().next_back().unwrap();
         let state = streams.info(names.stream.as_str()).await.state;
-        assert_eq!((state.messages, state.last_sequence), (log.len() as u64, newest), "the store itself lost or doubled an event");
+        assert_eq!(
+            (state.messages, state.last_sequence),
+            (log.len() as u64, newest),
+            "the store itself lost or doubled an event"
+        );
         println!("published {newest} events");
         stop_at.send(newest).unwrap();
         for (i, (steady, subscriber)) in subscribers.into_iter().enumerate() {
             let ledger = subscriber.await.unwrap();
             ledger.assert_exactly(&format!("subscriber {i}"), &expected(&log, 0, newest, &[]));
             assert_eq!(ledger.gaps, [], "subscriber {i}");
-            assert!(!steady || ledger.connections == 1, "subscriber {i} was disconnected by an outage of NATS");
+            assert!(
+                !steady || ledger.connections == 1,
+                "subscriber {i} was disconnected by an outage of NATS"
+            );
         }
-        println!("{newest} events through three outages to {SUBSCRIBERS} subscribers, none lost or doubled");
+        println!(
+            "{newest} events through three outages to {SUBSCRIBERS} subscribers, none lost or doubled"
+        );
     });
 }

@@ -1,5 +1,5 @@
-//! The console on the admin listener: what it serves, what it tells, whom it refuses. How it looks and works in a
-//! browser is tested with the other clients.
+//! The console on the admin listener: what it serves, what it tells, whom it refuses. How it looks
+//! and works in a browser is tested with the other clients.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::rig::{ORDERS, Rig, SOON};
 const LIMIT: Duration = Duration::from_secs(90);
 
 async fn admin(rig: &Rig, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
-    let mut request = Client::new().request(method, format!("http://{}{path}", rig.plane.admin())).timeout(SOON);
+    let mut request =
+        Client::new().request(method, format!("http://{}{path}", rig.plane.admin())).timeout(SOON);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -32,9 +33,17 @@ fn the_page_asks_nothing_but_its_own_listener() {
             ("/console.js", "text/javascript; charset=utf-8"),
         ] {
             let response = admin(&rig, Method::GET, path, &[]).await;
-            assert_eq!((response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()), (200, kind), "{path}");
+            assert_eq!(
+                (response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()),
+                (200, kind),
+                "{path}"
+            );
             let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
-            assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+            assert!(
+                policy.starts_with("default-src 'none'")
+                    && policy.contains("frame-ancestors 'none'"),
+                "{policy}"
+            );
             let text = response.text().await.unwrap();
             assert!(!text.contains("https://"), "{path} names an outside asset");
         }
@@ -51,11 +60,14 @@ fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
         let rig = Rig::channel(|c| c.publish.http = true).await;
         rig.publish_many("a", 30).await;
         let _live = rig.open(ORDERS).await;
-        // Reads nothing: whatever does not fit into the socket it stays behind by; here it is only the order that counts.
+        // Reads nothing: whatever does not fit into the socket it stays behind by; here it is only
+        // the order that counts.
         let _other = rig.open(&format!("{ORDERS}?topic=b")).await;
         let pod: Value = eventually("both are subscribers", SOON, async || {
-            let pod: Value = admin(&rig, Method::GET, "/debug/channels", &[]).await.json().await.unwrap();
-            (pod["channels"][0]["connections"] == 2 && pod["channels"][0]["last"] == 30).then_some(pod)
+            let pod: Value =
+                admin(&rig, Method::GET, "/debug/channels", &[]).await.json().await.unwrap();
+            (pod["channels"][0]["connections"] == 2 && pod["channels"][0]["last"] == 30)
+                .then_some(pod)
         })
         .await;
         let channel = &pod["channels"][0];
@@ -65,9 +77,22 @@ fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
             "{pod}"
         );
         assert_eq!(channel["epoch"], rig.epoch.to_string(), "{pod}");
-        let list: Value = admin(&rig, Method::GET, "/debug/subscribers?channel=orders&limit=1", &[]).await.json().await.unwrap();
-        assert_eq!((list["subscribers"].as_array().unwrap().len(), &list["total"]), (1, &2.into()), "{list}");
-        let none: Value = admin(&rig, Method::GET, "/debug/subscribers?channel=other", &[]).await.json().await.unwrap();
+        let list: Value =
+            admin(&rig, Method::GET, "/debug/subscribers?channel=orders&limit=1", &[])
+                .await
+                .json()
+                .await
+                .unwrap();
+        assert_eq!(
+            (list["subscribers"].as_array().unwrap().len(), &list["total"]),
+            (1, &2.into()),
+            "{list}"
+        );
+        let none: Value = admin(&rig, Method::GET, "/debug/subscribers?channel=other", &[])
+            .await
+            .json()
+            .await
+            .unwrap();
         assert_eq!(none["total"], 0, "{none}");
     });
 }
@@ -84,10 +109,15 @@ fn channels_are_read_and_published_beside_it_but_not_by_pages_of_other_sites() {
             }
         }
         assert_eq!(rig.plane.readyz().await.0, 200, "no drain has begun");
-        let mut reader = Reader::open(rig.plane.admin(), &Request::get(format!("{ORDERS}?from=earliest"))).await;
+        let mut reader =
+            Reader::open(rig.plane.admin(), &Request::get(format!("{ORDERS}?from=earliest"))).await;
         for site in [Some("same-origin"), Some("none"), None] {
             let headers: Vec<_> = site.map(|s| ("sec-fetch-site", s)).into_iter().collect();
-            assert_eq!(admin(&rig, Method::POST, &path, &headers).await.status().as_u16(), 201, "{site:?}");
+            assert_eq!(
+                admin(&rig, Method::POST, &path, &headers).await.status().as_u16(),
+                201,
+                "{site:?}"
+            );
         }
         // Nothing of what was refused is in the stream.
         reader.until_sequence(3, SOON).await;

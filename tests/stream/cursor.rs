@@ -91,7 +91,8 @@ impl History {
     }
 }
 
-/// Runs a test on the shared history; its data plane's log is checked, and printed when the test fails.
+/// Runs a test on the shared history; its data plane's log is checked, and printed when the test
+/// fails.
 fn on_history(body: impl AsyncFnOnce(&History)) {
     struct Tail(Arc<History>);
     impl Drop for Tail {
@@ -205,7 +206,12 @@ fn the_header_wins_over_the_query_and_the_query_over_time() {
         let query = format!("?last_event_id={}&from=earliest&since=15m&last=3", h.cursor(99_200));
         h.reads_on_from(&history(&query).resume(h.cursor(99_900)), 99_900, &[]).await;
         h.reads_on_from(&history(&query), 99_200, &[]).await;
-        h.reads_on_from(&history(&format!("?from={}&since=15m&last=3", h.cursor(99_300))), 99_300, &[]).await;
+        h.reads_on_from(
+            &history(&format!("?from={}&since=15m&last=3", h.cursor(99_300))),
+            99_300,
+            &[],
+        )
+        .await;
         h.reads_on_from(&history("?since=2100-01-01T00:00:00Z&last=3"), STORED, &[]).await;
     });
 }
@@ -238,12 +244,16 @@ fn a_query_that_cannot_be_read_is_refused_with_a_problem() {
             "?topic=a.%3E.b",
             &long,
         ] {
-            let response = reqwest::get(h.plane.url(&format!("{HISTORY_PATH}{query}"))).await.unwrap();
+            let response =
+                reqwest::get(h.plane.url(&format!("{HISTORY_PATH}{query}"))).await.unwrap();
             assert_eq!(response.status().as_u16(), 400, "{query}");
             assert_eq!(response.headers()["content-type"], "application/problem+json", "{query}");
             let problem: Value = response.json().await.unwrap();
             assert_eq!(problem["status"], 400, "{query}: {problem}");
-            assert!(problem["detail"].is_string() || problem["title"].is_string(), "{query}: {problem}");
+            assert!(
+                problem["detail"].is_string() || problem["title"].is_string(),
+                "{query}: {problem}"
+            );
         }
     });
 }
@@ -304,7 +314,12 @@ fn assert_one_gap(what: &str, ledger: &Ledger, reason: &str) {
 #[track_caller]
 fn assert_gap(ledger: &Ledger, index: usize, from: u64, to: u64, reason: &str) {
     let data = &ledger.gaps[index].data;
-    let got = (data["from"].as_u64(), data["to"].as_u64(), data["missed"].as_u64(), data["reason"].as_str());
+    let got = (
+        data["from"].as_u64(),
+        data["to"].as_u64(),
+        data["missed"].as_u64(),
+        data["reason"].as_str(),
+    );
     assert_eq!(got, (Some(from), Some(to), Some(to - from + 1), Some(reason)), "{data}");
 }
 
@@ -315,13 +330,17 @@ fn a_cursor_before_what_is_kept_is_told_what_it_missed() {
         let log = rig.publish_many("a", 100).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
         let plane = rig.another().await;
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
         reader.until_sequence(100, SOON).await;
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_gap(&reader.ledger, 0, 11, 50, "expired");
         reader.ledger.assert_exactly("evicted", &expected(&log, 50, 100, &[]));
         // Whoever missed nothing is told nothing.
-        for request in [Request::get(ORDERS).resume(rig.cursor(50)), Request::get("/channels/orders?from=earliest")] {
+        for request in [
+            Request::get(ORDERS).resume(rig.cursor(50)),
+            Request::get("/channels/orders?from=earliest"),
+        ] {
             let mut reader = Reader::open(plane.http(), &request).await;
             reader.until_sequence(100, SOON).await;
             assert_eq!(reader.ledger.gaps, []);
@@ -333,11 +352,13 @@ fn a_cursor_before_what_is_kept_is_told_what_it_missed() {
 #[test]
 fn limits_that_evict_events_are_told_to_a_cursor_before_them() {
     run(LIMIT, async {
-        let limited = Setup { stream: &|s: &mut Config| s.max_messages = 1_000, ..Setup::default() };
+        let limited =
+            Setup { stream: &|s: &mut Config| s.max_messages = 1_000, ..Setup::default() };
         let rig = Rig::with(limited).await;
         let log = rig.publish_many("a", 5_000).await;
         let plane = rig.another().await;
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(3_000))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(3_000))).await;
         reader.until_sequence(5_000, SOON).await;
         assert_eq!(reader.ledger.gaps.len(), 1);
         assert_gap(&reader.ledger, 0, 3_001, 4_000, "expired");
@@ -352,7 +373,8 @@ fn an_evicted_cursor_goes_on_with_new_events_where_the_channel_says_so() {
         rig.publish_many("a", 100).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
         let plane = rig.another().await;
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
         let next = rig.publish("a", "new").await;
         reader.until_sequence(next.sequence, SOON).await;
@@ -368,7 +390,8 @@ fn a_purge_of_everything_is_told_and_new_events_follow() {
         rig.publish_many("a", 100).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 101).await;
         let plane = rig.another().await;
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
         assert_gap(&reader.ledger, 0, 11, 100, "expired");
         let next = rig.publish("a", "new").await;
@@ -376,7 +399,8 @@ fn a_purge_of_everything_is_told_and_new_events_follow() {
         reader.until_sequence(101, SOON).await;
         assert_eq!((reader.ledger.sequences(), reader.ledger.gaps.len()), (vec![101], 1));
         // A cursor at the end missed nothing.
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(100))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(100))).await;
         reader.until_sequence(101, SOON).await;
         assert_eq!(reader.ledger.gaps, []);
     });
@@ -393,12 +417,17 @@ fn single_deleted_events_are_named_and_the_rest_is_exact() {
         }
         // A data plane that has them in memory may still serve them; one that starts now cannot.
         let plane = rig.another().await;
-        let mut reader = Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(50, SOON).await;
         assert_eq!(reader.ledger.gaps.len(), 2);
         assert_gap(&reader.ledger, 0, 20, 21, "deleted");
         assert_gap(&reader.ledger, 1, 33, 33, "deleted");
-        assert_eq!((reader.ledger.gaps[0].after, reader.ledger.gaps[1].after), (19, 30), "each gap stands in its place");
+        assert_eq!(
+            (reader.ledger.gaps[0].after, reader.ledger.gaps[1].after),
+            (19, 30),
+            "each gap stands in its place"
+        );
         reader.ledger.assert_exactly("deleted", &expected(&log, 0, 50, &[]));
     });
 }
@@ -406,22 +435,36 @@ fn single_deleted_events_are_named_and_the_rest_is_exact() {
 #[test]
 fn a_latest_value_channel_serves_the_newest_of_each_topic() {
     run(LIMIT, async {
-        let setup =
-            Setup { stream: &|s: &mut Config| s.max_messages_per_subject = 1, channel: &|c| c.stream.compacted = true, ..Setup::default() };
+        let setup = Setup {
+            stream: &|s: &mut Config| s.max_messages_per_subject = 1,
+            channel: &|c| c.stream.compacted = true,
+            ..Setup::default()
+        };
         let rig = Rig::with(setup).await;
         let published = rig.streams.publish_all(&rig.names.prefix, events(2_000, 50, 100, 3)).await;
-        let newest: std::collections::HashMap<_, _> = published.iter().map(|p| (p.topic.clone(), p.clone())).collect();
+        let newest: std::collections::HashMap<_, _> =
+            published.iter().map(|p| (p.topic.clone(), p.clone())).collect();
         let log = log(newest.into_values());
         let plane = rig.another().await;
-        let mut reader = Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(2_000, SOON).await;
         reader.ledger.assert_exactly("newest of each", &expected(&log, 0, 2_000, &[]));
-        assert!(reader.ledger.gaps.iter().all(|g| g.reason == "compacted"), "{:?}", reader.ledger.gaps);
+        assert!(
+            reader.ledger.gaps.iter().all(|g| g.reason == "compacted"),
+            "{:?}",
+            reader.ledger.gaps
+        );
         // A cursor whose successor was superseded.
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(5))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(5))).await;
         reader.until_sequence(2_000, SOON).await;
         reader.ledger.assert_exactly("resumed", &expected(&log, 5, 2_000, &[]));
-        assert!(reader.ledger.gaps.iter().all(|g| g.reason == "compacted"), "{:?}", reader.ledger.gaps);
+        assert!(
+            reader.ledger.gaps.iter().all(|g| g.reason == "compacted"),
+            "{:?}",
+            reader.ledger.gaps
+        );
     });
 }
 
@@ -464,7 +507,11 @@ fn an_empty_stream_is_a_place_to_start_too() {
         let first = rig.publish("a", "first").await;
         for (query, mut reader) in readers {
             reader.until_sequence(first.sequence, SOON).await;
-            assert_eq!((reader.ledger.sequences(), reader.ledger.gaps.len()), (vec![1], 0), "{query}");
+            assert_eq!(
+                (reader.ledger.sequences(), reader.ledger.gaps.len()),
+                (vec![1], 0),
+                "{query}"
+            );
         }
     });
 }

@@ -1,4 +1,5 @@
-//! SIGTERM: not ready at once, still accepting for a while, then everyone is sent away at their own moment.
+//! SIGTERM: not ready at once, still accepting for a while, then everyone is sent away at their own
+//! moment.
 
 use std::{
     collections::HashSet,
@@ -17,7 +18,11 @@ use crate::rig::{ORDERS, Rig, SOON, Setup};
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn rig(delay: &str, period: &str) -> Rig {
-    Rig::with(Setup { arguments: &["--drain-delay", delay, "--drain-period", period], ..Setup::default() }).await
+    Rig::with(Setup {
+        arguments: &["--drain-delay", delay, "--drain-period", period],
+        ..Setup::default()
+    })
+    .await
 }
 
 #[test]
@@ -33,11 +38,12 @@ fn a_drain_tells_each_stream_when_to_come_back_and_ends_in_time() {
         }
         let start = Instant::now();
         rig.plane.process().terminate();
-        let (status, body) = sluice_tests::eventually("not ready at once", Duration::from_millis(500), async || {
-            let (status, body) = rig.plane.readyz().await;
-            (status == 503).then_some((status, body))
-        })
-        .await;
+        let (status, body) =
+            sluice_tests::eventually("not ready at once", Duration::from_millis(500), async || {
+                let (status, body) = rig.plane.readyz().await;
+                (status == 503).then_some((status, body))
+            })
+            .await;
         assert_eq!((status, body["phase"].as_str()), (503, Some("Draining")), "{body}");
         // Load balancers send new ones for a while yet: they are served, with what they missed.
         let mut latecomer = rig.resume(ORDERS, rig.cursor(4)).await;
@@ -59,11 +65,18 @@ fn a_drain_tells_each_stream_when_to_come_back_and_ends_in_time() {
             assert_eq!(close["reason"], "drain");
             assert!(reader.connection.ended_cleanly(), "ended by a cut");
             assert_eq!(reader.ledger.last(), Some(10));
-            assert!(reader.ledger.retries.len() >= 2, "a retry at the start and its own slot at the end");
+            assert!(
+                reader.ledger.retries.len() >= 2,
+                "a retry at the start and its own slot at the end"
+            );
             retries.insert(*reader.ledger.retries.last().unwrap());
             ends.push(end);
             // On another pod it goes on where it was.
-            let mut resumed = Reader::open(other.http(), &Request::get(ORDERS).resume(reader.connection.last_event_id())).await;
+            let mut resumed = Reader::open(
+                other.http(),
+                &Request::get(ORDERS).resume(reader.connection.last_event_id()),
+            )
+            .await;
             assert!(resumed.read_for(Duration::from_millis(20)).await);
             assert_eq!((resumed.ledger.entries.len(), resumed.ledger.gaps.len()), (0, 0));
         }
@@ -100,7 +113,10 @@ fn a_second_signal_ends_it_now() {
         assert!(reader.read_for(Duration::from_millis(500)).await);
         assert!(rig.plane.process().ended().is_none());
         rig.plane.process().signal(Signal::INT);
-        assert!(rig.plane.process().wait(Duration::from_secs(2)).await.is_some(), "still there after a second signal");
+        assert!(
+            rig.plane.process().wait(Duration::from_secs(2)).await.is_some(),
+            "still there after a second signal"
+        );
     });
 }
 
@@ -113,7 +129,8 @@ fn a_drain_ends_in_time_though_a_subscriber_is_stalled() {
             ..Setup::default()
         })
         .await;
-        let request = Request { receive_buffer: Some(4_096), ..Request::get(ORDERS).resume(rig.cursor(0)) };
+        let request =
+            Request { receive_buffer: Some(4_096), ..Request::get(ORDERS).resume(rig.cursor(0)) };
         let stalled = Connection::open(rig.plane.http(), &request).await.unwrap();
         let events = (0..8_000).map(|i| ("a".to_owned(), bytes::Bytes::from(format!("{i:<2048}"))));
         rig.streams.publish_all(&rig.names.prefix, events).await;
@@ -128,7 +145,11 @@ fn the_admin_listener_can_start_the_drain() {
     run(LIMIT, async {
         let mut rig = rig("0s", "1s").await;
         let mut reader = rig.open(ORDERS).await;
-        let answer = reqwest::Client::new().post(format!("http://{}/drain", rig.plane.admin())).send().await.unwrap();
+        let answer = reqwest::Client::new()
+            .post(format!("http://{}/drain", rig.plane.admin()))
+            .send()
+            .await
+            .unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         reader.until_end(SOON).await;
         assert_eq!(reader.ledger.control_names(), ["channel.close"]);
@@ -142,14 +163,27 @@ fn bad_arguments_are_told_and_end_with_64() {
         for arguments in [
             &["--no-such-flag"][..],
             &["--listen", "nowhere"],
-            &["--config-dir", "/nonexistent/channels", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+            &[
+                "--config-dir",
+                "/nonexistent/channels",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ],
         ] {
-            let mut command = std::process::Command::new(sluice_tests::process::workspace_program("sluice-dataplane"));
+            let mut command = std::process::Command::new(sluice_tests::process::workspace_program(
+                "sluice-dataplane",
+            ));
             command.args(arguments);
             let mut process = sluice_tests::process::Process::spawn("dataplane", command);
             let status = process.wait(Duration::from_secs(10)).await.expect("it ends");
             assert_eq!(status.code(), Some(64), "{arguments:?}: {}", process.stderr());
-            assert!(!process.stderr().contains("panicked") && !process.stderr().trim().is_empty(), "{arguments:?}: {}", process.stderr());
+            assert!(
+                !process.stderr().contains("panicked") && !process.stderr().trim().is_empty(),
+                "{arguments:?}: {}",
+                process.stderr()
+            );
             assert_eq!(process.stdout(), "");
         }
     });

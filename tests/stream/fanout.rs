@@ -1,4 +1,5 @@
-//! What the fan-out threads do beside what every stream must do: all other tests of plain HTTP/1.1 go through them.
+//! What the fan-out threads do beside what every stream must do: all other tests of plain HTTP/1.1
+//! go through them.
 
 use std::{
     collections::HashSet,
@@ -24,15 +25,19 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Names of the data plane's threads.
 fn threads(rig: &mut Rig) -> Vec<String> {
     let tasks = format!("/proc/{}/task", rig.plane.process().pid());
-    let names = std::fs::read_dir(tasks).unwrap().filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let names = std::fs::read_dir(tasks)
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.map(|name| name.trim().to_owned()).collect()
 }
 
 #[test]
 fn as_many_threads_as_asked_for_share_the_streams() {
     run(LIMIT, async {
-        let mut rig = Rig::with(Setup { arguments: &["--fanout-threads", "3"], ..Setup::default() }).await;
-        let names: HashSet<String> = threads(&mut rig).into_iter().filter(|name| name.starts_with("fanout-")).collect();
+        let mut rig =
+            Rig::with(Setup { arguments: &["--fanout-threads", "3"], ..Setup::default() }).await;
+        let names: HashSet<String> =
+            threads(&mut rig).into_iter().filter(|name| name.starts_with("fanout-")).collect();
         assert_eq!(names, ["fanout-0", "fanout-1", "fanout-2"].map(str::to_owned).into());
         let mut readers = join_all((0..30).map(|_| rig.open(ORDERS))).await;
         let log = rig.publish_many("a", 200).await;
@@ -41,7 +46,10 @@ fn as_many_threads_as_asked_for_share_the_streams() {
             reader.ledger.assert_exactly(&format!("reader {i}"), &expected(&log, 0, 200, &[]));
         }
         drop(readers);
-        sluice_tests::eventually("all left", SOON, async || rig.plane.subscribers().await.is_empty().then_some(())).await;
+        sluice_tests::eventually("all left", SOON, async || {
+            rig.plane.subscribers().await.is_empty().then_some(())
+        })
+        .await;
         assert_eq!(rig.plane.drain(SOON).await.code(), Some(0));
     });
 }
@@ -83,7 +91,10 @@ fn a_peer_that_leaves_is_noticed_at_once() {
         let readers = join_all((0..50).map(|_| rig.open(ORDERS))).await;
         assert_eq!(rig.plane.subscribers().await.len(), 50);
         drop(readers);
-        sluice_tests::eventually("all left", Duration::from_secs(5), async || rig.plane.subscribers().await.is_empty().then_some(())).await;
+        sluice_tests::eventually("all left", Duration::from_secs(5), async || {
+            rig.plane.subscribers().await.is_empty().then_some(())
+        })
+        .await;
         let closes = rig.plane.metrics().await.sum("sluice_closes_total", &[("reason", "client")]);
         assert_eq!(closes, 50.0);
     });
@@ -93,7 +104,12 @@ fn a_peer_that_leaves_is_noticed_at_once() {
 async fn read_until(socket: &mut TcpStream, bytes: &mut Vec<u8>, done: impl Fn(&str) -> bool) {
     let reading = async {
         while !done(&String::from_utf8_lossy(bytes)) {
-            assert_ne!(socket.read_buf(bytes).await.unwrap(), 0, "closed after {}", String::from_utf8_lossy(bytes));
+            assert_ne!(
+                socket.read_buf(bytes).await.unwrap(),
+                0,
+                "closed after {}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     };
     tokio::time::timeout(SOON, reading).await.expect("more soon");
@@ -102,7 +118,8 @@ async fn read_until(socket: &mut TcpStream, bytes: &mut Vec<u8>, done: impl Fn(&
 #[test]
 fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
     run(LIMIT, async {
-        let rig = Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
+        let rig =
+            Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
         rig.publish_many("a", 3).await;
         let mut socket = TcpStream::connect(rig.plane.http()).await.unwrap();
         let head = format!("GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -114,12 +131,20 @@ fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
         read_until(&mut socket, &mut bytes, |text| text.contains("data: a/3\n\n")).await;
         // Of no meaning on an endless response; much of it, so that it fills the kernel's buffer.
         for _ in 0..64 {
-            let _ = tokio::time::timeout(Duration::from_millis(20), socket.write_all(&[b'x'; 64 * 1024])).await;
+            let _ = tokio::time::timeout(
+                Duration::from_millis(20),
+                socket.write_all(&[b'x'; 64 * 1024]),
+            )
+            .await;
         }
         rig.publish("a", "after the noise").await;
-        read_until(&mut socket, &mut bytes, |text| text.contains("data: after the noise\n\n")).await;
+        read_until(&mut socket, &mut bytes, |text| text.contains("data: after the noise\n\n"))
+            .await;
         drop(socket);
-        sluice_tests::eventually("it left", SOON, async || rig.plane.subscribers().await.is_empty().then_some(())).await;
+        sluice_tests::eventually("it left", SOON, async || {
+            rig.plane.subscribers().await.is_empty().then_some(())
+        })
+        .await;
     });
 }
 
@@ -130,8 +155,11 @@ fn one_connection_serves_other_requests_before_its_stream() {
         rig.publish_many("a", 2).await;
         let mut socket = TcpStream::connect(rig.plane.http()).await.unwrap();
         let mut bytes = Vec::new();
-        // One after the other, and then two at once (pipelined): answers come in order, and the stream is the last.
-        let page = format!("GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n");
+        // One after the other, and then two at once (pipelined): answers come in order, and the
+        // stream is the last.
+        let page = format!(
+            "GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n"
+        );
         socket.write_all(page.as_bytes()).await.unwrap();
         read_until(&mut socket, &mut bytes, |text| text.contains("upToDate")).await;
         let stream = format!("{page}GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -139,7 +167,8 @@ fn one_connection_serves_other_requests_before_its_stream() {
         socket.write_all(stream.as_bytes()).await.unwrap();
         read_until(&mut socket, &mut bytes, |text| text.contains("data: a/2\n\n")).await;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let (page, stream) = (text.find("upToDate").unwrap(), text.find("text/event-stream").unwrap());
+        let (page, stream) =
+            (text.find("upToDate").unwrap(), text.find("text/event-stream").unwrap());
         assert!(page < stream, "{text}");
         assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{text}");
         rig.publish("a", "live").await;
@@ -188,7 +217,8 @@ fn live_events_pass_those_who_replay() {
             .map(|_| {
                 let (address, cursor) = (rig.plane.http(), rig.cursor(0));
                 tokio::spawn(async move {
-                    let mut reader = Reader::open(address, &Request::get(ORDERS).resume(cursor)).await;
+                    let mut reader =
+                        Reader::open(address, &Request::get(ORDERS).resume(cursor)).await;
                     reader.until_sequence(HISTORY as u64, SOON * 4).await;
                     reader
                 })
@@ -202,12 +232,21 @@ fn live_events_pass_those_who_replay() {
             worst = worst.max(sent.elapsed());
             passed += 1;
         }
-        println!("{passed} live events passed {REPLAYS} replays of {HISTORY} in {:?}; the slowest took {worst:?}", start.elapsed());
+        println!(
+            "{passed} live events passed {REPLAYS} replays of {HISTORY} in {:?}; the slowest took {worst:?}",
+            start.elapsed()
+        );
         assert!(passed > 3, "the replays were over too soon to tell");
         assert!(worst < Duration::from_secs(3), "a live event took {worst:?}");
         for replay in replays {
             let reader = replay.await.unwrap();
-            let upto: Vec<_> = reader.ledger.entries.iter().copied().filter(|(sequence, _)| *sequence <= HISTORY as u64).collect();
+            let upto: Vec<_> = reader
+                .ledger
+                .entries
+                .iter()
+                .copied()
+                .filter(|(sequence, _)| *sequence <= HISTORY as u64)
+                .collect();
             assert_eq!(upto, expected(&log, 0, HISTORY as u64, &[]));
         }
     });
@@ -217,7 +256,8 @@ fn live_events_pass_those_who_replay() {
 fn an_idle_stream_costs_little_memory() {
     run(LIMIT, async {
         const STREAMS: usize = 2_000;
-        let mut rig = Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
+        let mut rig =
+            Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
         // The first ones pay for what is there once.
         let mut readers = join_all((0..200).map(|_| rig.open(ORDERS))).await;
         let before = rig.plane.process().rss();
@@ -226,7 +266,8 @@ fn an_idle_stream_costs_little_memory() {
         }
         sluice_tests::eventually("all are live", SOON, async || {
             let live = |subscriber: &&Value| subscriber["state"] == "Live";
-            (rig.plane.subscribers().await.iter().filter(live).count() == readers.len()).then_some(())
+            (rig.plane.subscribers().await.iter().filter(live).count() == readers.len())
+                .then_some(())
         })
         .await;
         let each = rig.plane.process().rss().saturating_sub(before) / STREAMS as u64;

@@ -12,10 +12,20 @@ use sluice_tests::{
 use crate::rig::{ORDERS, QUIET, Rig, SOON};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const TOPICS: [&str; 8] = ["orders", "orders.eu", "orders.us", "orders.eu.1", "orders.eu.2", "invoices.eu", "invoices.eu.1", "größe.1"];
+const TOPICS: [&str; 8] = [
+    "orders",
+    "orders.eu",
+    "orders.us",
+    "orders.eu.1",
+    "orders.eu.2",
+    "invoices.eu",
+    "invoices.eu.1",
+    "größe.1",
+];
 
 async fn publish_topics(rig: &Rig, rounds: usize) -> Log {
-    let events = (0..rounds * TOPICS.len()).map(|i| (TOPICS[i % TOPICS.len()].to_owned(), Bytes::from(format!("{i}"))));
+    let events = (0..rounds * TOPICS.len())
+        .map(|i| (TOPICS[i % TOPICS.len()].to_owned(), Bytes::from(format!("{i}"))));
     log(rig.streams.publish_all(&rig.names.prefix, events).await)
 }
 
@@ -35,8 +45,15 @@ fn topics_and_wildcards_select_live_and_replayed_events_alike() {
             &["größe.*"],
         ];
         let query = |filter: &[&str]| {
-            let topics: Vec<String> =
-                filter.iter().map(|t| format!("topic={}", t.replace('>', "%3E").replace('ö', "%C3%B6").replace('ß', "%C3%9F"))).collect();
+            let topics: Vec<String> = filter
+                .iter()
+                .map(|t| {
+                    format!(
+                        "topic={}",
+                        t.replace('>', "%3E").replace('ö', "%C3%B6").replace('ß', "%C3%9F")
+                    )
+                })
+                .collect();
             format!("{ORDERS}?{}", topics.join("&"))
         };
         let mut live = Vec::new();
@@ -84,7 +101,11 @@ fn the_cursor_of_a_filtered_idle_subscriber_moves() {
         let mut reader = rig.open("/channels/orders?topic=rare&from=earliest").await;
         for round in 1..=3u64 {
             rig.publish_many("frequent", 100).await;
-            reader.until("the cursor moves", SOON, |l| l.heartbeats.last().is_some_and(|c| c.sequence >= round * 100)).await;
+            reader
+                .until("the cursor moves", SOON, |l| {
+                    l.heartbeats.last().is_some_and(|c| c.sequence >= round * 100)
+                })
+                .await;
         }
         assert_eq!(reader.ledger.sequences(), [0; 0]);
         let cursor = reader.connection.last_event_id().to_owned();
@@ -113,7 +134,11 @@ fn an_idle_stream_carries_a_heartbeat() {
         assert!(reader.read_for(Duration::from_secs(3)).await);
         let beats = reader.ledger.comments + reader.ledger.heartbeats.len();
         assert!((8..=20).contains(&beats), "{beats} heartbeats of 200 ms in 3 s");
-        assert!(reader.ledger.heartbeats.iter().all(|c| *c == rig.cursor(3)), "{:?}", reader.ledger.heartbeats);
+        assert!(
+            reader.ledger.heartbeats.iter().all(|c| *c == rig.cursor(3)),
+            "{:?}",
+            reader.ledger.heartbeats
+        );
     });
 }
 
@@ -125,7 +150,11 @@ fn heartbeats_pass_while_a_filtered_replay_matches_nothing() {
         rig.publish_many("frequent", 30_000).await;
         let request = Request::get("/channels/orders?from=earliest&topic=rare");
         let mut reader = Reader::open(rig.plane.http(), &request).await;
-        reader.until("the end of the replay", SOON, |l| l.heartbeats.last().is_some_and(|c| c.sequence == 30_000)).await;
+        reader
+            .until("the end of the replay", SOON, |l| {
+                l.heartbeats.last().is_some_and(|c| c.sequence == 30_000)
+            })
+            .await;
         assert_eq!(reader.ledger.sequences(), [0; 0]);
     });
 }

@@ -1,4 +1,5 @@
-//! What a channel looks like over HTTP: headers, methods, pages, cross-origin rules, overload, versions of HTTP.
+//! What a channel looks like over HTTP: headers, methods, pages, cross-origin rules, overload,
+//! versions of HTTP.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -24,7 +25,9 @@ async fn request(rig: &Rig, method: Method, path: &str, headers: &[(&str, &str)]
 }
 
 async fn page(rig: &Rig, query: &str) -> Value {
-    let response = request(rig, Method::GET, &format!("{ORDERS}{query}"), &[("accept", "application/json")]).await;
+    let response =
+        request(rig, Method::GET, &format!("{ORDERS}{query}"), &[("accept", "application/json")])
+            .await;
     assert_eq!(response.status().as_u16(), 200, "{query}");
     assert_eq!(response.headers()["content-type"], "application/json");
     response.json().await.unwrap()
@@ -40,7 +43,8 @@ fn assert_problem(response: &Response, status: u16, what: &str) {
 fn the_head_of_a_stream_is_as_written_and_its_first_frame_comes_at_once() {
     run(LIMIT, async {
         let rig = Rig::new().await;
-        let mut connection = Connection::open(rig.plane.http(), &Request::get(ORDERS)).await.unwrap();
+        let mut connection =
+            Connection::open(rig.plane.http(), &Request::get(ORDERS)).await.unwrap();
         assert_eq!(connection.status(), 200);
         for (name, value) in [
             ("content-type", "text/event-stream"),
@@ -53,7 +57,9 @@ fn the_head_of_a_stream_is_as_written_and_its_first_frame_comes_at_once() {
         assert!(connection.list("vary").contains("accept"), "Vary: {}", connection.list("vary"));
         assert_eq!(connection.header("content-encoding"), None);
         assert_eq!(connection.header("access-control-allow-origin"), None);
-        let first = tokio::time::timeout(Duration::from_secs(2), connection.item()).await.expect("a first frame at once");
+        let first = tokio::time::timeout(Duration::from_secs(2), connection.item())
+            .await
+            .expect("a first frame at once");
         assert!(matches!(first, Some(Item::Retry(1_000..=5_000))), "retry comes first: {first:?}");
     });
 }
@@ -62,16 +68,32 @@ fn the_head_of_a_stream_is_as_written_and_its_first_frame_comes_at_once() {
 fn the_accept_header_decides_between_stream_and_page() {
     run(LIMIT, async {
         let rig = Rig::new().await;
-        for accept in [Some("text/event-stream"), Some("*/*"), Some("text/*"), Some("text/html, */*;q=0.1"), None] {
-            let plain =
-                Request { headers: accept.map(|a| ("Accept".to_owned(), a.to_owned())).into_iter().collect(), ..Request::get(ORDERS) };
+        for accept in [
+            Some("text/event-stream"),
+            Some("*/*"),
+            Some("text/*"),
+            Some("text/html, */*;q=0.1"),
+            None,
+        ] {
+            let plain = Request {
+                headers: accept.map(|a| ("Accept".to_owned(), a.to_owned())).into_iter().collect(),
+                ..Request::get(ORDERS)
+            };
             let connection = Connection::open(rig.plane.http(), &plain).await.unwrap();
-            assert_eq!((connection.status(), connection.header("content-type")), (200, Some("text/event-stream")), "{accept:?}");
+            assert_eq!(
+                (connection.status(), connection.header("content-type")),
+                (200, Some("text/event-stream")),
+                "{accept:?}"
+            );
         }
         let response = request(&rig, Method::GET, ORDERS, &[("accept", "application/json")]).await;
         assert_eq!(response.headers()["content-type"], "application/json");
         for accept in ["text/html", "image/png, text/plain"] {
-            assert_problem(&request(&rig, Method::GET, ORDERS, &[("accept", accept)]).await, 406, accept);
+            assert_problem(
+                &request(&rig, Method::GET, ORDERS, &[("accept", accept)]).await,
+                406,
+                accept,
+            );
         }
     });
 }
@@ -81,14 +103,21 @@ fn what_is_not_there_or_not_allowed_is_said_as_a_problem() {
     run(LIMIT, async {
         let rig = Rig::new().await;
         for path in ["/channels/nothing", "/channels/", "/nothing", "/channels/Not-A-Name"] {
-            assert_problem(&request(&rig, Method::GET, path, &[("accept", "text/event-stream")]).await, 404, path);
+            assert_problem(
+                &request(&rig, Method::GET, path, &[("accept", "text/event-stream")]).await,
+                404,
+                path,
+            );
         }
         for method in [Method::PUT, Method::DELETE, Method::PATCH, Method::POST] {
             let response = request(&rig, method.clone(), ORDERS, &[]).await;
             assert_problem(&response, 405, method.as_str());
             let allow = response.headers()["allow"].to_str().unwrap().to_owned();
             let allowed: HashSet<&str> = allow.split(',').map(str::trim).collect();
-            assert!(allowed.contains("GET") && allowed.contains("HEAD") && allowed.contains("OPTIONS"), "Allow: {allow}");
+            assert!(
+                allowed.contains("GET") && allowed.contains("HEAD") && allowed.contains("OPTIONS"),
+                "Allow: {allow}"
+            );
         }
         // Publishing over HTTP is not on here.
         let response = request(&rig, Method::POST, "/channels/orders/a", &[]).await;
@@ -103,14 +132,19 @@ fn what_is_not_there_or_not_allowed_is_said_as_a_problem() {
 fn a_page_of_any_origin_can_tell_that_a_channel_is_not_there() {
     run(LIMIT, async {
         let rig = Rig::new().await;
-        let origin = [("origin", "https://anywhere.example"), ("access-control-request-method", "GET")];
+        let origin =
+            [("origin", "https://anywhere.example"), ("access-control-request-method", "GET")];
         for path in ["/channels/invoices", "/channels/invoices/created"] {
             let preflight = request(&rig, Method::OPTIONS, path, &origin).await;
             assert_eq!(
                 (preflight.status().as_u16(), &preflight.headers()["access-control-allow-origin"]),
                 (204, &HeaderValue::from_static("*"))
             );
-            assert_eq!(preflight.headers()["access-control-max-age"], "0", "a channel of that name may come, with rules of its own");
+            assert_eq!(
+                preflight.headers()["access-control-max-age"],
+                "0",
+                "a channel of that name may come, with rules of its own"
+            );
             let response = request(&rig, Method::GET, path, &origin[..1]).await;
             assert_eq!(
                 (response.status().as_u16(), &response.headers()["access-control-allow-origin"]),
@@ -126,7 +160,11 @@ fn the_admin_pages_are_not_on_the_public_listener() {
     run(LIMIT, async {
         let rig = Rig::new().await;
         for path in ["/metrics", "/livez", "/readyz", "/debug/subscribers"] {
-            assert_eq!(request(&rig, Method::GET, path, &[]).await.status().as_u16(), 404, "{path}");
+            assert_eq!(
+                request(&rig, Method::GET, path, &[]).await.status().as_u16(),
+                404,
+                "{path}"
+            );
         }
         assert_eq!(request(&rig, Method::POST, "/drain", &[]).await.status().as_u16(), 404);
     });
@@ -137,18 +175,31 @@ fn head_tells_where_the_channel_stands_and_takes_no_slot() {
     run(LIMIT, async {
         let rig = Rig::channel(|c| c.delivery.max_connections = 1).await;
         let head = async || {
-            let connection = Connection::open(rig.plane.http(), &Request { method: "HEAD", ..Request::get(ORDERS) }).await.unwrap();
+            let connection = Connection::open(
+                rig.plane.http(),
+                &Request { method: "HEAD", ..Request::get(ORDERS) },
+            )
+            .await
+            .unwrap();
             assert_eq!(connection.status(), 200);
             connection
         };
-        assert_eq!(head().await.header("event-cursor"), Some(rig.cursor(0).to_string().as_str()), "an empty stream");
+        assert_eq!(
+            head().await.header("event-cursor"),
+            Some(rig.cursor(0).to_string().as_str()),
+            "an empty stream"
+        );
         rig.publish_many("a", 30).await;
         rig.streams.purge_before(rig.names.stream.as_str(), 11).await;
         sluice_tests::eventually("HEAD shows what is kept", SOON, async || {
             let connection = head().await;
-            let (newest, oldest) = (connection.header("event-cursor")?.to_owned(), connection.header("event-earliest")?.to_owned());
+            let (newest, oldest) = (
+                connection.header("event-cursor")?.to_owned(),
+                connection.header("event-earliest")?.to_owned(),
+            );
             // The oldest is named by its own cursor.
-            (newest == rig.cursor(30).to_string() && oldest == rig.cursor(11).to_string()).then_some(())
+            (newest == rig.cursor(30).to_string() && oldest == rig.cursor(11).to_string())
+                .then_some(())
         })
         .await;
         let connection = head().await;
@@ -173,7 +224,11 @@ fn pages_of_json_walk_through_2_500_events() {
         for (expected, last) in [(1_000, false), (1_000, false), (500, true)] {
             let page = page(&rig, &query).await;
             let events = page["events"].as_array().unwrap();
-            assert_eq!((events.len(), page["upToDate"].as_bool()), (expected, Some(last)), "{query}");
+            assert_eq!(
+                (events.len(), page["upToDate"].as_bool()),
+                (expected, Some(last)),
+                "{query}"
+            );
             for event in events {
                 sequence += 1;
                 assert_eq!(event["id"], rig.cursor(sequence).to_string());
@@ -195,12 +250,24 @@ fn pages_of_json_walk_through_2_500_events() {
         let mut reader = rig.resume(ORDERS, empty["next"].as_str().unwrap()).await;
         reader.until_sequence(2_501, SOON).await;
         let named = page(&rig, "?last=1").await;
-        assert_eq!((&named["events"][0]["event"], &named["events"][0]["topic"]), (&"made".into(), &"b".into()));
+        assert_eq!(
+            (&named["events"][0]["event"], &named["events"][0]["topic"]),
+            (&"made".into(), &"b".into())
+        );
         let filtered = page(&rig, "?from=earliest&topic=b").await;
         assert_eq!(filtered["events"].as_array().unwrap().len(), 1);
-        assert_eq!((&filtered["next"], &filtered["upToDate"]), (&rig.cursor(2_501).to_string().into(), &Value::Bool(true)));
+        assert_eq!(
+            (&filtered["next"], &filtered["upToDate"]),
+            (&rig.cursor(2_501).to_string().into(), &Value::Bool(true))
+        );
         for bad in ["?limit=1001", "?limit=0", "?limit=x", "?from=zzz"] {
-            let response = request(&rig, Method::GET, &format!("{ORDERS}{bad}"), &[("accept", "application/json")]).await;
+            let response = request(
+                &rig,
+                Method::GET,
+                &format!("{ORDERS}{bad}"),
+                &[("accept", "application/json")],
+            )
+            .await;
             assert_problem(&response, 400, bad);
         }
     });
@@ -210,29 +277,42 @@ fn pages_of_json_walk_through_2_500_events() {
 fn only_listed_origins_may_read() {
     run(LIMIT, async {
         let rig = Rig::channel(|c| {
-            c.delivery.cors.allowed_origins = vec!["https://shop.example".into(), "http://localhost:5173".into()];
+            c.delivery.cors.allowed_origins =
+                vec!["https://shop.example".into(), "http://localhost:5173".into()];
             c.delivery.cors.allow_credentials = true;
             c.publish.http = true;
         })
         .await;
-        let get = async |origin: &str| Connection::open(rig.plane.http(), &Request::get(ORDERS).header("Origin", origin)).await.unwrap();
+        let get = async |origin: &str| {
+            Connection::open(rig.plane.http(), &Request::get(ORDERS).header("Origin", origin))
+                .await
+                .unwrap()
+        };
         for origin in ["https://shop.example", "http://localhost:5173"] {
             let connection = get(origin).await;
             assert_eq!(connection.header("access-control-allow-origin"), Some(origin));
             assert_eq!(connection.header("access-control-allow-credentials"), Some("true"));
             assert!(
-                connection.list("vary").contains("origin") && connection.list("vary").contains("accept"),
+                connection.list("vary").contains("origin")
+                    && connection.list("vary").contains("accept"),
                 "Vary: {}",
                 connection.list("vary")
             );
         }
-        for origin in
-            ["https://evil.example", "https://shop.example.evil.example", "http://shop.example", "https://shop.example:8443", "null"]
-        {
+        for origin in [
+            "https://evil.example",
+            "https://shop.example.evil.example",
+            "http://shop.example",
+            "https://shop.example:8443",
+            "null",
+        ] {
             let connection = get(origin).await;
             assert_eq!(connection.header("access-control-allow-origin"), None, "{origin}");
             assert_eq!(connection.header("access-control-allow-credentials"), None, "{origin}");
-            assert!(connection.list("vary").contains("origin"), "a cache must not give this answer to another origin");
+            assert!(
+                connection.list("vary").contains("origin"),
+                "a cache must not give this answer to another origin"
+            );
         }
         let preflight = async |origin: &str, path: &str| {
             let headers = [
@@ -245,23 +325,50 @@ fn only_listed_origins_may_read() {
         for path in [ORDERS, "/channels/orders/a"] {
             let answer = preflight("https://shop.example", path).await;
             assert!(answer.status().is_success(), "{path}: {}", answer.status());
-            let header = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_ascii_lowercase()).unwrap_or_default();
+            let header = |name: &str| {
+                answer
+                    .headers()
+                    .get(name)
+                    .map(|v| v.to_str().unwrap().to_ascii_lowercase())
+                    .unwrap_or_default()
+            };
             assert_eq!(header("access-control-allow-origin"), "https://shop.example");
             assert_eq!(header("access-control-allow-credentials"), "true");
             assert_eq!(header("access-control-max-age"), "3600");
-            for name in ["last-event-id", "authorization", "cache-control", "content-type", "idempotency-key", "if-match"] {
+            for name in [
+                "last-event-id",
+                "authorization",
+                "cache-control",
+                "content-type",
+                "idempotency-key",
+                "if-match",
+            ] {
                 assert!(header("access-control-allow-headers").contains(name), "{name}");
             }
-            assert!(header("access-control-allow-methods").contains(if path == ORDERS { "get" } else { "post" }));
+            assert!(header("access-control-allow-methods").contains(if path == ORDERS {
+                "get"
+            } else {
+                "post"
+            }));
         }
         let refused = preflight("https://evil.example", ORDERS).await;
         assert_eq!(refused.headers().get("access-control-allow-origin"), None);
         // A page in another origin must be able to read where it stands.
         let head = request(&rig, Method::HEAD, ORDERS, &[("origin", "https://shop.example")]).await;
-        let exposed = head.headers()["access-control-expose-headers"].to_str().unwrap().to_ascii_lowercase();
-        assert!(exposed.contains("event-cursor") && exposed.contains("event-earliest"), "{exposed}");
+        let exposed =
+            head.headers()["access-control-expose-headers"].to_str().unwrap().to_ascii_lowercase();
+        assert!(
+            exposed.contains("event-cursor") && exposed.contains("event-earliest"),
+            "{exposed}"
+        );
         // Errors too, or the page sees nothing but a network error.
-        let error = request(&rig, Method::GET, "/channels/orders?from=zzz", &[("origin", "https://shop.example")]).await;
+        let error = request(
+            &rig,
+            Method::GET,
+            "/channels/orders?from=zzz",
+            &[("origin", "https://shop.example")],
+        )
+        .await;
         assert_eq!(error.status().as_u16(), 400);
         assert_eq!(error.headers()["access-control-allow-origin"], "https://shop.example");
     });
@@ -271,7 +378,12 @@ fn only_listed_origins_may_read() {
 fn any_origin_means_no_credentials() {
     run(LIMIT, async {
         let rig = Rig::channel(|c| c.delivery.cors.allowed_origins = vec!["*".into()]).await;
-        let connection = Connection::open(rig.plane.http(), &Request::get(ORDERS).header("Origin", "https://any.example")).await.unwrap();
+        let connection = Connection::open(
+            rig.plane.http(),
+            &Request::get(ORDERS).header("Origin", "https://any.example"),
+        )
+        .await
+        .unwrap();
         let allowed = connection.header("access-control-allow-origin");
         assert!(matches!(allowed, Some("*" | "https://any.example")), "{allowed:?}");
         assert_eq!(connection.header("access-control-allow-credentials"), None);
@@ -295,10 +407,17 @@ fn over_budget_is_a_stream_that_says_when_to_come_back() {
             assert!(data["retry"].is_u64(), "{data}");
             third.until_end(SOON).await;
             assert!(third.connection.ended_cleanly());
-            assert!(third.ledger.retries.iter().all(|ms| (1_000..=5_000).contains(ms)), "{:?}", third.ledger.retries);
+            assert!(
+                third.ledger.retries.iter().all(|ms| (1_000..=5_000).contains(ms)),
+                "{:?}",
+                third.ledger.retries
+            );
             retries.extend(third.ledger.retries.last().copied());
             // Sent back with the cursor it came with: it lost nothing.
-            assert!(["", rig.cursor(3).to_string().as_str()].contains(&third.connection.last_event_id()));
+            assert!(
+                ["", rig.cursor(3).to_string().as_str()]
+                    .contains(&third.connection.last_event_id())
+            );
             assert_eq!(third.ledger.sequences(), [0; 0]);
         }
         assert!(retries.len() > 1, "each its own retry: {retries:?}");
@@ -311,7 +430,8 @@ fn over_budget_is_a_stream_that_says_when_to_come_back() {
         };
         let mut third = sluice_tests::eventually("the third gets in", SOON, admitted).await;
         third.until_sequence(5, SOON).await;
-        let closes = rig.plane.metrics().await.sum("sluice_closes_total", &[("reason", "overload")]);
+        let closes =
+            rig.plane.metrics().await.sum("sluice_closes_total", &[("reason", "overload")]);
         assert!(closes >= 5.0, "{closes}");
     });
 }
@@ -357,13 +477,15 @@ fn file_descriptors_are_never_used_up() {
 #[test]
 fn nobody_comes_in_while_memory_is_scarce() {
     run(LIMIT, async {
-        let rig = Rig::with(Setup { arguments: &["--memory-limit", "1Mi"], ..Setup::default() }).await;
+        let rig =
+            Rig::with(Setup { arguments: &["--memory-limit", "1Mi"], ..Setup::default() }).await;
         rig.publish("a", "1").await;
         let (open, mut refused) = until_overload(&rig, 0).await;
         assert_eq!(open.len(), 0);
         refused.until_end(SOON).await;
         assert!(refused.connection.ended_cleanly());
-        let rich = Rig::with(Setup { arguments: &["--memory-limit", "64Gi"], ..Setup::default() }).await;
+        let rich =
+            Rig::with(Setup { arguments: &["--memory-limit", "64Gi"], ..Setup::default() }).await;
         rich.publish("a", "1").await;
         let mut reader = rich.resume(ORDERS, rich.cursor(0)).await;
         reader.until_sequence(1, SOON).await;
@@ -379,7 +501,10 @@ fn a_stream_ends_at_its_age_and_resumes_exactly() {
         let first = rig.publish("a", "1").await;
         reader.until_end(SOON).await;
         let age = start.elapsed();
-        assert!((Duration::from_millis(2_300)..Duration::from_millis(4_500)).contains(&age), "{age:?}");
+        assert!(
+            (Duration::from_millis(2_300)..Duration::from_millis(4_500)).contains(&age),
+            "{age:?}"
+        );
         assert_eq!(reader.ledger.control_names(), ["channel.close"]);
         let data: Value = serde_json::from_str(&reader.ledger.controls[0].data).unwrap();
         assert_eq!(data["reason"], "age");
@@ -395,9 +520,11 @@ fn a_stream_ends_at_its_age_and_resumes_exactly() {
 #[test]
 fn each_stream_begins_with_a_retry_of_its_own() {
     run(LIMIT, async {
-        let rig =
-            Rig::channel(|c| (c.delivery.retry_min, c.delivery.retry_max) = (Duration::from_millis(1_500), Duration::from_millis(4_000)))
-                .await;
+        let rig = Rig::channel(|c| {
+            (c.delivery.retry_min, c.delivery.retry_max) =
+                (Duration::from_millis(1_500), Duration::from_millis(4_000))
+        })
+        .await;
         let mut retries = HashSet::new();
         for _ in 0..30 {
             let mut reader = rig.open(ORDERS).await;
@@ -417,7 +544,8 @@ fn each_stream_begins_with_a_retry_of_its_own() {
 fn an_envelope_carries_topic_time_and_id() {
     run(LIMIT, async {
         let rig = Rig::new().await;
-        let published = rig.streams.publish_named(&rig.names.prefix, "eu.1", "made", "{\"n\":1}\r\n2").await;
+        let published =
+            rig.streams.publish_named(&rig.names.prefix, "eu.1", "made", "{\"n\":1}\r\n2").await;
         let mut reader = rig.open("/channels/orders?from=earliest&envelope=json").await;
         let event = reader.event(SOON).await.unwrap();
         assert_eq!(event.name, "made");
@@ -455,11 +583,14 @@ fn an_http_1_0_client_gets_an_unframed_stream() {
     run(LIMIT, async {
         let rig = Rig::new().await;
         let log = rig.publish_many("a", 10).await;
-        let request = Request { version: "HTTP/1.0", ..Request::get("/channels/orders?from=earliest") };
+        let request =
+            Request { version: "HTTP/1.0", ..Request::get("/channels/orders?from=earliest") };
         let mut reader = Reader::open(rig.plane.http(), &request).await;
         assert_eq!(reader.connection.header("transfer-encoding"), None);
         reader.until_sequence(10, SOON).await;
-        reader.ledger.assert_exactly("HTTP/1.0", &sluice_tests::clients::expected(&log, 0, 10, &[]));
+        reader
+            .ledger
+            .assert_exactly("HTTP/1.0", &sluice_tests::clients::expected(&log, 0, 10, &[]));
         let live = rig.publish("a", "live").await;
         reader.until_sequence(live.sequence, SOON).await;
     });
@@ -478,9 +609,15 @@ fn twenty_streams_share_one_http_2_connection() {
                 .header("accept", "text/event-stream")
                 .header("last-event-id", rig.cursor(i * 20).to_string());
             let response = response.send().await.unwrap();
-            assert_eq!((response.status().as_u16(), response.version()), (200, reqwest::Version::HTTP_2));
+            assert_eq!(
+                (response.status().as_u16(), response.version()),
+                (200, reqwest::Version::HTTP_2)
+            );
             assert_eq!(response.headers()["content-type"], "text/event-stream");
-            assert!(response.headers().get("connection").is_none() && response.headers().get("transfer-encoding").is_none());
+            assert!(
+                response.headers().get("connection").is_none()
+                    && response.headers().get("transfer-encoding").is_none()
+            );
             streams.push((i, response));
         }
         let live = rig.publish("a", "live").await;
@@ -491,7 +628,13 @@ fn twenty_streams_share_one_http_2_connection() {
             let mut ledger = sluice_tests::clients::Ledger::default();
             let (mut parser, mut bytes) = (Parser::new(), response.bytes_stream());
             while ledger.last() != Some(live.sequence) {
-                parser.push(&tokio::time::timeout(SOON, bytes.next()).await.expect("more soon").expect("the stream is open").unwrap());
+                parser.push(
+                    &tokio::time::timeout(SOON, bytes.next())
+                        .await
+                        .expect("more soon")
+                        .expect("the stream is open")
+                        .unwrap(),
+                );
                 while let Some(item) = parser.pop() {
                     ledger.record(&item);
                 }
@@ -514,9 +657,14 @@ fn a_subscriber_that_leaves_frees_its_slot() {
         for _ in 0..10 {
             readers.push(rig.open(ORDERS).await);
         }
-        let local: HashSet<String> = readers.iter().filter_map(|r| r.connection.local_address()).map(|a| a.to_string()).collect();
+        let local: HashSet<String> = readers
+            .iter()
+            .filter_map(|r| r.connection.local_address())
+            .map(|a| a.to_string())
+            .collect();
         let listed = rig.plane.subscribers().await;
-        let peers: HashSet<String> = listed.iter().map(|s| s["peer"].as_str().unwrap().to_owned()).collect();
+        let peers: HashSet<String> =
+            listed.iter().map(|s| s["peer"].as_str().unwrap().to_owned()).collect();
         assert_eq!(peers, local);
         for subscriber in &listed {
             assert_eq!(subscriber["channel"], "orders");
@@ -524,9 +672,18 @@ fn a_subscriber_that_leaves_frees_its_slot() {
                 assert!(subscriber.get(field).is_some(), "{field} of {subscriber}");
             }
         }
-        assert_eq!(rig.plane.metrics().await.sum("sluice_connections", &[("channel", "orders")]), 10.0);
+        assert_eq!(
+            rig.plane.metrics().await.sum("sluice_connections", &[("channel", "orders")]),
+            10.0
+        );
         drop(readers);
-        sluice_tests::eventually("no subscriber is left", SOON, async || rig.plane.subscribers().await.is_empty().then_some(())).await;
-        assert_eq!(rig.plane.metrics().await.sum("sluice_connections", &[("channel", "orders")]), 0.0);
+        sluice_tests::eventually("no subscriber is left", SOON, async || {
+            rig.plane.subscribers().await.is_empty().then_some(())
+        })
+        .await;
+        assert_eq!(
+            rig.plane.metrics().await.sum("sluice_connections", &[("channel", "orders")]),
+            0.0
+        );
     });
 }

@@ -1,5 +1,11 @@
-//! The wire contract of the data plane, on real nats-servers: one module for each group of promises.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test at their place")]
+//! The wire contract of the data plane, on real nats-servers: one module for each group of
+//! promises.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail the test at their place"
+)]
 
 mod cluster;
 mod console;

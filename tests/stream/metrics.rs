@@ -27,13 +27,24 @@ fn all_documented_metrics_are_there_and_count_what_was_delivered() {
         let (mut delivered, mut bytes) = (0, 0);
         let mut readers = Vec::new();
         for from in [0, 0, 1_500, 2_990, 9_000] {
-            let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(from))).await;
+            let mut reader =
+                Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(from))).await;
             reader.until_sequence(3_000, SOON).await;
             readers.push(reader);
         }
-        let posted = Client::new().post(format!("http://{}{ORDERS}/a", plane.http())).body("live").send().await.unwrap();
+        let posted = Client::new()
+            .post(format!("http://{}{ORDERS}/a", plane.http()))
+            .body("live")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(posted.status().as_u16(), 201);
-        let refused = Client::new().post(format!("http://{}{ORDERS}/a", plane.http())).body(vec![0xFF]).send().await.unwrap();
+        let refused = Client::new()
+            .post(format!("http://{}{ORDERS}/a", plane.http()))
+            .body(vec![0xFF])
+            .send()
+            .await
+            .unwrap();
         assert!(refused.status().is_client_error());
         for reader in &mut readers {
             reader.until_sequence(3_001, SOON).await;
@@ -60,20 +71,36 @@ fn all_documented_metrics_are_there_and_count_what_was_delivered() {
         ] {
             assert!(metrics.has(name), "{name} is missing");
         }
-        let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, &[ORDERS_LABEL, labels].concat());
+        let sum = |name: &str, labels: &[(&str, &str)]| {
+            metrics.sum(name, &[ORDERS_LABEL, labels].concat())
+        };
         #[allow(clippy::cast_precision_loss)]
         let (delivered, bytes) = (delivered as f64, bytes as f64);
         assert_eq!(sum("sluice_events_delivered_total", &[]), delivered);
         assert_eq!(sum("sluice_bytes_written_total", &[]), bytes);
-        assert!(sum("sluice_replay_reads_total", &[("source", "store")]) > 0.0, "history came from the store");
-        assert!(sum("sluice_replay_reads_total", &[("source", "memory")]) > 0.0, "the second reader came from memory");
+        assert!(
+            sum("sluice_replay_reads_total", &[("source", "store")]) > 0.0,
+            "history came from the store"
+        );
+        assert!(
+            sum("sluice_replay_reads_total", &[("source", "memory")]) > 0.0,
+            "the second reader came from memory"
+        );
         assert_eq!(sum("sluice_gaps_total", &[("reason", "unknown")]), 1.0);
         assert_eq!(sum("sluice_gaps_total", &[]), 1.0);
         assert_eq!(sum("sluice_closes_total", &[("reason", "age")]), 5.0);
         assert_eq!(sum("sluice_connections", &[]), 0.0);
-        assert_eq!(sum("sluice_publishes_total", &[]), 2.0, "{:?}", metrics.labels("sluice_publishes_total"));
+        assert_eq!(
+            sum("sluice_publishes_total", &[]),
+            2.0,
+            "{:?}",
+            metrics.labels("sluice_publishes_total")
+        );
         // The one live event reached five subscribers; those of the history are no latency.
-        let (count, seconds) = (sum("sluice_publish_to_write_seconds_count", &[]), sum("sluice_publish_to_write_seconds_sum", &[]));
+        let (count, seconds) = (
+            sum("sluice_publish_to_write_seconds_count", &[]),
+            sum("sluice_publish_to_write_seconds_sum", &[]),
+        );
         assert!((1.0..=5.0).contains(&count), "{count}");
         assert!(seconds > 0.0 && seconds / count < 5.0, "{seconds} s for {count}");
         assert_eq!(sum("sluice_reader_lag_events", &[]), 0.0);
@@ -87,7 +114,12 @@ fn closes_by_the_client_are_counted_apart() {
         let readers = [rig.open(ORDERS).await, rig.open(ORDERS).await];
         drop(readers);
         let closed = async || {
-            (rig.plane.metrics().await.sum("sluice_closes_total", &[("channel", "orders"), ("reason", "client")]) >= 2.0).then_some(())
+            (rig.plane
+                .metrics()
+                .await
+                .sum("sluice_closes_total", &[("channel", "orders"), ("reason", "client")])
+                >= 2.0)
+                .then_some(())
         };
         sluice_tests::eventually("two closes by clients", SOON, closed).await;
     });

@@ -16,7 +16,9 @@ const OUTAGE: Duration = Duration::from_secs(20);
 
 /// Reads until the stream is told to be degraded.
 async fn until_degraded(reader: &mut Reader) {
-    reader.until("channel.degraded", SOON, |l| l.control_names().contains(&"channel.degraded")).await;
+    reader
+        .until("channel.degraded", SOON, |l| l.control_names().contains(&"channel.degraded"))
+        .await;
 }
 
 #[test]
@@ -36,18 +38,27 @@ fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
         for (_, reader) in &mut readers {
             until_degraded(reader).await;
         }
-        // Who comes during the outage is not sent away: an error status would stop a browser for good.
-        let mut newcomers = vec![(100, rig.open(ORDERS).await), (60, rig.resume(ORDERS, rig.cursor(60)).await)];
+        // Who comes during the outage is not sent away: an error status would stop a browser for
+        // good.
+        let mut newcomers =
+            vec![(100, rig.open(ORDERS).await), (60, rig.resume(ORDERS, rig.cursor(60)).await)];
         for (_, reader) in &mut newcomers {
             until_degraded(reader).await;
         }
         assert_eq!(
-            reqwest::get(format!("http://{}/livez", rig.plane.admin())).await.unwrap().status().as_u16(),
+            reqwest::get(format!("http://{}/livez", rig.plane.admin()))
+                .await
+                .unwrap()
+                .status()
+                .as_u16(),
             200,
             "NATS away is no reason for a restart"
         );
         for (_, reader) in readers.iter_mut().chain(&mut newcomers) {
-            assert!(reader.read_for(Duration::from_millis(100)).await, "a stream ended during the outage");
+            assert!(
+                reader.read_for(Duration::from_millis(100)).await,
+                "a stream ended during the outage"
+            );
         }
         tokio::time::sleep(OUTAGE.saturating_sub(stopped.elapsed())).await;
         rig.nats.restart().await;
@@ -56,7 +67,11 @@ fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
         for (from, mut reader) in readers.into_iter().chain(newcomers) {
             reader.until_sequence(200, SOON * 2).await;
             reader.ledger.assert_exactly(&format!("from {from}"), &expected(&log, from, 200, &[]));
-            assert_eq!(reader.ledger.control_names(), ["channel.degraded", "channel.recovered"], "from {from}");
+            assert_eq!(
+                reader.ledger.control_names(),
+                ["channel.degraded", "channel.recovered"],
+                "from {from}"
+            );
             assert_eq!(reader.ledger.gaps, [], "from {from}");
         }
         rig.plane.ready().await;
@@ -70,10 +85,13 @@ fn a_pod_that_starts_without_nats_serves_once_it_is_there() {
         let log = rig.publish_many("a", 10).await;
         rig.nats.stop().await;
         let options = sluice_tests::dataplane::Options { not_ready: true, ..Default::default() };
-        let plane = sluice_tests::dataplane::DataPlane::start_with(&rig.nats.url(), &rig.configs, &options).await;
+        let plane =
+            sluice_tests::dataplane::DataPlane::start_with(&rig.nats.url(), &rig.configs, &options)
+                .await;
         let (status, _) = plane.readyz().await;
         assert_eq!(status, 503, "not ready without NATS");
-        let mut reader = Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(4))).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(4))).await;
         assert!(reader.read_for(Duration::from_secs(1)).await, "the stream stays open");
         rig.nats.restart().await;
         plane.ready().await;
@@ -104,7 +122,11 @@ fn a_store_that_comes_back_empty_is_another_epoch_and_a_gap() {
         assert_ne!(epoch, rig.epoch);
         let log = rig.publish_many("b", 30).await;
         for reader in &mut readers {
-            reader.until("the new life's events", SOON * 2, |l| l.position() == Some(Cursor::new(epoch, 30))).await;
+            reader
+                .until("the new life's events", SOON * 2, |l| {
+                    l.position() == Some(Cursor::new(epoch, 30))
+                })
+                .await;
             assert_eq!(reader.ledger.gaps.len(), 1);
             let gap = reader.ledger.gaps[0].clone();
             assert_eq!((gap.reason.as_str(), gap.cursor.epoch, gap.after), ("epoch", epoch, 50));
@@ -114,7 +136,10 @@ fn a_store_that_comes_back_empty_is_another_epoch_and_a_gap() {
         // And whoever was away meanwhile learns it when it comes back.
         let mut late = rig.resume(ORDERS, rig.cursor(50)).await;
         late.until_sequence(30, SOON).await;
-        assert_eq!(late.ledger.gaps.iter().map(|g| g.reason.as_str()).collect::<Vec<_>>(), ["epoch"]);
+        assert_eq!(
+            late.ledger.gaps.iter().map(|g| g.reason.as_str()).collect::<Vec<_>>(),
+            ["epoch"]
+        );
         late.ledger.assert_exactly("late", &expected(&log, 0, 30, &[]));
     });
 }
@@ -130,9 +155,17 @@ fn a_stream_recreated_behind_our_back_is_another_epoch_without_a_reconnect() {
         // Longer than before, so that sequences alone cannot tell the two lives apart.
         let epoch = rig.streams.create(stream_config(&rig.names)).await;
         let log = rig.publish_many("b", 80).await;
-        reader.until("the new life's events", SOON * 3, |l| l.position() == Some(Cursor::new(epoch, 80))).await;
+        reader
+            .until("the new life's events", SOON * 3, |l| {
+                l.position() == Some(Cursor::new(epoch, 80))
+            })
+            .await;
         assert_eq!(
-            (reader.ledger.gaps.len(), reader.ledger.gaps[0].reason.as_str(), reader.ledger.gaps[0].cursor.epoch),
+            (
+                reader.ledger.gaps.len(),
+                reader.ledger.gaps[0].reason.as_str(),
+                reader.ledger.gaps[0].cursor.epoch
+            ),
             (1, "epoch", epoch)
         );
         assert_eq!(reader.ledger.gaps[0].after, 50, "events of the new life came before the gap");
@@ -151,7 +184,11 @@ fn a_stopped_nats_server_that_keeps_its_sockets_is_noticed() {
         // SIGSTOP: connections stay up and nothing answers, as with a hung node.
         rig.nats.process().pause();
         let noticed = Instant::now();
-        reader.until("channel.degraded", Duration::from_secs(60), |l| l.control_names().contains(&"channel.degraded")).await;
+        reader
+            .until("channel.degraded", Duration::from_secs(60), |l| {
+                l.control_names().contains(&"channel.degraded")
+            })
+            .await;
         println!("noticed after {:?}", noticed.elapsed());
         rig.nats.process().resume();
         rig.streams = Streams::connect(&rig.nats.url()).await;

@@ -84,7 +84,10 @@ fn line_ends_spaces_colons_marks_and_look_alikes_arrive() {
                     "payload {i} {head:?} arrived as {:?}",
                     event.data.chars().take(80).collect::<String>()
                 );
-                assert_eq!((event.name.as_str(), event.last_event_id), ("message", rig.cursor(i as u64 + 1).to_string()));
+                assert_eq!(
+                    (event.name.as_str(), event.last_event_id),
+                    ("message", rig.cursor(i as u64 + 1).to_string())
+                );
             }
         }
     });
@@ -94,7 +97,8 @@ fn line_ends_spaces_colons_marks_and_look_alikes_arrive() {
 fn one_mebibyte_arrives_live_and_from_the_store() {
     run(LIMIT, async {
         let rig = Rig::new().await;
-        let payload: String = (0..1024 * 1024).map(|i| char::from(b'a' + u8::try_from(i % 23).unwrap())).collect();
+        let payload: String =
+            (0..1024 * 1024).map(|i| char::from(b'a' + u8::try_from(i % 23).unwrap())).collect();
         let mut live = rig.open(ORDERS).await;
         assert!(live.read_for(Duration::from_millis(200)).await);
         for _ in 0..8 {
@@ -137,15 +141,23 @@ fn what_is_not_utf8_is_named_by_its_sequence() {
 fn a_base64_channel_delivers_any_bytes() {
     run(LIMIT, async {
         let rig = Rig::channel(|c| c.delivery.encoding = Encoding::Base64).await;
-        let payloads: Vec<Vec<u8>> =
-            vec![b"\xFF\xFE\x00binary\xC3".to_vec(), Vec::new(), b"\r\n".to_vec(), (0..=255).collect(), b"text".to_vec()];
+        let payloads: Vec<Vec<u8>> = vec![
+            b"\xFF\xFE\x00binary\xC3".to_vec(),
+            Vec::new(),
+            b"\r\n".to_vec(),
+            (0..=255).collect(),
+            b"text".to_vec(),
+        ];
         for payload in &payloads {
             rig.publish("a", payload.clone()).await;
         }
         let mut reader = rig.open("/channels/orders?from=earliest").await;
         for payload in &payloads {
             let event = reader.event(SOON).await.unwrap();
-            assert_eq!(&base64::engine::general_purpose::STANDARD.decode(&event.data).unwrap(), payload);
+            assert_eq!(
+                &base64::engine::general_purpose::STANDARD.decode(&event.data).unwrap(),
+                payload
+            );
         }
     });
 }
@@ -184,18 +196,26 @@ fn payload() -> impl Strategy<Value = String> {
 
 #[test]
 fn any_text_arrives() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let rig = runtime.block_on(Rig::new());
     let batches = proptest::collection::vec(payload(), 1..60);
-    let mut runner =
-        TestRunner::new(ProptestConfig { cases: 40, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    });
     let result = runner.run(&batches, |batch| {
         runtime.block_on(async {
             let events = batch.iter().map(|payload| ("a".to_owned(), Bytes::from(payload.clone())));
             let published = rig.streams.publish_all(&rig.names.prefix, events).await;
             let mut reader = rig.resume(ORDERS, rig.cursor(published[0].sequence - 1)).await;
             for sent in &published {
-                let event = reader.event(SOON).await.ok_or_else(|| TestCaseError::fail("the stream ended"))?;
+                let event = reader
+                    .event(SOON)
+                    .await
+                    .ok_or_else(|| TestCaseError::fail("the stream ended"))?;
                 let expected = normalise(std::str::from_utf8(&sent.payload).unwrap());
                 prop_assert_eq!(event.data, expected);
                 prop_assert_eq!(event.last_event_id, rig.cursor(sent.sequence).to_string());

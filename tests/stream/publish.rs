@@ -1,4 +1,5 @@
-//! Publishing over HTTP: nothing is acknowledged before the store has it, and nothing is stored twice.
+//! Publishing over HTTP: nothing is acknowledged before the store has it, and nothing is stored
+//! twice.
 
 use std::time::Duration;
 
@@ -11,8 +12,16 @@ use crate::rig::{ORDERS, Rig, SOON};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn post(rig: &Rig, topic: &str, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Response {
-    let mut request = Client::new().post(rig.plane.url(&format!("{ORDERS}/{topic}"))).body(body.into()).timeout(SOON);
+async fn post(
+    rig: &Rig,
+    topic: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Vec<u8>>,
+) -> Response {
+    let mut request = Client::new()
+        .post(rig.plane.url(&format!("{ORDERS}/{topic}")))
+        .body(body.into())
+        .timeout(SOON);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -40,18 +49,34 @@ fn a_publish_is_answered_with_its_cursor_and_delivered_with_its_name() {
     run(LIMIT, async {
         let rig = publishing().await;
         let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
-        let response = post(&rig, "eu.1", &[("event-name", "order.created"), ("content-type", "application/json")], "{\"n\":1}").await;
-        assert_eq!((response.status().as_u16(), cursor(&response)), (201, rig.cursor(1).to_string().as_str()));
+        let response = post(
+            &rig,
+            "eu.1",
+            &[("event-name", "order.created"), ("content-type", "application/json")],
+            "{\"n\":1}",
+        )
+        .await;
+        assert_eq!(
+            (response.status().as_u16(), cursor(&response)),
+            (201, rig.cursor(1).to_string().as_str())
+        );
         let event = reader.event(SOON).await.unwrap();
         assert_eq!(
             (event.name.as_str(), event.data.as_str(), event.last_event_id),
             ("order.created", "{\"n\":1}", rig.cursor(1).to_string())
         );
-        let message = rig.streams.get(rig.names.stream.as_str()).await.get_raw_message(1).await.unwrap();
+        let message =
+            rig.streams.get(rig.names.stream.as_str()).await.get_raw_message(1).await.unwrap();
         assert_eq!(message.subject.as_str(), format!("{}eu.1", rig.names.prefix));
-        assert_eq!(message.headers.get("Content-Type").map(ToString::to_string), Some("application/json".to_owned()));
+        assert_eq!(
+            message.headers.get("Content-Type").map(ToString::to_string),
+            Some("application/json".to_owned())
+        );
         let response = post(&rig, "eu.2", &[], "").await;
-        assert_eq!((response.status().as_u16(), cursor(&response)), (201, rig.cursor(2).to_string().as_str()));
+        assert_eq!(
+            (response.status().as_u16(), cursor(&response)),
+            (201, rig.cursor(2).to_string().as_str())
+        );
         assert_eq!(reader.event(SOON).await.unwrap().data, "");
         let metrics = rig.plane.metrics().await;
         assert_eq!(metrics.sum("sluice_publishes_total", &[("channel", "orders")]), 2.0);
@@ -90,7 +115,11 @@ fn if_match_publishes_only_where_the_topic_has_not_moved() {
         assert_eq!(other_epoch.status().as_u16(), 412);
         for malformed in ["3", "\"x\"", "W/\"x\""] {
             let response = post(&rig, "a", &[("if-match", malformed)], "5").await;
-            assert!([400, 412].contains(&response.status().as_u16()), "{malformed}: {}", response.status());
+            assert!(
+                [400, 412].contains(&response.status().as_u16()),
+                "{malformed}: {}",
+                response.status()
+            );
         }
         assert_eq!(stored(&rig).await, 3);
     });
@@ -118,7 +147,11 @@ fn what_cannot_be_delivered_is_refused() {
         ];
         for (what, topic, headers, body, statuses) in cases {
             let response = post(&rig, topic, &headers, body).await;
-            assert!(statuses.contains(&response.status().as_u16()), "{what}: {}", response.status());
+            assert!(
+                statuses.contains(&response.status().as_u16()),
+                "{what}: {}",
+                response.status()
+            );
             assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
             let problem: Value = response.json().await.unwrap();
             assert!(problem["detail"].as_str().is_some_and(|d| !d.is_empty()), "{what}: {problem}");

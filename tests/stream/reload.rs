@@ -36,9 +36,16 @@ fn heartbeat_and_origins_change_under_an_open_stream() {
             (body["channels"][0]["generation"] == 2).then_some(())
         })
         .await;
-        let connection = Connection::open(rig.plane.http(), &Request::get(ORDERS).header("Origin", "https://shop.example")).await.unwrap();
+        let connection = Connection::open(
+            rig.plane.http(),
+            &Request::get(ORDERS).header("Origin", "https://shop.example"),
+        )
+        .await
+        .unwrap();
         assert_eq!(connection.header("access-control-allow-origin"), Some("https://shop.example"));
-        reader.until("the new heartbeat", SOON, |l| l.comments + l.heartbeats.len() >= before + 5).await;
+        reader
+            .until("the new heartbeat", SOON, |l| l.comments + l.heartbeats.len() >= before + 5)
+            .await;
         let next = rig.publish("a", "x").await;
         reader.until_sequence(next.sequence, SOON).await;
         assert_eq!((reader.ledger.controls.len(), reader.ledger.gaps.len()), (0, 0));
@@ -73,11 +80,17 @@ fn a_channel_removed_is_told_and_then_204_and_a_new_one_appears() {
         assert_eq!(close["reason"], "removed");
         // 204 tells a browser to stay away (WHATWG HTML 9.2.3).
         assert_eq!(status(&rig, ORDERS).await, 204);
-        assert!(invoices.read_for(Duration::from_millis(200)).await, "the other channel's stream stays open");
+        assert!(
+            invoices.read_for(Duration::from_millis(200)).await,
+            "the other channel's stream stays open"
+        );
 
         // And back: the same events, the same cursors.
         rig.configs.write(&rig.config());
-        sluice_tests::eventually("the channel is served again", SOON, async || (status(&rig, ORDERS).await == 200).then_some(())).await;
+        sluice_tests::eventually("the channel is served again", SOON, async || {
+            (status(&rig, ORDERS).await == 200).then_some(())
+        })
+        .await;
         let mut reader = rig.resume(ORDERS, rig.cursor(1)).await;
         reader.until_sequence(3, SOON).await;
         assert_eq!(reader.ledger.sequences(), [2, 3]);
@@ -89,16 +102,33 @@ fn a_broken_file_keeps_the_configuration_that_was() {
     run(LIMIT, async {
         let rig = Rig::new().await;
         let mut reader = rig.open(ORDERS).await;
-        for broken in ["{", "", "{\"version\": 2}", "[]", &rig.config().to_json().unwrap().replace("\"version\": 1", "\"version\": 99")] {
+        for broken in [
+            "{",
+            "",
+            "{\"version\": 2}",
+            "[]",
+            &rig.config().to_json().unwrap().replace("\"version\": 1", "\"version\": 99"),
+        ] {
             rig.configs.write_text("orders.json", broken);
-            assert!(reader.read_for(Duration::from_millis(1_500)).await, "{broken:?} closed the stream");
+            assert!(
+                reader.read_for(Duration::from_millis(1_500)).await,
+                "{broken:?} closed the stream"
+            );
             let next = rig.publish("a", "still here").await;
             reader.until_sequence(next.sequence, SOON).await;
             assert_eq!(status(&rig, ORDERS).await, 200);
         }
         let (_, body) = rig.plane.readyz().await;
-        assert_eq!(body["channels"][0]["generation"], 1, "it does not pretend to serve another: {body}");
-        let refused = rig.plane.log().lines().filter(|l| l.contains(" WARN ") && l.contains("orders.json")).count();
+        assert_eq!(
+            body["channels"][0]["generation"], 1,
+            "it does not pretend to serve another: {body}"
+        );
+        let refused = rig
+            .plane
+            .log()
+            .lines()
+            .filter(|l| l.contains(" WARN ") && l.contains("orders.json"))
+            .count();
         assert_eq!(refused, 5, "each mistake is told once");
         // Mended, it is taken.
         let mut config = rig.config();
@@ -106,7 +136,8 @@ fn a_broken_file_keeps_the_configuration_that_was() {
         rig.configs.write(&config);
         sluice_tests::eventually("the mended file is served", SOON, async || {
             let (_, body) = rig.plane.readyz().await;
-            (body["channels"][0]["generation"] == 7 && body["channels"][0]["error"].is_null()).then_some(())
+            (body["channels"][0]["generation"] == 7 && body["channels"][0]["error"].is_null())
+                .then_some(())
         })
         .await;
         assert!(reader.read_for(Duration::from_millis(100)).await);

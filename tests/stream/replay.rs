@@ -44,7 +44,8 @@ fn a_crowd_that_replays_from_a_cold_cache_costs_the_store_one_read() {
     const EVENTS: u64 = 30_000;
     run(LIMIT, async {
         let rig = Rig::new().await;
-        let events = (0..EVENTS).map(|i| (format!("t{}", i % 16), Bytes::from(format!("{i:<100}"))));
+        let events =
+            (0..EVENTS).map(|i| (format!("t{}", i % 16), Bytes::from(format!("{i:<100}"))));
         let log = log(rig.streams.publish_all(&rig.names.prefix, events).await);
         let plane = rig.another().await;
         let stream = rig.names.stream.as_str();
@@ -61,14 +62,21 @@ fn a_crowd_that_replays_from_a_cold_cache_costs_the_store_one_read() {
                 assert_eq!((reader.ledger.gaps.len(), reader.ledger.connections), (0, 1));
             }
         });
-        futures::future::join_all(crowd.map(tokio::spawn)).await.into_iter().for_each(|reader| reader.unwrap());
+        futures::future::join_all(crowd.map(tokio::spawn))
+            .await
+            .into_iter()
+            .for_each(|reader| reader.unwrap());
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let (direct, pulls, created) = (direct.load(Relaxed), pulls.load(Relaxed), created.load(Relaxed));
+        let (direct, pulls, created) =
+            (direct.load(Relaxed), pulls.load(Relaxed), created.load(Relaxed));
         let segments = EVENTS.div_ceil(SEGMENT);
         println!("{segments} segments: {direct} direct gets, {pulls} pulls, {created} consumers");
         // The tail, which was there before the count, pulls now and then, too.
         assert!((2..=4).contains(&direct), "{direct} direct gets before a run begins");
-        assert!(direct + pulls <= segments + 8, "{direct} direct gets and {pulls} pulls for {segments} segments");
+        assert!(
+            direct + pulls <= segments + 8,
+            "{direct} direct gets and {pulls} pulls for {segments} segments"
+        );
         assert_eq!(created, 1, "one run for all");
     });
 }
@@ -93,15 +101,27 @@ fn replays_that_stall_hold_no_segments_in_memory() {
         let before = plane.process().rss();
         let mut stalled = Vec::new();
         for i in 0..STALLED {
-            let request = Request { receive_buffer: Some(4_096), ..Request::get(ORDERS).resume(rig.cursor(i * APART)) };
+            let request = Request {
+                receive_buffer: Some(4_096),
+                ..Request::get(ORDERS).resume(rig.cursor(i * APART))
+            };
             let mut reader = Reader::open(plane.http(), &request).await;
-            reader.until(&format!("the first event of reader {i}"), SOON, |ledger| ledger.last().is_some()).await;
+            reader
+                .until(&format!("the first event of reader {i}"), SOON, |ledger| {
+                    ledger.last().is_some()
+                })
+                .await;
             stalled.push(reader);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = plane.process().rss();
-        println!("{STALLED} stalled at as many segments: RSS {} MiB before, {} MiB now", before / MIB, now / MIB);
-        // Their segments would be 100 MiB. What is left: the cache, a slice and a frame for each, and what the allocator keeps.
+        println!(
+            "{STALLED} stalled at as many segments: RSS {} MiB before, {} MiB now",
+            before / MIB,
+            now / MIB
+        );
+        // Their segments would be 100 MiB. What is left: the cache, a slice and a frame for each,
+        // and what the allocator keeps.
         assert!(now < before + CACHE + 32 * MIB, "{} MiB more than before", (now - before) / MIB);
         for (i, mut reader) in (0..).zip(stalled).step_by(10) {
             let (after, to) = (i * APART, (i + 1) * APART);

@@ -63,7 +63,8 @@ impl Rig {
         let mut channel = channel_config(&names);
         (setup.channel)(&mut channel);
         let configs = ConfigDir::new(&[channel]);
-        let options = Options { arguments: setup.arguments, not_ready: false, open_files: setup.open_files };
+        let options =
+            Options { arguments: setup.arguments, not_ready: false, open_files: setup.open_files };
         let plane = DataPlane::start_with(&nats.url(), &configs, &options).await;
         Self { plane, configs, streams, nats, names, epoch }
     }
@@ -73,7 +74,8 @@ impl Rig {
         channel_config(&self.names)
     }
 
-    /// Another data plane of the same channel, which starts now: it holds nothing in memory of what was before.
+    /// Another data plane of the same channel, which starts now: it holds nothing in memory of what
+    /// was before.
     pub(crate) async fn another(&self) -> DataPlane {
         DataPlane::start(&self.nats.url(), &self.configs).await
     }

@@ -64,12 +64,17 @@ impl Herd {
         let (mut delivered, mut connections) = (0, 0);
         for (i, (from, task)) in self.tasks.into_iter().enumerate() {
             let ledger = task.await.unwrap();
-            ledger.assert_exactly(&format!("subscriber {i} from {from}"), &expected(log, from, newest, &[]));
+            ledger.assert_exactly(
+                &format!("subscriber {i} from {from}"),
+                &expected(log, from, newest, &[]),
+            );
             assert_eq!(ledger.gaps, [], "subscriber {i}");
             delivered += ledger.entries.len();
             connections += ledger.connections;
         }
-        println!("{SUBSCRIBERS} subscribers, {connections} connections, {delivered} events delivered, none lost or doubled");
+        println!(
+            "{SUBSCRIBERS} subscribers, {connections} connections, {delivered} events delivered, none lost or doubled"
+        );
         connections
     }
 }
@@ -77,13 +82,18 @@ impl Herd {
 /// Publishes [`LIVE`] events at full speed and returns the whole log.
 async fn publish_live(rig: &Rig, mut log: Log) -> Log {
     let (start, count) = (Instant::now(), usize::try_from(LIVE).unwrap());
-    log.extend(self::log(rig.streams.publish_all(&rig.names.prefix, events(count, 50, 200, 2)).await));
+    log.extend(self::log(
+        rig.streams.publish_all(&rig.names.prefix, events(count, 50, 200, 2)).await,
+    ));
     println!("published {LIVE} events in {:?}", start.elapsed());
     log
 }
 
 async fn store(rig: &Rig) -> Log {
-    log(rig.streams.publish_all(&rig.names.prefix, events(usize::try_from(STORED).unwrap(), 50, 200, 1)).await)
+    log(rig
+        .streams
+        .publish_all(&rig.names.prefix, events(usize::try_from(STORED).unwrap(), 50, 200, 1))
+        .await)
 }
 
 #[test]
@@ -112,7 +122,9 @@ fn a_pod_killed_in_the_middle_and_its_subscribers_resumed_on_the_other() {
             let mut log = stored;
             for part in 0..4 {
                 let count = usize::try_from(LIVE / 4).unwrap();
-                log.extend(self::log(streams.publish_all(&prefix, events(count, 50, 200, 10 + part)).await));
+                log.extend(self::log(
+                    streams.publish_all(&prefix, events(count, 50, 200, 10 + part)).await,
+                ));
             }
             log
         });
@@ -131,7 +143,8 @@ fn a_pod_killed_in_the_middle_and_its_subscribers_resumed_on_the_other() {
 fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory() {
     run(LIMIT, async {
         const CACHE: u64 = 16 * 1024 * 1024;
-        /// What the process may need above its cache: encoded segments in flight, buffers, allocator slack.
+        /// What the process may need above its cache: encoded segments in flight, buffers,
+        /// allocator slack.
         const SLACK: u64 = 64 * 1024 * 1024;
         let mut rig = Rig::channel(|c| c.delivery.cache_bytes = CACHE).await;
         let payloads = (0..100_000).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<1024}"))));
@@ -139,7 +152,8 @@ fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory()
         let mut plane = rig.another().await;
         let before = plane.process().rss();
         let start = Instant::now();
-        let mut reader = Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
+        let mut reader =
+            Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(100_000, SOON * 3).await;
         let took = start.elapsed();
         let live = rig.publish("a", "live").await;
@@ -171,7 +185,11 @@ fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory()
             CACHE / mib
         );
         assert!(one < before + CACHE + SLACK, "one replay took {} MiB", (one - before) / mib);
-        assert!(eight < before + CACHE + 2 * SLACK, "eight replays took {} MiB", (eight - before) / mib);
+        assert!(
+            eight < before + CACHE + 2 * SLACK,
+            "eight replays took {} MiB",
+            (eight - before) / mib
+        );
         // The pod that was there while they were published kept within its bound too.
         let witness = rig.plane.process().peak_rss();
         assert!(witness < before + CACHE + 2 * SLACK, "the tail took {} MiB", witness / mib);

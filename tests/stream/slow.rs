@@ -15,7 +15,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 const CACHE: u64 = 8 * 1024 * 1024;
 const EVENTS: usize = 8_000;
 const READERS: usize = 100;
-/// What may lie in the sockets' buffers between data plane and a stalled subscriber is less than this.
+/// What may lie in the sockets' buffers between data plane and a stalled subscriber is less than
+/// this.
 const PAYLOAD: usize = 2_048;
 
 async fn publish(rig: &Rig) -> Log {
@@ -28,8 +29,8 @@ fn stalling(cursor: impl ToString) -> Request {
     Request { receive_buffer: Some(4_096), ..Request::get(ORDERS).resume(cursor) }
 }
 
-/// Opens [`READERS`] readers and one that stalls, publishes 16 MiB, and checks that the others get all of it.
-/// Returns the stalled one and the log.
+/// Opens [`READERS`] readers and one that stalls, publishes 16 MiB, and checks that the others get
+/// all of it. Returns the stalled one and the log.
 async fn stall_one_of_many(rig: &mut Rig) -> (Reader, Log) {
     let before = rig.plane.process().rss();
     let mut stalled = Reader::open(rig.plane.http(), &stalling(rig.cursor(0))).await;
@@ -92,20 +93,34 @@ fn one_stalled_for_longer_than_the_write_timeout_is_closed_and_resumes_exactly()
         .await;
         let (mut stalled, log) = stall_one_of_many(&mut rig).await;
         let closed = async || {
-            (rig.plane.metrics().await.sum("sluice_closes_total", &[("channel", "orders"), ("reason", "slow")]) >= 1.0).then_some(())
+            (rig.plane
+                .metrics()
+                .await
+                .sum("sluice_closes_total", &[("channel", "orders"), ("reason", "slow")])
+                >= 1.0)
+                .then_some(())
         };
         sluice_tests::eventually("the stalled one is closed", SOON * 2, closed).await;
         // What the kernel held still arrives; the last frame may be cut.
         stalled.until_end(SOON).await;
-        assert!(stalled.ledger.last().unwrap_or(0) < EVENTS as u64, "it must have been closed before the end");
+        assert!(
+            stalled.ledger.last().unwrap_or(0) < EVENTS as u64,
+            "it must have been closed before the end"
+        );
         let cursor = stalled.connection.last_event_id().to_owned();
         let mut resumed = rig.resume(ORDERS, &cursor).await;
         resumed.until_sequence(EVENTS as u64, SOON).await;
         let mut both = stalled.ledger.clone();
         both.entries.extend(&resumed.ledger.entries);
-        both.assert_exactly("both connections of the stalled one", &expected(&log, 0, EVENTS as u64, &[]));
+        both.assert_exactly(
+            "both connections of the stalled one",
+            &expected(&log, 0, EVENTS as u64, &[]),
+        );
         assert_eq!((stalled.ledger.gaps.len(), resumed.ledger.gaps.len()), (0, 0));
         let metrics = rig.plane.metrics().await;
-        assert_eq!(metrics.sum("sluice_closes_total", &[("channel", "orders"), ("reason", "slow")]), 1.0);
+        assert_eq!(
+            metrics.sum("sluice_closes_total", &[("channel", "orders"), ("reason", "slow")]),
+            1.0
+        );
     });
 }

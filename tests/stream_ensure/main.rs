@@ -71,8 +71,14 @@ fn a_default_channels_stream_is_made_as_promised_and_then_left_alone() {
         let info = bed.seen.info(want.name.as_str()).await;
         let config = &info.config;
         assert_eq!(config.subjects, ["sse.shop.orders.>"]);
-        assert_eq!((config.storage, config.retention, config.num_replicas), (StorageType::File, RetentionPolicy::Limits, 1));
-        assert_eq!((config.max_age, config.duplicate_window), (Duration::from_secs(86_400), Duration::from_secs(120)));
+        assert_eq!(
+            (config.storage, config.retention, config.num_replicas),
+            (StorageType::File, RetentionPolicy::Limits, 1)
+        );
+        assert_eq!(
+            (config.max_age, config.duplicate_window),
+            (Duration::from_secs(86_400), Duration::from_secs(120))
+        );
         assert_eq!((config.max_bytes, config.max_message_size), (1 << 30, 65_536));
         assert_eq!((config.max_messages, config.max_messages_per_subject), (-1, -1));
         assert!(config.allow_direct && !config.allow_rollup && !config.no_ack);
@@ -96,14 +102,20 @@ fn every_field_that_can_change_is_changed_both_ways() {
                 "maxMessageSize": "2Ki", "duplicateWindow": "1m", "compression": "S2"}),
         );
         bed.ensure(&desired(&first)).await.unwrap();
-        let Change::Updated(changes) = bed.ensure(&desired(&second)).await.unwrap().change else { panic!("no update") };
+        let Change::Updated(changes) = bed.ensure(&desired(&second)).await.unwrap().change else {
+            panic!("no update")
+        };
         assert_eq!(changes.len(), 8, "{changes:?}");
         let config = bed.config(&desired(&second)).await;
         assert_eq!(config.subjects, ["a.>", "b.*"]);
         assert_eq!((config.max_messages, config.max_messages_per_subject), (10, 1));
         assert_eq!(config.compression, Some(Compression::S2));
         assert!(matches!(bed.ensure(&desired(&first)).await.unwrap().change, Change::Updated(_)));
-        assert_eq!(bed.config(&desired(&first)).await.max_messages, -1, "a limit that is no longer asked for is lifted");
+        assert_eq!(
+            bed.config(&desired(&first)).await.max_messages,
+            -1,
+            "a limit that is no longer asked for is lifted"
+        );
         assert_eq!(bed.ensure(&desired(&first)).await.unwrap().change, Change::None);
     });
 }
@@ -121,12 +133,19 @@ fn what_others_alter_is_seen_and_put_back_with_the_events_kept() {
         .await;
         let observed = bed.ensured.ensure(&want, Mode::Observe).await.unwrap();
         let fields: Vec<_> = observed.drift.iter().map(|d| d.field.as_str()).collect();
-        assert_eq!((observed.change, fields), (Change::None, vec!["allow_direct", "allow_rollup_hdrs", "spec.stream.maxAge"]));
+        assert_eq!(
+            (observed.change, fields),
+            (Change::None, vec!["allow_direct", "allow_rollup_hdrs", "spec.stream.maxAge"])
+        );
         assert!(!bed.config(&want).await.allow_direct, "observing changes nothing");
         assert!(matches!(bed.ensure(&want).await.unwrap().change, Change::Updated(_)));
         let info = bed.seen.info(want.name.as_str()).await;
         assert!(info.config.allow_direct && !info.config.allow_rollup);
-        assert_eq!((info.config.metadata["team"].as_str(), info.state.messages), ("shop", 1), "what others added stays");
+        assert_eq!(
+            (info.config.metadata["team"].as_str(), info.state.messages),
+            ("shop", 1),
+            "what others added stays"
+        );
     });
 }
 
@@ -143,7 +162,10 @@ fn a_stream_whose_marks_were_wiped_is_known_by_its_creation_time() {
         let other = Ensured::new(bed.seen.context().clone(), "");
         assert!(matches!(other.ensure(&want, Mode::Enforce).await, Err(Error::Unowned { .. })));
         other.remember(want.name.as_str(), &created);
-        assert!(matches!(other.ensure(&want, Mode::Enforce).await.unwrap().change, Change::Updated(_)));
+        assert!(matches!(
+            other.ensure(&want, Mode::Enforce).await.unwrap().change,
+            Change::Updated(_)
+        ));
     });
 }
 
@@ -151,12 +173,22 @@ fn a_stream_whose_marks_were_wiped_is_known_by_its_creation_time() {
 fn a_stream_of_another_channel_is_never_written_or_deleted() {
     test(async |bed| {
         let mine = desired_by("mine", "u1", &json!({"name": "SHARED", "subjects": ["a.>"]}));
-        let theirs = desired_by("theirs", "u2", &json!({"name": "SHARED", "subjects": ["b.>"], "adoption": "IfUnowned"}));
+        let theirs = desired_by(
+            "theirs",
+            "u2",
+            &json!({"name": "SHARED", "subjects": ["b.>"], "adoption": "IfUnowned"}),
+        );
         bed.ensure(&mine).await.unwrap();
         let before = bed.config(&mine).await;
         let error = bed.ensure(&theirs).await.unwrap_err();
-        assert!(matches!(&error, Error::OwnedByOther { owner, .. } if owner.contains("shop/mine")), "{error}");
-        assert_eq!(bed.ensured.delete(&theirs.name, &theirs.owner).await.unwrap(), Deletion::NotOurs);
+        assert!(
+            matches!(&error, Error::OwnedByOther { owner, .. } if owner.contains("shop/mine")),
+            "{error}"
+        );
+        assert_eq!(
+            bed.ensured.delete(&theirs.name, &theirs.owner).await.unwrap(),
+            Deletion::NotOurs
+        );
         assert_eq!(bed.config(&mine).await, before);
         assert_eq!(bed.ensured.delete(&mine.name, &mine.owner).await.unwrap(), Deletion::Deleted);
         assert_eq!(bed.ensured.delete(&mine.name, &mine.owner).await.unwrap(), Deletion::NotFound);
@@ -173,7 +205,11 @@ fn a_channel_made_again_under_its_name_finds_its_events() {
         assert!(matches!(bed.ensure(&again).await.unwrap().change, Change::Updated(_)));
         let info = bed.seen.info(want.name.as_str()).await;
         assert_eq!((info.config.metadata[UID].as_str(), info.state.messages), ("u2", 1));
-        assert_eq!(bed.ensured.delete(&want.name, &want.owner).await.unwrap(), Deletion::NotOurs, "the first life may not delete it");
+        assert_eq!(
+            bed.ensured.delete(&want.name, &want.owner).await.unwrap(),
+            Deletion::NotOurs,
+            "the first life may not delete it"
+        );
     });
 }
 
@@ -181,7 +217,11 @@ fn a_channel_made_again_under_its_name_finds_its_events() {
 fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
     test(async |bed| {
         let stream = |change: fn(&mut Config)| {
-            let mut config = Config { name: "OLD".to_owned(), subjects: vec!["old.>".to_owned()], ..Config::default() };
+            let mut config = Config {
+                name: "OLD".to_owned(),
+                subjects: vec!["old.>".to_owned()],
+                ..Config::default()
+            };
             change(&mut config);
             config
         };
@@ -191,7 +231,11 @@ fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
             desired(&spec)
         };
         for (change, more, why) in [
-            ((|c| c.storage = StorageType::Memory) as fn(&mut Config), json!({}), "storage is memory"),
+            (
+                (|c| c.storage = StorageType::Memory) as fn(&mut Config),
+                json!({}),
+                "storage is memory",
+            ),
             (|c| c.retention = RetentionPolicy::WorkQueue, json!({}), "retention is workqueue"),
             (|c| c.subjects.push("more.>".to_owned()), json!({}), "takes the subject more.>"),
         ] {
@@ -199,7 +243,10 @@ fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
             bed.seen.context().create_stream(config.clone()).await.unwrap();
             let before = bed.seen.info("OLD").await.config;
             let error = bed.ensure(&adopt(more)).await.unwrap_err();
-            assert!(matches!(&error, Error::Incompatible { why: w, .. } if w.contains(why)), "{error}");
+            assert!(
+                matches!(&error, Error::Incompatible { why: w, .. } if w.contains(why)),
+                "{error}"
+            );
             assert_eq!(bed.seen.info("OLD").await.config, before);
             bed.seen.context().delete_stream("OLD").await.unwrap();
         }
@@ -207,7 +254,8 @@ fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
         for n in 0..3 {
             bed.seen.publish("old.", "a", format!("{n}")).await;
         }
-        let error = bed.ensure(&desired(&json!({"name": "OLD", "subjects": ["old.>"]}))).await.unwrap_err();
+        let error =
+            bed.ensure(&desired(&json!({"name": "OLD", "subjects": ["old.>"]}))).await.unwrap_err();
         assert!(matches!(error, Error::Unowned { .. }), "{error}");
         let error = bed.ensure(&adopt(json!({"maxMessages": 2}))).await.unwrap_err();
         assert!(matches!(error, Error::Incompatible { .. }), "adoption drops no event: {error}");
@@ -222,8 +270,14 @@ fn what_cannot_be_changed_is_named_and_not_tried() {
     test(async |bed| {
         bed.ensure(&desired(&json!({"name": "S"}))).await.unwrap();
         let before = bed.config(&desired(&json!({"name": "S"}))).await;
-        let error = bed.ensure(&desired(&json!({"name": "S", "storage": "Memory", "maxAge": "1h"}))).await.unwrap_err();
-        assert!(matches!(&error, Error::ImmutableField { field, .. } if field == "spec.stream.storage"), "{error}");
+        let error = bed
+            .ensure(&desired(&json!({"name": "S", "storage": "Memory", "maxAge": "1h"})))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::ImmutableField { field, .. } if field == "spec.stream.storage"),
+            "{error}"
+        );
         assert_eq!(bed.config(&desired(&json!({"name": "S"}))).await, before);
     });
 }
@@ -232,11 +286,21 @@ fn what_cannot_be_changed_is_named_and_not_tried() {
 fn refusals_of_the_server_are_explained() {
     test(async |bed| {
         bed.ensure(&desired_by("first", "u1", &json!({"subjects": ["a.>"]}))).await.unwrap();
-        let error = bed.ensure(&desired_by("second", "u2", &json!({"subjects": ["a.b"]}))).await.unwrap_err();
-        assert!(matches!(&error, Error::SubjectOverlap { subjects, .. } if subjects.contains("a.b")), "{error}");
-        let error = bed.ensure(&desired_by("third", "u3", &json!({"replicas": 3}))).await.unwrap_err();
+        let error = bed
+            .ensure(&desired_by("second", "u2", &json!({"subjects": ["a.b"]})))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::SubjectOverlap { subjects, .. } if subjects.contains("a.b")),
+            "{error}"
+        );
+        let error =
+            bed.ensure(&desired_by("third", "u3", &json!({"replicas": 3}))).await.unwrap_err();
         assert!(matches!(error, Error::NotEnoughServers { replicas: 3, .. }), "{error}");
-        let error = bed.ensure(&desired_by("fourth", "u4", &json!({"maxBytes": "10Ti", "storage": "Memory"}))).await.unwrap_err();
+        let error = bed
+            .ensure(&desired_by("fourth", "u4", &json!({"maxBytes": "10Ti", "storage": "Memory"})))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::QuotaExceeded(_)), "{error}");
     });
 }
@@ -270,19 +334,30 @@ fn a_store_set_back_to_an_older_state_gets_a_new_epoch() {
         for n in 5..9 {
             bed.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
         }
-        assert_eq!(bed.ensure(&want).await.unwrap().stream.unwrap().epoch, first.epoch, "a restart alone is no new epoch");
+        assert_eq!(
+            bed.ensure(&want).await.unwrap().stream.unwrap().epoch,
+            first.epoch,
+            "a restart alone is no new epoch"
+        );
         bed.nats.stop().await;
         std::fs::remove_dir_all(bed.nats.store()).unwrap();
         copy_tree(copy.path(), bed.nats.store());
         bed.nats.restart().await;
-        let report = sluice_tests::eventually("connected again", LIMIT, async || bed.ensure(&want).await.ok()).await;
+        let report = sluice_tests::eventually("connected again", LIMIT, async || {
+            bed.ensure(&want).await.ok()
+        })
+        .await;
         assert_eq!(report.change, Change::Restored);
         let facts = report.stream.unwrap();
         assert_eq!((facts.created.clone(), facts.last_sequence), (first.created, 5));
         assert_ne!(facts.epoch, first.epoch);
         assert_eq!(bed.config(&want).await.metadata[EPOCH_METADATA], "1");
         let again = bed.ensure(&want).await.unwrap();
-        assert_eq!((again.change, again.stream.unwrap().epoch), (Change::None, facts.epoch), "once");
+        assert_eq!(
+            (again.change, again.stream.unwrap().epoch),
+            (Change::None, facts.epoch),
+            "once"
+        );
     });
 }
 
@@ -321,12 +396,21 @@ fn replicas_follow_the_size_of_the_cluster() {
         let cluster = NatsCluster::start(3).await;
         let seen = Streams::connect(&cluster.urls()).await;
         let ensured = Ensured::new(jetstream::new(seen.context().client()), "the cluster");
-        let ensure =
-            async |replicas: i32, age: &str| ensured.ensure(&desired(&json!({"replicas": replicas, "maxAge": age})), Mode::Enforce).await;
+        let ensure = async |replicas: i32, age: &str| {
+            ensured
+                .ensure(&desired(&json!({"replicas": replicas, "maxAge": age})), Mode::Enforce)
+                .await
+        };
         ensure(1, "1h").await.unwrap();
         let error = ensure(5, "1h").await.unwrap_err();
-        assert!(matches!(error, Error::NotEnoughServers { replicas: 5, known: Some(3) }), "{error}");
-        assert!(matches!(ensure(3, "2h").await.unwrap().change, Change::Updated(_)), "scaled and changed in two steps");
+        assert!(
+            matches!(error, Error::NotEnoughServers { replicas: 5, known: Some(3) }),
+            "{error}"
+        );
+        assert!(
+            matches!(ensure(3, "2h").await.unwrap().change, Change::Updated(_)),
+            "scaled and changed in two steps"
+        );
         let name = desired(&json!({})).name;
         let config = seen.info(name.as_str()).await.config;
         assert_eq!((config.num_replicas, config.max_age), (3, Duration::from_secs(7200)));

@@ -8,21 +8,41 @@ use crate::tree;
 fn dependencies(package: &str) -> Vec<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
-        .args(["tree", "--locked", "--prefix", "none", "--edges", "normal,build", "--format", "{p}", "--package", package])
+        .args([
+            "tree",
+            "--locked",
+            "--prefix",
+            "none",
+            "--edges",
+            "normal,build",
+            "--format",
+            "{p}",
+            "--package",
+            package,
+        ])
         .current_dir(tree::root())
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let names: Vec<String> = text.lines().skip(1).filter_map(|l| l.split(' ').next()).map(str::to_owned).collect();
+    let names: Vec<String> =
+        text.lines().skip(1).filter_map(|l| l.split(' ').next()).map(str::to_owned).collect();
     assert!(names.iter().any(|n| n == "serde"), "{package} should be seen to use serde: {names:?}");
     names
 }
 
 fn assert_absent(package: &str, absent: &[&str], why: &str) {
     let all = dependencies(package);
-    let is_absent = |name: &str| absent.iter().any(|a| name == *a || a.strip_suffix('*').is_some_and(|head| name.starts_with(head)));
-    let mut findings: Vec<_> = all.into_iter().filter(|name| is_absent(name)).map(|name| format!("{package} → {name}")).collect();
+    let is_absent = |name: &str| {
+        absent
+            .iter()
+            .any(|a| name == *a || a.strip_suffix('*').is_some_and(|head| name.starts_with(head)))
+    };
+    let mut findings: Vec<_> = all
+        .into_iter()
+        .filter(|name| is_absent(name))
+        .map(|name| format!("{package} → {name}"))
+        .collect();
     findings.dedup();
     tree::report(why, &findings);
 }
@@ -31,7 +51,16 @@ fn assert_absent(package: &str, absent: &[&str], why: &str) {
 fn the_agreement_between_operator_and_pods_needs_no_runtime() {
     assert_absent(
         "sluice-channel",
-        &["tokio*", "kube*", "k8s-openapi", "async-nats", "hyper*", "axum*", "sluice-operator", "sluice-dataplane"],
+        &[
+            "tokio*",
+            "kube*",
+            "k8s-openapi",
+            "async-nats",
+            "hyper*",
+            "axum*",
+            "sluice-operator",
+            "sluice-dataplane",
+        ],
         "`channel` is values and rules only: no async runtime, no I/O, no Kubernetes, none of the other crates.",
     );
 }
@@ -47,13 +76,21 @@ fn the_data_plane_does_not_know_kubernetes() {
 
 #[test]
 fn the_operator_does_not_know_the_data_plane() {
-    assert_absent("sluice-operator", &["sluice-dataplane"], "What both must know belongs to `channel`.");
+    assert_absent(
+        "sluice-operator",
+        &["sluice-dataplane"],
+        "What both must know belongs to `channel`.",
+    );
 }
 
 #[test]
 fn one_crypto_provider() {
     for package in ["sluice-dataplane", "sluice-operator"] {
-        assert_absent(package, &["ring", "openssl", "openssl-sys", "native-tls"], "TLS and keys are rustls with aws-lc-rs only.");
+        assert_absent(
+            package,
+            &["ring", "openssl", "openssl-sys", "native-tls"],
+            "TLS and keys are rustls with aws-lc-rs only.",
+        );
     }
 }
 
@@ -71,10 +108,23 @@ const ABSENCES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "operator/src/controller/desired",
-        &["kube::Client", "Client::", "&Client", "async_nats", "tokio::", "SystemTime", "Timestamp::now", "Api::"],
+        &[
+            "kube::Client",
+            "Client::",
+            "&Client",
+            "async_nats",
+            "tokio::",
+            "SystemTime",
+            "Timestamp::now",
+            "Api::",
+        ],
         "`desired` is a function of the spec: no client, no clock, so a snapshot test shows all it does",
     ),
-    ("operator/src/controller/validate", &["kube::Client", "async_nats", "tokio::", "Api::"], "validation is a function of the spec"),
+    (
+        "operator/src/controller/validate",
+        &["kube::Client", "async_nats", "tokio::", "Api::"],
+        "validation is a function of the spec",
+    ),
 ];
 
 #[test]

@@ -1,6 +1,12 @@
-//! What reviewers would otherwise have to remember, as tests: who may depend on whom, where I/O may happen, how
-//! large a module may grow, that documentation points to what exists, that generated files are current.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends with a message")]
+//! What reviewers would otherwise have to remember, as tests: who may depend on whom, where I/O may
+//! happen, how large a module may grow, that documentation points to what exists, that generated
+//! files are current.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends with a message"
+)]
 
 mod blocks;
 mod code;

@@ -54,7 +54,10 @@ mod tests {
 
     #[test]
     fn golden() {
-        assert_eq!(whole(&[Bytes::from_static(b"abc"), Bytes::from_static(b"defghijklmnopqrs")]), "13\r\nabcdefghijklmnopqrs\r\n");
+        assert_eq!(
+            whole(&[Bytes::from_static(b"abc"), Bytes::from_static(b"defghijklmnopqrs")]),
+            "13\r\nabcdefghijklmnopqrs\r\n"
+        );
         assert_eq!(length(19), "13\r\nabcdefghijklmnopqrs\r\n".len());
         assert_eq!(head(1), "1\r\n");
         assert_eq!(head(0x10_0000), "100000\r\n");

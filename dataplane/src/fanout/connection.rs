@@ -16,7 +16,8 @@ use crate::subscriber::{Mark, Subscriber};
 const SLICES: usize = 64;
 /// Chunks that are sent at a time at most.
 pub(super) const SEND: usize = 8;
-/// Frames of fewer bytes are copied into one buffer with their framing: cheaper than buffers of their own.
+/// Frames of fewer bytes are copied into one buffer with their framing: cheaper than buffers of
+/// their own.
 const COPY_BYTES: usize = 4 * 1024;
 /// So are frames in more parts than this.
 const COPY_PARTS: usize = 16;
@@ -36,8 +37,9 @@ pub(super) struct Handed {
 pub(super) struct Connection {
     socket: TcpStream,
     pub(super) subscriber: Subscriber,
-    /// What was to be written and was not taken yet. Empty nearly always, and then without memory of its own. While the socket
-    /// is full, no more than about a slice of events and what the channel itself has to say: [`Self::take_back`], [`Self::keep`].
+    /// What was to be written and was not taken yet. Empty nearly always, and then without memory
+    /// of its own. While the socket is full, no more than about a slice of events and what the
+    /// channel itself has to say: [`Self::take_back`], [`Self::keep`].
     out: VecDeque<Bytes>,
     /// Tells this user of a key from former ones.
     pub(super) ticket: u64,
@@ -58,7 +60,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(socket: TcpStream, head: Bytes, subscriber: Subscriber, ticket: u64, group: u32, filter: u32) -> Self {
+    pub(super) fn new(
+        socket: TcpStream,
+        head: Bytes,
+        subscriber: Subscriber,
+        ticket: u64,
+        group: u32,
+        filter: u32,
+    ) -> Self {
         let out = VecDeque::from([head]);
         Self {
             socket,
@@ -97,17 +106,32 @@ impl Connection {
         self.out.push_back(chunk::LAST);
     }
 
-    /// Writes `chunks`, which are whole, when nothing else waits. Returns how many bytes the socket took.
+    /// Writes `chunks`, which are whole, when nothing else waits. Returns how many bytes the socket
+    /// took.
     ///
     /// # Errors
     /// The connection is broken.
-    pub(super) fn send<'c>(&mut self, chunks: impl ExactSizeIterator<Item = &'c Bytes>) -> io::Result<usize> {
-        debug_assert!(self.out.is_empty() && chunks.len() <= SEND, "chunks are written in their order, and all of them");
+    pub(super) fn send<'c>(
+        &mut self,
+        chunks: impl ExactSizeIterator<Item = &'c Bytes>,
+    ) -> io::Result<usize> {
+        debug_assert!(
+            self.out.is_empty() && chunks.len() <= SEND,
+            "chunks are written in their order, and all of them"
+        );
         let mut slices = [IoSlice::new(&[]); SEND];
-        let count = slices.iter_mut().zip(chunks).map(|(slice, chunk)| *slice = IoSlice::new(chunk)).count();
+        let count = slices
+            .iter_mut()
+            .zip(chunks)
+            .map(|(slice, chunk)| *slice = IoSlice::new(chunk))
+            .count();
         loop {
             // Nearly always it is one, and that has the cheaper call.
-            let taken = if count == 1 { self.socket.write(&slices[0]) } else { self.socket.write_vectored(&slices[..count]) };
+            let taken = if count == 1 {
+                self.socket.write(&slices[0])
+            } else {
+                self.socket.write_vectored(&slices[..count])
+            };
             match taken {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -122,8 +146,9 @@ impl Connection {
         self.note_blocked();
     }
 
-    /// The socket is full: of the chunks that were added last, `handed`, takes back those of which nothing was written, but not
-    /// all that waits. The rest is copied, so that it keeps no segment in memory.
+    /// The socket is full: of the chunks that were added last, `handed`, takes back those of which
+    /// nothing was written, but not all that waits. The rest is copied, so that it keeps no segment
+    /// in memory.
     pub(super) fn take_back(&mut self, handed: &mut Vec<Handed>) {
         let mut left: usize = self.out.iter().map(Bytes::len).sum();
         while let Some(last) = handed.last() {

@@ -1,4 +1,5 @@
-//! The subscribers of one channel on one thread: who waits for its head, and the bytes that many of them share.
+//! The subscribers of one channel on one thread: who waits for its head, and the bytes that many of
+//! them share.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -23,7 +24,8 @@ const CLOCK_EVERY: u64 = 64;
 /// What everyone with one filter and dialect at one position gets next.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// Empty when nothing passed the filter. Buffers of their own: one whose socket is full keeps no more than one of them.
+    /// Empty when nothing passed the filter. Buffers of their own: one whose socket is full keeps
+    /// no more than one of them.
     chunks: Vec<Chunk>,
     oldest_nanos: i64,
     /// Where they stand after it.
@@ -77,7 +79,8 @@ pub(super) struct Group {
 struct Batches {
     made: Vec<(Stand, Option<Batch>)>,
     numbers: HashMap<Stand, usize>,
-    /// The one that was asked for last. Nearly all stand at the same place, and who does finds it without a hash.
+    /// The one that was asked for last. Nearly all stand at the same place, and who does finds it
+    /// without a hash.
     last: usize,
 }
 
@@ -87,7 +90,11 @@ impl Batches {
         self.numbers.clear();
     }
 
-    fn get_or_make(&mut self, stand: Stand, make: impl FnOnce() -> Option<Batch>) -> Option<&Batch> {
+    fn get_or_make(
+        &mut self,
+        stand: Stand,
+        make: impl FnOnce() -> Option<Batch>,
+    ) -> Option<&Batch> {
         if self.made.get(self.last).is_none_or(|(of, _)| *of != stand) {
             let next = self.made.len();
             self.last = *self.numbers.entry(stand).or_insert(next);
@@ -134,7 +141,14 @@ impl Filters {
 impl Group {
     pub(super) fn new(channel: Arc<Channel>) -> Self {
         let head = channel.log().head_now();
-        Self { channel, head, waiting: Round::default(), members: 0, filters: Filters::default(), batches: Batches::default() }
+        Self {
+            channel,
+            head,
+            waiting: Round::default(),
+            members: 0,
+            filters: Filters::default(),
+            batches: Batches::default(),
+        }
     }
 
     /// Takes a member in; returns its filter's number.
@@ -166,26 +180,41 @@ impl Group {
         }
     }
 
-    /// Delivers everything up to the head to one that waits for it, as far as it is the same for all.
-    pub(super) fn deliver(&mut self, connection: &mut Connection, heartbeat_at: Instant, tally: &mut Tally) -> Delivered {
+    /// Delivers everything up to the head to one that waits for it, as far as it is the same for
+    /// all.
+    pub(super) fn deliver(
+        &mut self,
+        connection: &mut Connection,
+        heartbeat_at: Instant,
+        tally: &mut Tally,
+    ) -> Delivered {
         let dialect = connection.subscriber.dialect();
         loop {
-            let Some(position) = connection.subscriber.live_at(self.head) else { return Delivered::NotAlike };
+            let Some(position) = connection.subscriber.live_at(self.head) else {
+                return Delivered::NotAlike;
+            };
             if position >= self.head.next {
                 return Delivered::All;
             }
             let stand = (connection.filter, dialect, position);
             let (channel, head) = (&self.channel, self.head);
             let make = || batch(channel, head, position, connection.subscriber.filter(), dialect);
-            let Some(batch) = self.batches.get_or_make(stand, make) else { return Delivered::NotAlike };
+            let Some(batch) = self.batches.get_or_make(stand, make) else {
+                return Delivered::NotAlike;
+            };
             if batch.chunks.is_empty() {
                 connection.subscriber.passed(batch.next, None);
                 continue;
             }
-            let Ok(taken) = connection.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else { return Delivered::Broken };
+            let Ok(taken) = connection.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else {
+                return Delivered::Broken;
+            };
             tally.begin(batch.oldest_nanos, channel);
             let cut = batch.cut(taken, tally);
-            connection.subscriber.passed(cut.as_ref().map_or(batch.next, |(_, next)| *next), Some(heartbeat_at.into()));
+            connection.subscriber.passed(
+                cut.as_ref().map_or(batch.next, |(_, next)| *next),
+                Some(heartbeat_at.into()),
+            );
             if let Some((rest, _)) = cut {
                 connection.keep(rest);
                 return Delivered::Blocked;
@@ -195,8 +224,9 @@ impl Group {
 }
 
 impl Batch {
-    /// Counts the chunks of which something was written, or has to be, when the socket took `taken` bytes. Returns what it has not
-    /// taken of the last of them, and where the subscriber stands after that.
+    /// Counts the chunks of which something was written, or has to be, when the socket took `taken`
+    /// bytes. Returns what it has not taken of the last of them, and where the subscriber stands
+    /// after that.
     fn cut(&self, mut taken: usize, tally: &mut Tally) -> Option<(Bytes, u64)> {
         for chunk in &self.chunks {
             tally.events += chunk.events;
@@ -210,17 +240,35 @@ impl Batch {
     }
 }
 
-/// What is at `position` for a live subscriber, about [`limits::WRITE_BYTES`] at most; `None` when it is no run of frames in memory.
-fn batch(channel: &Channel, head: Head, position: u64, filter: &Filter, dialect: Dialect) -> Option<Batch> {
+/// What is at `position` for a live subscriber, about [`limits::WRITE_BYTES`] at most; `None` when
+/// it is no run of frames in memory.
+fn batch(
+    channel: &Channel,
+    head: Head,
+    position: u64,
+    filter: &Filter,
+    dialect: Dialect,
+) -> Option<Batch> {
     let mut batch = Batch { chunks: Vec::new(), oldest_nanos: 0, next: position };
     let mut left = limits::WRITE_BYTES;
     while left > 0 && batch.next < head.next && batch.chunks.len() < SEND {
         // Who is live was told of everything before its position.
-        let slice = channel.log().read_now(head.life, batch.next, batch.next.saturating_sub(1), filter, dialect);
+        let slice = channel.log().read_now(
+            head.life,
+            batch.next,
+            batch.next.saturating_sub(1),
+            filter,
+            dialect,
+        );
         let Now::Slice(Slice::Frames { parts, events, oldest_nanos, next }) = slice else { break };
         let bytes: usize = parts.iter().map(Bytes::len).sum();
         if bytes > 0 {
-            batch.chunks.push(Chunk { whole: chunk::whole(&parts), bytes: bytes as u64, events, next });
+            batch.chunks.push(Chunk {
+                whole: chunk::whole(&parts),
+                bytes: bytes as u64,
+                events,
+                next,
+            });
         }
         if batch.oldest_nanos == 0 {
             batch.oldest_nanos = oldest_nanos;
@@ -252,7 +300,10 @@ impl Tally {
 
     fn observe(&mut self, channel: &Channel) {
         if self.deliveries > 0 {
-            channel.metrics().publish_to_write.observe(seconds_since(self.oldest_nanos), self.deliveries);
+            channel
+                .metrics()
+                .publish_to_write
+                .observe(seconds_since(self.oldest_nanos), self.deliveries);
             self.deliveries = 0;
         }
     }

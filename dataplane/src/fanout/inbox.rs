@@ -51,8 +51,8 @@ pub(super) enum Message {
     Stop,
 }
 
-/// The way into a fan-out thread. Its queue is bounded by what is registered: a subscriber arrives once, is asked to
-/// close once, and has one question on its way at most.
+/// The way into a fan-out thread. Its queue is bounded by what is registered: a subscriber arrives
+/// once, is asked to close once, and has one question on its way at most.
 #[derive(Debug)]
 pub(super) struct Inbox {
     messages: Mutex<Vec<Message>>,

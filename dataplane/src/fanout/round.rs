@@ -1,7 +1,8 @@
 //! Who waits for a channel's head, and whom of them it has yet to be given to.
 //!
-//! Visits go round and round: when the head moves in the middle, they go on from there until all were visited under the new head. So
-//! who was last under one head is not last again, and gets what has come meanwhile with the same write.
+//! Visits go round and round: when the head moves in the middle, they go on from there until all
+//! were visited under the new head. So who was last under one head is not last again, and gets what
+//! has come meanwhile with the same write.
 
 /// Has no seat.
 pub(super) const STANDING: u32 = u32::MAX;
@@ -29,8 +30,9 @@ impl Round {
         seat
     }
 
-    /// Takes `seat` back. Returns who sits in it now, if the last one had to move. While visits are due, it may have come from a place
-    /// that is still to be visited to one that was: the caller has to see to it.
+    /// Takes `seat` back. Returns who sits in it now, if the last one had to move. While visits are
+    /// due, it may have come from a place that is still to be visited to one that was: the caller
+    /// has to see to it.
     pub(super) fn leave(&mut self, seat: u32) -> Option<usize> {
         let seat = seat as usize;
         if seat >= self.seats.len() {
@@ -79,7 +81,10 @@ mod tests {
         assert_eq!(round.next(), Some(7));
         round.begin();
         assert_eq!(round.sit(9), 2);
-        assert_eq!([round.next(), round.next(), round.next(), round.next()], [Some(8), Some(9), Some(7), None]);
+        assert_eq!(
+            [round.next(), round.next(), round.next(), round.next()],
+            [Some(8), Some(9), Some(7), None]
+        );
     }
 
     #[derive(Debug, Clone)]

@@ -1,8 +1,9 @@
 //! A fan-out thread: one `epoll`, its sockets, their timers.
 //!
-//! Each turn: what the kernel and others say, then live events to some hundreds of those who wait for them, until all have them, then a
-//! bounded share of everything else (arrivals, replays, sockets that have room again), which comes also when live events do not
-//! end. So replays cannot hold up live events, and live events cannot hold up replays.
+//! Each turn: what the kernel and others say, then live events to some hundreds of those who wait
+//! for them, until all have them, then a bounded share of everything else (arrivals, replays,
+//! sockets that have room again), which comes also when live events do not end. So replays cannot
+//! hold up live events, and live events cannot hold up replays.
 
 mod end;
 mod live;
@@ -42,16 +43,20 @@ const EVENTS: usize = 1_024;
 const TURN_BYTES: usize = 1024 * 1024;
 /// What a turn costs a connection that writes little.
 const LEAST_BYTES: usize = 4 * 1024;
-/// Live deliveries, some tens of milliseconds' worth, after which the queue has its share although there are more.
+/// Live deliveries, some tens of milliseconds' worth, after which the queue has its share although
+/// there are more.
 const VISITS_BEFORE_OTHERS: usize = 8 * 1024;
 /// Longest wait for anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long a peer that has its last frame may take to close. A socket that is closed with unread bytes in it would
-/// take back what the peer has not read yet (RFC 9112 section 9.6).
+/// How long a peer that has its last frame may take to close. A socket that is closed with unread
+/// bytes in it would take back what the peer has not read yet (RFC 9112 section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all are streams, and a box would cost each delivery a cache line")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are streams, and a box would cost each delivery a cache line"
+)]
 enum Slot {
     Stream(Connection),
     /// Has had its last frame.
@@ -168,7 +173,9 @@ impl Shard {
     fn ready(&mut self, key: usize, closed: bool, writable: bool) {
         match self.slots.get_mut(key) {
             Some(Slot::Stream(_)) if closed => self.remove(key),
-            Some(Slot::Stream(connection)) if writable && connection.blocked => enqueue(&mut self.queue, key, connection),
+            Some(Slot::Stream(connection)) if writable && connection.blocked => {
+                enqueue(&mut self.queue, key, connection)
+            }
             Some(Slot::Lingering(socket, _)) => {
                 if drained(socket) {
                     self.slots.try_remove(key);
@@ -217,10 +224,15 @@ impl Shard {
         let mut socket = TcpStream::from_std(socket);
         let slot = self.slots.vacant_entry();
         let key = slot.key();
-        let registered = self.poll.registry().register(&mut socket, Token(key), Interest::READABLE | Interest::WRITABLE);
+        let registered = self.poll.registry().register(
+            &mut socket,
+            Token(key),
+            Interest::READABLE | Interest::WRITABLE,
+        );
         subscriber.entry().written_by(Arc::clone(&self.inbox) as _, key as u64);
         let group_number = u32::try_from(group_key).unwrap_or(u32::MAX);
-        let connection = Connection::new(socket, head, subscriber, self.tickets, group_number, filter);
+        let connection =
+            Connection::new(socket, head, subscriber, self.tickets, group_number, filter);
         let Slot::Stream(connection) = slot.insert(Slot::Stream(connection)) else { return };
         match registered {
             Ok(()) => enqueue(&mut self.queue, key, connection),
@@ -343,7 +355,12 @@ impl Shard {
         self.unseat(key);
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
         let entry = connection.subscriber.entry();
-        let rest = entry.channel().config().delivery.write_timeout.saturating_sub(entry.connection().blocked_for());
+        let rest = entry
+            .channel()
+            .config()
+            .delivery
+            .write_timeout
+            .saturating_sub(entry.connection().blocked_for());
         set_timer(&mut self.timers, self.now + rest, key, connection);
     }
 
@@ -355,7 +372,9 @@ impl Shard {
         }
         let Some(group) = self.groups.get_mut(connection.group as usize) else { return };
         let (moved, due) = (group.waiting.leave(seat), group.waiting.is_due());
-        if let Some((key, Slot::Stream(connection))) = moved.and_then(|key| Some((key, self.slots.get_mut(key)?))) {
+        if let Some((key, Slot::Stream(connection))) =
+            moved.and_then(|key| Some((key, self.slots.get_mut(key)?)))
+        {
             connection.seat = seat;
             if due {
                 // It may have come from a place that is still to be visited to one that was.

@@ -26,16 +26,19 @@ impl Place {
     /// The place of a question that others may have too.
     pub(super) fn of(question: &Question) -> Option<Self> {
         match question {
-            Question::Segment { log, life, position, dialect } => {
-                Some(Self { log: Arc::as_ptr(log) as usize, life: *life, dialect: *dialect, block: position / limits::SEGMENT_SEQUENCES })
-            }
+            Question::Segment { log, life, position, dialect } => Some(Self {
+                log: Arc::as_ptr(log) as usize,
+                life: *life,
+                dialect: *dialect,
+                block: position / limits::SEGMENT_SEQUENCES,
+            }),
             Question::Place { .. } => None,
         }
     }
 }
 
-/// Where questions are asked. There are never more on their way than subscribers, and their reads of the store are
-/// bounded by the log.
+/// Where questions are asked. There are never more on their way than subscribers, and their reads
+/// of the store are bounded by the log.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     pub(super) runtime: Handle,
@@ -47,7 +50,12 @@ pub(super) struct Store {
 
 impl Store {
     /// Asks, and sends the answer to `inbox` as `message` makes it.
-    pub(super) fn ask(&self, question: Question, message: impl FnOnce(Answer) -> Message + Send + 'static, inbox: &Arc<Inbox>) {
+    pub(super) fn ask(
+        &self,
+        question: Question,
+        message: impl FnOnce(Answer) -> Message + Send + 'static,
+        inbox: &Arc<Inbox>,
+    ) {
         let (abort, inbox) = (self.abort.clone(), Arc::clone(inbox));
         let asking = async move {
             if let Some(answer) = abort.run_until_cancelled(question.ask()).await {

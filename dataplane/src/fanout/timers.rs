@@ -1,7 +1,9 @@
-//! One timer for all connections of a thread: a heap of the moments at which one has to be looked at.
+//! One timer for all connections of a thread: a heap of the moments at which one has to be looked
+//! at.
 //!
-//! A connection's next moment is later each time it is written to. The heap is not told: when the old moment comes, the
-//! connection says that it has more time and is put back. So a delivery touches no timer.
+//! A connection's next moment is later each time it is written to. The heap is not told: when the
+//! old moment comes, the connection says that it has more time and is put back. So a delivery
+//! touches no timer.
 
 use std::{
     cmp::Reverse,
@@ -21,7 +23,9 @@ impl Timers {
 
     /// How long until the next moment, at most `limit`.
     pub(super) fn wait(&self, now: Instant, limit: Duration) -> Duration {
-        self.0.peek().map_or(limit, |Reverse((at, ..))| at.saturating_duration_since(now).min(limit))
+        self.0
+            .peek()
+            .map_or(limit, |Reverse((at, ..))| at.saturating_duration_since(now).min(limit))
     }
 
     /// One that is due: its moment, key and ticket.

@@ -1,10 +1,12 @@
-//! The older part of the log: segments read from the store on demand, cached by bytes, one read per place
-//! however many subscribers ask for it.
+//! The older part of the log: segments read from the store on demand, cached by bytes, one read per
+//! place however many subscribers ask for it.
 
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle,
+};
 use sluice_channel::{Epoch, Event, config::Encoding, limits};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -14,8 +16,8 @@ use crate::{
     source::{Batch, Error, ReadLimit, Source},
 };
 
-/// Reads of the store at the same time, per channel and pod: replays share them and leave the connection
-/// room for the tail.
+/// Reads of the store at the same time, per channel and pod: replays share them and leave the
+/// connection room for the tail.
 const CONCURRENT_READS: usize = 4;
 /// Segments that wait to be read ahead of those who ask for them.
 const AHEAD: usize = 16;
@@ -82,8 +84,8 @@ pub(super) fn is_of(proven: Option<Epoch>, epoch: Epoch) -> Result<bool, Error> 
     }
 }
 
-/// Memory for history where `capacity` bytes of it are cached: half as much again, for those segments that have left the cache while
-/// subscribers were still reading them.
+/// Memory for history where `capacity` bytes of it are cached: half as much again, for those
+/// segments that have left the cache while subscribers were still reading them.
 fn room_beside(capacity: u64) -> usize {
     usize::try_from(capacity.saturating_add(capacity / 2)).unwrap_or(usize::MAX)
 }
@@ -100,14 +102,31 @@ impl History {
     pub(super) fn new(source: Arc<dyn Source>, capacity: u64) -> Self {
         let items = usize::try_from(capacity / (64 * 1024)).unwrap_or(usize::MAX).max(16);
         // One shard: a shard takes no entry larger than its own share of the capacity.
-        let cache = match OptionsBuilder::new().shards(1).estimated_items_capacity(items).weight_capacity(capacity).build() {
-            Ok(options) => Cache::with_options(options, Cost, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+        let cache = match OptionsBuilder::new()
+            .shards(1)
+            .estimated_items_capacity(items)
+            .weight_capacity(capacity)
+            .build()
+        {
+            Ok(options) => Cache::with_options(
+                options,
+                Cost,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
             // Only if an option were missing.
             Err(_) => Cache::with_weighter(items, capacity, Cost),
         };
         let (ahead, queue) = mpsc::channel(AHEAD);
         let room = Room::new(room_beside(capacity));
-        Self { source, cache, room, reads: Semaphore::new(CONCURRENT_READS), ahead, ahead_queue: Mutex::new(Some(queue)) }
+        Self {
+            source,
+            cache,
+            room,
+            reads: Semaphore::new(CONCURRENT_READS),
+            ahead,
+            ahead_queue: Mutex::new(Some(queue)),
+        }
     }
 
     /// Changes the bytes cached.
@@ -128,8 +147,8 @@ impl History {
         }
     }
 
-    /// Reads what is expected, one segment at a time: of the reads that the store is given at a time, replays that
-    /// wait have the others. Never ends; cancel safe.
+    /// Reads what is expected, one segment at a time: of the reads that the store is given at a
+    /// time, replays that wait have the others. Never ends; cancel safe.
     pub(super) async fn read_ahead(&self) {
         let Some(mut queue) = self.ahead_queue.lock().take() else { return };
         while let Some((scope, start)) = queue.recv().await {
@@ -144,7 +163,8 @@ impl History {
     pub(super) fn cached(&self, scope: Scope, from: u64) -> Option<Arc<Segment>> {
         let mut start = from - from % limits::SEGMENT_SEQUENCES;
         loop {
-            let segment = self.cache.get(&Key { life: scope.life, dialect: scope.dialect, start })?;
+            let segment =
+                self.cache.get(&Key { life: scope.life, dialect: scope.dialect, start })?;
             if segment.covers(from) {
                 return Some(segment);
             }
@@ -155,11 +175,16 @@ impl History {
         }
     }
 
-    /// The segment that covers `from` (which must be at most `scope.last`), and whether the store was asked.
+    /// The segment that covers `from` (which must be at most `scope.last`), and whether the store
+    /// was asked.
     ///
     /// # Errors
     /// The store's, after which the same call may be made again: nothing is lost.
-    pub(super) async fn segment(&self, scope: Scope, from: u64) -> Result<(Arc<Segment>, bool), Error> {
+    pub(super) async fn segment(
+        &self,
+        scope: Scope,
+        from: u64,
+    ) -> Result<(Arc<Segment>, bool), Error> {
         let mut start = from - from % limits::SEGMENT_SEQUENCES;
         let mut asked = false;
         loop {
@@ -179,8 +204,9 @@ impl History {
         }
     }
 
-    /// Reads sequences from `start` to the end of its block, or less when they are large; more where a hole
-    /// reaches over the end. What one answer holds is taken as a whole: nothing is read twice.
+    /// Reads sequences from `start` to the end of its block, or less when they are large; more
+    /// where a hole reaches over the end. What one answer holds is taken as a whole: nothing is
+    /// read twice.
     async fn read(&self, scope: Scope, start: u64) -> Result<Arc<Segment>, Error> {
         self.room.wait().await?;
         let _permit = self.reads.acquire().await.map_err(|e| Error::Unreachable(e.to_string()))?;
@@ -191,7 +217,10 @@ impl History {
         let mut first = None;
         let mut proven = true;
         while segment.end() <= to && segment.bytes() < limits::SEGMENT_BYTES {
-            let limit = ReadLimit { events: to + 1 - segment.end(), bytes: limits::SEGMENT_BYTES - segment.bytes() };
+            let limit = ReadLimit {
+                events: to + 1 - segment.end(),
+                bytes: limits::SEGMENT_BYTES - segment.bytes(),
+            };
             let (events, epoch) = self.events(segment.end(), limit).await?;
             proven &= is_of(epoch, scope.epoch)?;
             if events.is_empty() {
@@ -206,7 +235,13 @@ impl History {
                 if event.sequence > to {
                     break;
                 }
-                segment.append(scope.epoch, &event, scope.dialect, scope.encoding, GapReason::Deleted);
+                segment.append(
+                    scope.epoch,
+                    &event,
+                    scope.dialect,
+                    scope.encoding,
+                    GapReason::Deleted,
+                );
             }
         }
         if !proven {
@@ -215,16 +250,21 @@ impl History {
         Ok(segment.seal_in(&self.room))
     }
 
-    /// Makes sure that what was just read is of `epoch`: the stream may have been recreated before the reader
-    /// has noticed. Epochs do not come back, so asking *after* the read is proof.
+    /// Makes sure that what was just read is of `epoch`: the stream may have been recreated before
+    /// the reader has noticed. Epochs do not come back, so asking *after* the read is proof.
     pub(super) async fn check_epoch(&self, epoch: Epoch) -> Result<(), Error> {
         let now = self.source.state().await?.epoch;
         if now == epoch { Ok(()) } else { Err(Error::TailEnded("the stream was recreated".into())) }
     }
 
-    /// Events from `next` on, at least one unless the leader says that there is none, and their epoch where that is known. A replica
-    /// may lag, so its silence is no proof: it is asked again, then the leader is.
-    pub(super) async fn events(&self, next: u64, limit: ReadLimit) -> Result<(Vec<Event>, Option<Epoch>), Error> {
+    /// Events from `next` on, at least one unless the leader says that there is none, and their
+    /// epoch where that is known. A replica may lag, so its silence is no proof: it is asked again,
+    /// then the leader is.
+    pub(super) async fn events(
+        &self,
+        next: u64,
+        limit: ReadLimit,
+    ) -> Result<(Vec<Event>, Option<Epoch>), Error> {
         for attempt in 0..=LAG_RETRIES {
             if attempt > 0 {
                 tokio::time::sleep(LAG_PAUSE).await;
@@ -238,8 +278,14 @@ impl History {
         Ok((self.source.read_leader(next).await?.into_iter().collect(), None))
     }
 
-    /// Why the sequences up to `to` are missing; asks the store for its first one at most once per read.
-    async fn hole_reason(&self, scope: Scope, to: u64, first: &mut Option<u64>) -> Result<GapReason, Error> {
+    /// Why the sequences up to `to` are missing; asks the store for its first one at most once per
+    /// read.
+    async fn hole_reason(
+        &self,
+        scope: Scope,
+        to: u64,
+        first: &mut Option<u64>,
+    ) -> Result<GapReason, Error> {
         if scope.compacted {
             return Ok(GapReason::Compacted);
         }

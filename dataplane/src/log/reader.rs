@@ -1,7 +1,7 @@
 //! The reader: keeps the log at the stream's tail, whatever happens to the store.
 //!
-//! FindingTail → Tailing → Interrupted (back-off) → Reconciling → Tailing. It owns its position: the store is
-//! only ever told where to start.
+//! FindingTail → Tailing → Interrupted (back-off) → Reconciling → Tailing. It owns its position:
+//! the store is only ever told where to start.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,16 +15,18 @@ use tokio_util::sync::CancellationToken;
 use super::Log;
 use crate::source::{Delivery, Error, State, Tail};
 
-/// Sequences read back into memory at the start, so that subscribers who return after a roll find them there.
+/// Sequences read back into memory at the start, so that subscribers who return after a roll find
+/// them there.
 const WARM_SEQUENCES: u64 = 1_024;
 /// Deliveries handled as one, so that a burst wakes the subscribers once.
 const BURST: usize = 256;
 /// How often the store is asked where it stands, in case the tail has gone quiet without a word.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// Subscribers hear of an interruption that lasts longer than this; a change of leader is over sooner.
+/// Subscribers hear of an interruption that lasts longer than this; a change of leader is over
+/// sooner.
 const DEGRADED_AFTER: Duration = Duration::from_secs(2);
-/// A store that seems to have moved back is believed after this long: a new leader may not have applied all
-/// that it has.
+/// A store that seems to have moved back is believed after this long: a new leader may not have
+/// applied all that it has.
 const MOVED_BACK_AFTER: Duration = Duration::from_secs(6);
 /// A tail that ended sooner than this was no success: the next attempt waits.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
@@ -82,7 +84,9 @@ impl Log {
         let log = Arc::clone(&self);
         let reader = Reader { log: self, warm_target: 0, failing_since: None, attempts: 0 };
         // Cancelled as a whole: every await in it may be dropped.
-        let _ = cancel.run_until_cancelled(futures::future::join(reader.run(), log.history.read_ahead())).await;
+        let _ = cancel
+            .run_until_cancelled(futures::future::join(reader.run(), log.history.read_ahead()))
+            .await;
     }
 }
 
@@ -128,9 +132,17 @@ impl Reader {
         if same && state.last + 1 < head.next {
             let failing = self.failing_since.map_or(Duration::ZERO, |since| since.elapsed());
             if failing < MOVED_BACK_AFTER {
-                return Err(Error::Unreachable(format!("it is at {} but {} was read from it", state.last, head.next - 1)));
+                return Err(Error::Unreachable(format!(
+                    "it is at {} but {} was read from it",
+                    state.last,
+                    head.next - 1
+                )));
             }
-            tracing::warn!(last = state.last, read = head.next - 1, "the stream has moved back: a new life begins");
+            tracing::warn!(
+                last = state.last,
+                read = head.next - 1,
+                "the stream has moved back: a new life begins"
+            );
         }
         if same && state.last + 1 >= head.next {
             self.log.change_head(|h| std::mem::replace(&mut h.first, state.first) != state.first);
@@ -177,7 +189,13 @@ impl Reader {
     }
 
     /// Appends a delivery and those that wait behind it.
-    fn take(&mut self, epoch: Epoch, first: Result<Delivery, Error>, tail: &mut dyn Tail, expected: &mut u64) -> Result<(), Error> {
+    fn take(
+        &mut self,
+        epoch: Epoch,
+        first: Result<Delivery, Error>,
+        tail: &mut dyn Tail,
+        expected: &mut u64,
+    ) -> Result<(), Error> {
         let mut events = Vec::new();
         let mut result = Ok(());
         let mut delivery = Some(first);
@@ -188,7 +206,9 @@ impl Reader {
                     events.push(event);
                 }
                 Ok(Delivery { delivery_sequence, .. }) => {
-                    result = Err(Error::TailEnded(format!("delivery {delivery_sequence} came where {expected} was due")));
+                    result = Err(Error::TailEnded(format!(
+                        "delivery {delivery_sequence} came where {expected} was due"
+                    )));
                 }
                 Err(error) => result = Err(error),
             }
@@ -204,10 +224,17 @@ impl Reader {
     }
 
     /// Judges the store's answer to "where do you stand?".
-    fn probed(&self, epoch: Epoch, asked_at: u64, answer: Result<State, Error>, stalled_at: &mut Option<u64>) -> Result<(), Error> {
+    fn probed(
+        &self,
+        epoch: Epoch,
+        asked_at: u64,
+        answer: Result<State, Error>,
+        stalled_at: &mut Option<u64>,
+    ) -> Result<(), Error> {
         let state = match answer {
             Ok(state) => state,
-            // The tail says itself when it is broken; a late answer to one probe is no reason to give it up.
+            // The tail says itself when it is broken; a late answer to one probe is no reason to
+            // give it up.
             Err(error @ Error::NoStream(_)) => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "a probe of the store failed");
@@ -256,7 +283,9 @@ impl Reader {
         }
         let elapsed = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
         let down_since = jiff::Timestamp::now().as_millisecond().saturating_sub(elapsed);
-        let changed = self.log.change_head(|head| head.down_since.is_none() && head.down_since.replace(down_since).is_none());
+        let changed = self.log.change_head(|head| {
+            head.down_since.is_none() && head.down_since.replace(down_since).is_none()
+        });
         if changed {
             tracing::warn!(%error, "the store is unreachable; streams stay open");
         }

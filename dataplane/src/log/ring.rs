@@ -1,4 +1,5 @@
-//! The newest part of the log, in memory: sealed segments and the open one, contiguous up to the head.
+//! The newest part of the log, in memory: sealed segments and the open one, contiguous up to the
+//! head.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -42,7 +43,13 @@ impl Ring {
     }
 
     /// Appends one event at or after `next`. Returns whether its payload could be shown as it is.
-    pub(super) fn append(&mut self, epoch: Epoch, event: &Event, encoding: Encoding, hole: GapReason) -> bool {
+    pub(super) fn append(
+        &mut self,
+        epoch: Epoch,
+        event: &Event,
+        encoding: Encoding,
+        hole: GapReason,
+    ) -> bool {
         let valid = self.open.append(epoch, event, self.dialect, encoding, hole);
         if self.open.is_full() {
             let next = self.open.end();
@@ -53,8 +60,9 @@ impl Ring {
         valid
     }
 
-    /// Lets go of the oldest segments until at most `capacity` bytes are held (the open one always stays),
-    /// and of those that lie wholly before `first`: the store no longer has them, nor should we.
+    /// Lets go of the oldest segments until at most `capacity` bytes are held (the open one always
+    /// stays), and of those that lie wholly before `first`: the store no longer has them, nor
+    /// should we.
     pub(super) fn trim(&mut self, capacity: usize, first: u64) {
         while let Some(oldest) = self.sealed.front() {
             if self.cost() <= capacity && oldest.end() > first {

@@ -1,7 +1,9 @@
-//! Memory for history: a segment holds its share for as long as anybody has it, in the cache or not.
+//! Memory for history: a segment holds its share for as long as anybody has it, in the cache or
+//! not.
 //!
-//! The cache bounds what it keeps itself. Subscribers that replay keep segments beside it, each for as long as it has its turns; were
-//! they read from the store faster than sockets take them, there would be as many segments as subscribers. So a read waits for room.
+//! The cache bounds what it keeps itself. Subscribers that replay keep segments beside it, each for
+//! as long as it has its turns; were they read from the store faster than sockets take them, there
+//! would be as many segments as subscribers. So a read waits for room.
 
 use std::{
     sync::{
@@ -15,7 +17,8 @@ use tokio::{sync::Notify, time::timeout};
 
 use crate::source::Error;
 
-/// Longest wait for room. Whoever has some gets on or lets go when its socket is full, so that this is a thread without any time left.
+/// Longest wait for room. Whoever has some gets on or lets go when its socket is full, so that this
+/// is a thread without any time left.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What there is.
@@ -33,7 +36,11 @@ pub(super) struct Share(Arc<Room>, usize);
 impl Room {
     /// Room for `capacity` bytes.
     pub(super) fn new(capacity: usize) -> Arc<Self> {
-        Arc::new(Self { capacity: AtomicUsize::new(capacity), used: AtomicUsize::new(0), freed: Notify::new() })
+        Arc::new(Self {
+            capacity: AtomicUsize::new(capacity),
+            used: AtomicUsize::new(0),
+            freed: Notify::new(),
+        })
     }
 
     /// Changes what there is.
@@ -47,7 +54,8 @@ impl Room {
         self.used.load(Relaxed) < self.capacity.load(Relaxed)
     }
 
-    /// Waits until there is some. What is taken then may overshoot it, by one segment for each read at a time.
+    /// Waits until there is some. What is taken then may overshoot it, by one segment for each read
+    /// at a time.
     ///
     /// # Errors
     /// None came in time; the same call may be made again.
@@ -61,7 +69,9 @@ impl Room {
                 freed.await;
             }
         };
-        timeout(ROOM_TIMEOUT, free).await.map_err(|_| Error::Unreachable("history has no room in memory at this moment".into()))
+        timeout(ROOM_TIMEOUT, free)
+            .await
+            .map_err(|_| Error::Unreachable("history has no room in memory at this moment".into()))
     }
 
     /// Takes `bytes`.

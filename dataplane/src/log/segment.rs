@@ -1,4 +1,5 @@
-//! Segments: immutable runs of encoded frames with an index, and the open one at the end of the log.
+//! Segments: immutable runs of encoded frames with an index, and the open one at the end of the
+//! log.
 
 mod matches;
 
@@ -11,12 +12,14 @@ use self::matches::Matches;
 use super::room::{Room, Share};
 use crate::frame::{self, Dialect, Gap, GapReason};
 
-/// What an index entry costs in memory, and the matches that may be kept for it, bytes: for the cache's accounting.
+/// What an index entry costs in memory, and the matches that may be kept for it, bytes: for the
+/// cache's accounting.
 const ENTRY_COST: usize = size_of::<Entry>() + matches::ENTRY_BYTES;
 /// What a topic costs beside its text.
 const TOPIC_COST: usize = size_of::<Box<str>>();
 
-/// Frames of an open segment that are put into one buffer, so that those who replay take few buffers at a time.
+/// Frames of an open segment that are put into one buffer, so that those who replay take few
+/// buffers at a time.
 const RUN_FRAMES: usize = 32;
 
 /// Index entry of one frame.
@@ -60,9 +63,14 @@ pub struct Segment {
 enum Frames {
     /// One buffer, so that an unfiltered reader takes one slice.
     Sealed { bytes: Bytes, matches: Matches },
-    /// The segment still grows: buffers in order, each with the offset after it. The last [`RUN_FRAMES`] hold a frame
-    /// each at most, the others are runs of as many.
-    Open { buffers: Vec<(usize, Bytes)>, singles: usize, interned: HashMap<Box<str>, u32>, bytes: usize },
+    /// The segment still grows: buffers in order, each with the offset after it. The last
+    /// [`RUN_FRAMES`] hold a frame each at most, the others are runs of as many.
+    Open {
+        buffers: Vec<(usize, Bytes)>,
+        singles: usize,
+        interned: HashMap<Box<str>, u32>,
+        bytes: usize,
+    },
     /// The segment still grows, and nobody reads it before it is sealed.
     Gathering { bytes: Vec<u8>, interned: HashMap<Box<str>, u32> },
 }
@@ -85,7 +93,8 @@ pub enum Slice {
     Gap {
         /// What is missing.
         gap: Gap,
-        /// Sequence to go on at: the first after the hole at the position. `gap` may name later holes too.
+        /// Sequence to go on at: the first after the hole at the position. `gap` may name later
+        /// holes too.
         next: u64,
     },
 }
@@ -94,7 +103,10 @@ impl Segment {
     /// An empty open segment that will start at `start`.
     #[must_use]
     pub fn open(start: u64) -> Self {
-        Self::of(start, Frames::Open { buffers: Vec::new(), singles: 0, interned: HashMap::new(), bytes: 0 })
+        Self::of(
+            start,
+            Frames::Open { buffers: Vec::new(), singles: 0, interned: HashMap::new(), bytes: 0 },
+        )
     }
 
     /// An empty segment that will start at `start`, to be read once it is sealed: cheaper to fill.
@@ -104,7 +116,16 @@ impl Segment {
     }
 
     const fn of(start: u64, frames: Frames) -> Self {
-        Self { start, end: start, entries: Vec::new(), holes: Vec::new(), topics: Vec::new(), topic_bytes: 0, frames, share: None }
+        Self {
+            start,
+            end: start,
+            entries: Vec::new(),
+            holes: Vec::new(),
+            topics: Vec::new(),
+            topic_bytes: 0,
+            frames,
+            share: None,
+        }
     }
 
     /// First sequence covered.
@@ -138,7 +159,10 @@ impl Segment {
     /// Memory used, bytes, roughly.
     #[must_use]
     pub fn cost(&self) -> usize {
-        self.bytes() + self.topic_bytes + (self.entries.len() + self.holes.len()) * ENTRY_COST + size_of::<Self>()
+        self.bytes()
+            + self.topic_bytes
+            + (self.entries.len() + self.holes.len()) * ENTRY_COST
+            + size_of::<Self>()
     }
 
     /// Whether it has no room for more.
@@ -147,14 +171,23 @@ impl Segment {
         self.bytes() >= limits::SEGMENT_BYTES || self.end - self.start >= limits::SEGMENT_SEQUENCES
     }
 
-    /// Appends `event`, whose sequence must be at or after `end`; what lies between is a hole of `reason`.
-    /// Returns whether the payload could be shown as it is.
-    pub fn append(&mut self, epoch: Epoch, event: &Event, dialect: Dialect, encoding: Encoding, reason: GapReason) -> bool {
+    /// Appends `event`, whose sequence must be at or after `end`; what lies between is a hole of
+    /// `reason`. Returns whether the payload could be shown as it is.
+    pub fn append(
+        &mut self,
+        epoch: Epoch,
+        event: &Event,
+        dialect: Dialect,
+        encoding: Encoding,
+        reason: GapReason,
+    ) -> bool {
         debug_assert!(event.sequence >= self.end, "sequences rise");
         self.skip_to(event.sequence, reason);
         let valid = match &mut self.frames {
             Frames::Sealed { .. } => return false,
-            Frames::Gathering { bytes, .. } => frame::encode(bytes, epoch, event, dialect, encoding),
+            Frames::Gathering { bytes, .. } => {
+                frame::encode(bytes, epoch, event, dialect, encoding)
+            }
             Frames::Open { buffers, singles, bytes, .. } => {
                 let mut frame = Vec::with_capacity(event.payload.len() + 64);
                 let valid = frame::encode(&mut frame, epoch, event, dialect, encoding);
@@ -171,14 +204,22 @@ impl Segment {
             }
         };
         let topic = self.topic(&event.topic);
-        self.entries.push(Entry { sequence: event.sequence, time_nanos: event.time_nanos, topic, end: self.bytes() });
+        self.entries.push(Entry {
+            sequence: event.sequence,
+            time_nanos: event.time_nanos,
+            topic,
+            end: self.bytes(),
+        });
         self.end = event.sequence + 1;
         valid
     }
 
     /// The number of a topic.
     fn topic(&mut self, topic: &str) -> u32 {
-        let (Frames::Open { interned, .. } | Frames::Gathering { interned, .. }) = &mut self.frames else { return u32::MAX };
+        let (Frames::Open { interned, .. } | Frames::Gathering { interned, .. }) = &mut self.frames
+        else {
+            return u32::MAX;
+        };
         if let Some(number) = interned.get(topic) {
             return *number;
         }
@@ -222,17 +263,29 @@ impl Segment {
             }
         };
         entries.shrink_to_fit();
-        Self { start, end, entries, holes, topics, topic_bytes, frames: Frames::Sealed { bytes, matches: Matches::default() }, share }
+        Self {
+            start,
+            end,
+            entries,
+            holes,
+            topics,
+            topic_bytes,
+            frames: Frames::Sealed { bytes, matches: Matches::default() },
+            share,
+        }
     }
 
-    /// What to write next for a subscriber at `from` (`start <= from < end`) that was told of every hole up
-    /// to sequence `told`. Stops after about [`limits::SLICE_BYTES`], and before a hole not yet told.
+    /// What to write next for a subscriber at `from` (`start <= from < end`) that was told of every
+    /// hole up to sequence `told`. Stops after about [`limits::SLICE_BYTES`], and before a hole not
+    /// yet told.
     #[must_use]
     pub fn slice(&self, from: u64, told: u64, filter: &Filter) -> Slice {
         let first = self.index_of(from);
         let hole = self.holes.iter().find(|hole| hole.to >= from && hole.to > told);
         let stop = match hole {
-            Some(hole) if self.entries.get(first).is_none_or(|e| e.sequence > hole.from) => return self.gap(from, told, hole),
+            Some(hole) if self.entries.get(first).is_none_or(|e| e.sequence > hole.from) => {
+                return self.gap(from, told, hole);
+            }
             Some(hole) => hole.from,
             None => self.end,
         };
@@ -248,7 +301,12 @@ impl Segment {
             }
         };
         let next = next.map_or(stop, |index| self.entries[index].sequence);
-        Slice::Frames { parts: self.parts(out.runs), events: out.events, oldest_nanos: out.oldest_nanos, next }
+        Slice::Frames {
+            parts: self.parts(out.runs),
+            events: out.events,
+            oldest_nanos: out.oldest_nanos,
+            next,
+        }
     }
 
     fn passes(&self, filter: &Filter, entry: &Entry) -> bool {
@@ -264,12 +322,17 @@ impl Segment {
         let last = self.fill(first, after, before + limits::SLICE_BYTES);
         let to = after.min(last + 1);
         let bytes = self.entries[to - 1].end - before;
-        let out = Collected { runs: vec![(first, to)], bytes, events: (to - first) as u64, oldest_nanos: self.entries[first].time_nanos };
+        let out = Collected {
+            runs: vec![(first, to)],
+            bytes,
+            events: (to - first) as u64,
+            oldest_nanos: self.entries[first].time_nanos,
+        };
         (out, (to < after).then_some(to))
     }
 
-    /// The first index with an entry at or after `sequence`. Where nothing is missing it is known without a search, whose every probe
-    /// would be of memory that no cache has.
+    /// The first index with an entry at or after `sequence`. Where nothing is missing it is known
+    /// without a search, whose every probe would be of memory that no cache has.
     fn index_of(&self, sequence: u64) -> usize {
         let guess = usize::try_from(sequence.saturating_sub(self.start)).unwrap_or(usize::MAX);
         match self.entries.get(guess) {
@@ -278,7 +341,8 @@ impl Segment {
         }
     }
 
-    /// The first index of `first..after` whose frame ends at or after `end`, or `after`: searched from where it is when frames are alike.
+    /// The first index of `first..after` whose frame ends at or after `end`, or `after`: searched
+    /// from where it is when frames are alike.
     fn fill(&self, first: usize, after: usize, end: usize) -> usize {
         let frame = (self.bytes() / self.entries.len().max(1)).max(1);
         let guess = first + limits::SLICE_BYTES / frame;
@@ -334,10 +398,14 @@ impl Segment {
     fn parts(&self, runs: Vec<(usize, usize)>) -> Vec<Bytes> {
         let range = |(from, to): (usize, usize)| (self.begin_of(from), self.entries[to - 1].end);
         match &self.frames {
-            Frames::Gathering { bytes, .. } => {
-                runs.into_iter().map(range).map(|(start, end)| Bytes::copy_from_slice(&bytes[start..end])).collect()
+            Frames::Gathering { bytes, .. } => runs
+                .into_iter()
+                .map(range)
+                .map(|(start, end)| Bytes::copy_from_slice(&bytes[start..end]))
+                .collect(),
+            Frames::Sealed { bytes, .. } => {
+                runs.into_iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect()
             }
-            Frames::Sealed { bytes, .. } => runs.into_iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect(),
             Frames::Open { buffers, .. } => {
                 let mut parts = Vec::new();
                 for (start, end) in runs.into_iter().map(range) {
@@ -347,7 +415,11 @@ impl Segment {
                         if before >= end {
                             break;
                         }
-                        parts.push(buffer.slice(start.saturating_sub(before)..buffer.len().min(end - before)));
+                        parts.push(
+                            buffer.slice(
+                                start.saturating_sub(before)..buffer.len().min(end - before),
+                            ),
+                        );
                     }
                 }
                 parts
@@ -355,21 +427,32 @@ impl Segment {
         }
     }
 
-    /// The gap event for `hole`. Compaction leaves a hole for nearly every event, so all of a segment's are
-    /// told at once; `missed` counts only what is missing.
+    /// The gap event for `hole`. Compaction leaves a hole for nearly every event, so all of a
+    /// segment's are told at once; `missed` counts only what is missing.
     fn gap(&self, from: u64, told: u64, hole: &Hole) -> Slice {
         let begin = hole.from.max(from);
         if hole.reason != GapReason::Compacted {
-            let gap = Gap { from: Some(begin), to: Some(hole.to), missed: Some(hole.to + 1 - begin), reason: hole.reason };
+            let gap = Gap {
+                from: Some(begin),
+                to: Some(hole.to),
+                missed: Some(hole.to + 1 - begin),
+                reason: hole.reason,
+            };
             return Slice::Gap { gap, next: hole.to + 1 };
         }
-        let rest = self.holes.iter().filter(|h| h.to >= begin && h.to > told && h.reason == GapReason::Compacted);
+        let rest = self
+            .holes
+            .iter()
+            .filter(|h| h.to >= begin && h.to > told && h.reason == GapReason::Compacted);
         let (mut to, mut missed) = (hole.to, 0);
         for hole in rest {
             to = hole.to;
             missed += hole.to + 1 - hole.from.max(begin);
         }
-        Slice::Gap { gap: Gap { from: Some(begin), to: Some(to), missed: Some(missed), reason: hole.reason }, next: hole.to + 1 }
+        Slice::Gap {
+            gap: Gap { from: Some(begin), to: Some(to), missed: Some(missed), reason: hole.reason },
+            next: hole.to + 1,
+        }
     }
 
     /// Sequences of the newest `count` events before `before` that pass `filter`, newest first.

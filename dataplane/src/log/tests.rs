@@ -34,12 +34,26 @@ enum Read {
 impl Running {
     async fn reached(&self, next: u64) {
         let mut head = self.log.head();
-        let reached = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|h| h.next >= next && h.epoch.is_some())).await;
-        assert!(reached.is_ok_and(|r| r.is_ok()), "the log did not reach {next}: {:?}", self.log.head_now());
+        let reached = tokio::time::timeout(
+            Duration::from_secs(60),
+            head.wait_for(|h| h.next >= next && h.epoch.is_some()),
+        )
+        .await;
+        assert!(
+            reached.is_ok_and(|r| r.is_ok()),
+            "the log did not reach {next}: {:?}",
+            self.log.head_now()
+        );
     }
 
     /// What a subscriber reads at `position`.
-    async fn read(&self, life: u64, position: u64, told: u64, filter: &Filter) -> Result<Read, Error> {
+    async fn read(
+        &self,
+        life: u64,
+        position: u64,
+        told: u64,
+        filter: &Filter,
+    ) -> Result<Read, Error> {
         let segment = match self.log.read_now(life, position, told, filter, Dialect::Plain) {
             Now::Slice(slice) => return Ok(Read::Slice(slice)),
             Now::Cached(segment) => return Ok(Read::Slice(segment.slice(position, told, filter))),
@@ -47,11 +61,17 @@ impl Running {
             Now::FormerLife => return Ok(Read::FormerLife),
             Now::Missing => self.log.segment(life, position, Dialect::Plain).await?,
         };
-        Ok(segment.map_or(Read::FormerLife, |(segment, _)| Read::Slice(segment.slice(position, told, filter))))
+        Ok(segment.map_or(Read::FormerLife, |(segment, _)| {
+            Read::Slice(segment.slice(position, told, filter))
+        }))
     }
 
     /// Everything from `position` to the head: sequences of events, and gaps.
-    async fn walk(&self, mut position: u64, filter: &Filter) -> (Vec<u64>, Vec<(u64, u64, GapReason)>) {
+    async fn walk(
+        &self,
+        mut position: u64,
+        filter: &Filter,
+    ) -> (Vec<u64>, Vec<(u64, u64, GapReason)>) {
         let head = self.log.head_now();
         let (mut sequences, mut gaps, mut told) = (Vec::new(), Vec::new(), 0);
         loop {
@@ -87,7 +107,10 @@ async fn ring_and_history_are_one_log() {
     }
     let running = start(&memory, options());
     running.reached(5_001).await;
-    assert!(running.log.rings.read().plain.start() > 3_900, "only the newest events are read at the start");
+    assert!(
+        running.log.rings.read().plain.start() > 3_900,
+        "only the newest events are read at the start"
+    );
     for from in [1, 2, 1_023, 1_024, 1_025, 3_900, 4_999, 5_000, 5_001] {
         let (sequences, gaps) = running.walk(from, &Filter::default()).await;
         assert_eq!(sequences, (from..=5_000).collect::<Vec<_>>());
@@ -110,7 +133,8 @@ async fn a_herd_at_one_place_costs_one_read_of_the_store() {
     running.reached(5_001).await;
     let before = memory.reads();
     let everything = Filter::default();
-    let all = futures::future::join_all((0..1_000).map(|_| running.read(1, 100, 0, &everything))).await;
+    let all =
+        futures::future::join_all((0..1_000).map(|_| running.read(1, 100, 0, &everything))).await;
     assert!(all.iter().all(|r| matches!(r, Ok(Read::Slice(Slice::Frames { .. })))));
     // One for all, and one ahead of them.
     let reads = memory.reads() - before;
@@ -118,7 +142,10 @@ async fn a_herd_at_one_place_costs_one_read_of_the_store() {
     // What is ahead is there when they come to it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(memory.reads() - before, 2);
-    assert!(matches!(running.log.read_now(1, 1_024, 0, &everything, Dialect::Plain), Now::Cached(_)));
+    assert!(matches!(
+        running.log.read_now(1, 1_024, 0, &everything, Dialect::Plain),
+        Now::Cached(_)
+    ));
     assert!(matches!(running.log.read_now(1, 2_048, 0, &everything, Dialect::Plain), Now::Missing));
 }
 
@@ -148,7 +175,10 @@ async fn what_is_gone_is_named_with_its_reason() {
     running.reached(3_001).await;
     let (sequences, gaps) = running.walk(10, &Filter::default()).await;
     assert_eq!(gaps, [(10, 1_499, GapReason::Expired), (1_600, 1_601, GapReason::Deleted)]);
-    assert_eq!(sequences, (1_500..=3_000).filter(|s| !(1_600..=1_601).contains(s)).collect::<Vec<_>>());
+    assert_eq!(
+        sequences,
+        (1_500..=3_000).filter(|s| !(1_600..=1_601).contains(s)).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,14 +193,26 @@ async fn what_the_store_has_removed_is_not_served_from_memory() {
     assert_eq!(running.walk(1, &Filter::default()).await.0.len(), 3_000);
     memory.purge_before(2_900);
     let mut head = running.log.head();
-    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.first == 2_900)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.first == 2_900))
+        .await
+        .unwrap()
+        .unwrap();
     for from in [1, 1_030, 2_899] {
         let (sequences, gaps) = running.walk(from, &Filter::default()).await;
-        assert_eq!((sequences, gaps), ((2_900..=3_000).collect(), vec![(from, 2_899, GapReason::Expired)]));
+        assert_eq!(
+            (sequences, gaps),
+            ((2_900..=3_000).collect(), vec![(from, 2_899, GapReason::Expired)])
+        );
     }
     memory.purge_before(3_001);
-    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.first == 3_001)).await.unwrap().unwrap();
-    assert_eq!(running.walk(2_950, &Filter::default()).await, (vec![], vec![(2_950, 3_000, GapReason::Expired)]));
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.first == 3_001))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        running.walk(2_950, &Filter::default()).await,
+        (vec![], vec![(2_950, 3_000, GapReason::Expired)])
+    );
     memory.put("t", "after");
     running.reached(3_002).await;
     assert_eq!(running.walk(3_001, &Filter::default()).await, (vec![3_001], vec![]));
@@ -199,14 +241,20 @@ async fn an_outage_is_told_and_nothing_is_lost() {
     assert_eq!(running.log.status().phase, Phase::Tailing);
     memory.set_reachable(false);
     let mut head = running.log.head();
-    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.down_since.is_some())).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.down_since.is_some()))
+        .await
+        .unwrap()
+        .unwrap();
     let status = running.log.status();
     assert!(status.warm, "a pod that was warm stays so");
     assert_eq!((status.phase, status.error.is_some()), (Phase::Interrupted, true));
     assert_eq!(running.walk(1, &Filter::default()).await.0, [1], "memory still serves");
     memory.put("t", "2");
     memory.set_reachable(true);
-    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.down_since.is_none())).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.down_since.is_none()))
+        .await
+        .unwrap()
+        .unwrap();
     running.reached(3).await;
     assert_eq!(running.walk(1, &Filter::default()).await, (vec![1, 2], vec![]));
     assert_eq!(running.log.head_now().life, 1, "the same life goes on");
@@ -222,7 +270,9 @@ async fn a_short_interruption_is_nobodys_business() {
     memory.set_reachable(false);
     tokio::time::sleep(Duration::from_millis(800)).await;
     memory.set_reachable(true);
-    let told = tokio::time::timeout(Duration::from_secs(30), head.wait_for(|h| h.down_since.is_some())).await;
+    let told =
+        tokio::time::timeout(Duration::from_secs(30), head.wait_for(|h| h.down_since.is_some()))
+            .await;
     assert!(told.is_err(), "no subscriber hears of it");
 }
 
@@ -237,7 +287,13 @@ async fn a_recreated_stream_begins_a_new_life() {
     memory.recreate();
     memory.put("t", "new");
     let mut head = running.log.head();
-    let new = *tokio::time::timeout(Duration::from_secs(60), head.wait_for(|h| h.life == 2 && h.next == 2)).await.unwrap().unwrap();
+    let new = *tokio::time::timeout(
+        Duration::from_secs(60),
+        head.wait_for(|h| h.life == 2 && h.next == 2),
+    )
+    .await
+    .unwrap()
+    .unwrap();
     assert_eq!(new.epoch, Some(memory.epoch()));
     assert!(matches!(running.read(1, 5, 0, &Filter::default()).await, Ok(Read::FormerLife)));
 }
@@ -252,9 +308,13 @@ async fn a_store_that_moved_back_is_believed_only_when_it_stays_so() {
     running.reached(11).await;
     memory.move_back(5);
     let mut head = running.log.head();
-    let early = tokio::time::timeout(Duration::from_secs(5), head.wait_for(|h| h.life == 2)).await.is_ok();
+    let early =
+        tokio::time::timeout(Duration::from_secs(5), head.wait_for(|h| h.life == 2)).await.is_ok();
     assert!(!early, "a new leader may not have applied all that it has");
-    tokio::time::timeout(Duration::from_secs(60), head.wait_for(|h| h.life == 2)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), head.wait_for(|h| h.life == 2))
+        .await
+        .unwrap()
+        .unwrap();
     running.reached(6).await;
 }
 
@@ -286,7 +346,11 @@ async fn a_changed_encoding_applies_to_everything_read_after_it() {
     running.log.set_options(Options { encoding: Encoding::Base64, ..options() });
     memory.put("t", "x");
     running.reached(12).await;
-    let Ok(Read::Slice(Slice::Frames { parts, .. })) = running.read(1, 10, 0, &Filter::default()).await else { panic!() };
+    let Ok(Read::Slice(Slice::Frames { parts, .. })) =
+        running.read(1, 10, 0, &Filter::default()).await
+    else {
+        panic!()
+    };
     assert!(parts[0].starts_with(b"id: 00000001-10\ndata: OQ==\n\n"));
     assert_eq!(running.walk(1, &Filter::default()).await.0, (1..=11).collect::<Vec<_>>());
 }
@@ -309,8 +373,8 @@ async fn memory_is_bounded_by_the_cache_size() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever is deleted, wherever a subscriber starts: each sequence from there on is delivered once or
-    /// named by a gap once, in order.
+    /// Whatever is deleted, wherever a subscriber starts: each sequence from there on is delivered
+    /// once or named by a gap once, in order.
     #[test]
     fn every_sequence_is_delivered_or_named(
         total in 1u64..3_000,

@@ -1,5 +1,6 @@
-//! A histogram of latencies that takes many equal observations at once: one write of a fan-out thread is a delivery to
-//! thousands of subscribers, and `prometheus_client`'s own histogram would be locked for each.
+//! A histogram of latencies that takes many equal observations at once: one write of a fan-out
+//! thread is a delivery to thousands of subscribers, and `prometheus_client`'s own histogram would
+//! be locked for each.
 
 use std::sync::Arc;
 
@@ -46,7 +47,8 @@ impl TypedMetric for Histogram {
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
         let counts = self.0.lock();
-        let buckets: Vec<(f64, u64)> = counts.buckets.iter().enumerate().map(|(i, count)| (bound(i), *count)).collect();
+        let buckets: Vec<(f64, u64)> =
+            counts.buckets.iter().enumerate().map(|(i, count)| (bound(i), *count)).collect();
         encoder.encode_histogram::<NoLabelSet>(counts.sum, counts.count, &buckets, None)
     }
 
@@ -71,9 +73,13 @@ mod tests {
         registry.register("h", "help", histogram);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
-        for line in
-            ["h_count 6", "h_bucket{le=\"0.001\"} 3", "h_bucket{le=\"0.002\"} 4", "h_bucket{le=\"32.768\"} 4", "h_bucket{le=\"+Inf\"} 6"]
-        {
+        for line in [
+            "h_count 6",
+            "h_bucket{le=\"0.001\"} 3",
+            "h_bucket{le=\"0.002\"} 4",
+            "h_bucket{le=\"32.768\"} 4",
+            "h_bucket{le=\"+Inf\"} 6",
+        ] {
             assert!(text.lines().any(|l| l == line), "{line} in {text}");
         }
     }

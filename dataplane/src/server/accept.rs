@@ -1,5 +1,5 @@
-//! Accepting connections: a deep backlog, a watch on each socket's progress, the way to a fan-out thread, an end for
-//! each task.
+//! Accepting connections: a deep backlog, a watch on each socket's progress, the way to a fan-out
+//! thread, an end for each task.
 
 use std::{
     convert::Infallible,
@@ -32,15 +32,17 @@ use tower::ServiceExt;
 use super::handoff::{Handoff, Link};
 use crate::{fanout::FanOut, registry::Connection};
 
-/// Connections the kernel queues before we accept them. The usual 128 overflows when a herd returns, and a
-/// dropped SYN costs its sender a second. The kernel caps it at `net.core.somaxconn`.
+/// Connections the kernel queues before we accept them. The usual 128 overflows when a herd
+/// returns, and a dropped SYN costs its sender a second. The kernel caps it at
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// A peer that acknowledges nothing for this long is gone: its host lost power or its network. Longer than any
-/// `writeTimeout`, which is what ends a peer that is there and does not read.
+/// A peer that acknowledges nothing for this long is gone: its host lost power or its network.
+/// Longer than any `writeTimeout`, which is what ends a peer that is there and does not read.
 const PEER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Bytes that wait in the kernel for one peer's window, about: what it has not asked for yet is better kept once, in the
-/// log, than in each socket. It also makes progress visible: a socket has room again once the peer has taken half of it,
-/// not a third of the megabytes that the kernel would buffer.
+/// Bytes that wait in the kernel for one peer's window, about: what it has not asked for yet is
+/// better kept once, in the log, than in each socket. It also makes progress visible: a socket has
+/// room again once the peer has taken half of it, not a third of the megabytes that the kernel
+/// would buffer.
 const UNSENT_BYTES: u32 = 128 * 1024;
 /// Time for a client to send a request head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,9 +81,15 @@ pub struct Service {
     pub fan_out: Option<Arc<FanOut>>,
 }
 
-/// Serves `service` on `listener` until `stop`; connections go on as tasks of `tracker` until they end or leave for
-/// a fan-out thread, or until `abort`.
-pub async fn serve(listener: TcpListener, service: Service, tracker: TaskTracker, stop: CancellationToken, abort: CancellationToken) {
+/// Serves `service` on `listener` until `stop`; connections go on as tasks of `tracker` until they
+/// end or leave for a fan-out thread, or until `abort`.
+pub async fn serve(
+    listener: TcpListener,
+    service: Service,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    abort: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -89,7 +97,8 @@ pub async fn serve(listener: TcpListener, service: Service, tracker: TaskTracker
         };
         match accepted {
             Ok((socket, peer)) => {
-                // In a box: the future is large, and a task is moved several times before it first runs.
+                // In a box: the future is large, and a task is moved several times before it first
+                // runs.
                 let connection = Box::pin(connection(socket, peer, service.clone(), stop.clone()));
                 let abort = abort.clone();
                 tracker.spawn(async move {
@@ -105,7 +114,12 @@ pub async fn serve(listener: TcpListener, service: Service, tracker: TaskTracker
     }
 }
 
-async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Service, stop: CancellationToken) {
+async fn connection(
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    service: Service,
+    stop: CancellationToken,
+) {
     let first = tokio::select! {
         first = timeout(HEADER_TIMEOUT, first_bytes(&mut socket)) => first,
         // Nothing was asked yet.
@@ -122,29 +136,61 @@ async fn connection(mut socket: TcpStream, peer: SocketAddr, service: Service, s
         return Box::pin(http2(socket, first, connection, service.router, stop)).await;
     }
     let handoff = service.fan_out.as_ref().map(|_| Arc::default());
-    let io = TokioIo::new(WatchedSocket { socket, first, connection: Arc::clone(&connection), handoff: handoff.clone() });
+    let io = TokioIo::new(WatchedSocket {
+        socket,
+        first,
+        connection: Arc::clone(&connection),
+        handoff: handoff.clone(),
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
-    let mut serving = builder.serve_connection(io, routed(service.router, Arc::clone(&connection), handoff.clone()));
+    let mut serving = builder
+        .serve_connection(io, routed(service.router, Arc::clone(&connection), handoff.clone()));
     let leaves = || handoff.as_ref().and_then(|handoff| handoff.take());
-    let leaving = until_end(&mut serving, http1::Connection::graceful_shutdown, leaves, &connection, &stop).await;
+    let leaving =
+        until_end(&mut serving, http1::Connection::graceful_shutdown, leaves, &connection, &stop)
+            .await;
     if let (Some((head, subscriber)), Some(fan_out)) = (leaving, service.fan_out) {
         match serving.into_parts().io.into_inner().socket.into_std() {
             Ok(socket) => fan_out.take(socket, head, subscriber),
-            Err(error) => tracing::debug!(%peer, %error, "a socket could not be taken from the runtime"),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a socket could not be taken from the runtime")
+            }
         }
     }
 }
 
-async fn http2(socket: TcpStream, first: Bytes, connection: Arc<Connection>, router: Router, stop: CancellationToken) {
-    let io = TokioIo::new(WatchedSocket { socket, first, connection: Arc::clone(&connection), handoff: None });
+async fn http2(
+    socket: TcpStream,
+    first: Bytes,
+    connection: Arc<Connection>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let io = TokioIo::new(WatchedSocket {
+        socket,
+        first,
+        connection: Arc::clone(&connection),
+        handoff: None,
+    });
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_concurrent_streams(HTTP2_STREAMS).keep_alive_interval(Duration::from_secs(20));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .keep_alive_interval(Duration::from_secs(20));
     let mut serving = builder.serve_connection(io, routed(router, Arc::clone(&connection), None));
-    until_end(&mut serving, http2::Connection::graceful_shutdown, || None::<()>, &connection, &stop).await;
+    until_end(
+        &mut serving,
+        http2::Connection::graceful_shutdown,
+        || None::<()>,
+        &connection,
+        &stop,
+    )
+    .await;
 }
 
-/// The first bytes that the peer sends: as many as tell HTTP/2 from HTTP/1, and what came with them.
+/// The first bytes that the peer sends: as many as tell HTTP/2 from HTTP/1, and what came with
+/// them.
 async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
     let mut first = BytesMut::with_capacity(FIRST_BYTES);
     loop {
@@ -162,16 +208,22 @@ fn routed(
     router: Router,
     connection: Arc<Connection>,
     handoff: Option<Arc<Handoff>>,
-) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static {
+) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static>
++ Clone
++ Send
++ 'static {
     hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         // A response to HTTP/1.0 has no chunks, and one to HEAD no body.
-        let handoff = handoff.clone().filter(|_| request.version() == Version::HTTP_11 && request.method() == Method::GET);
+        let handoff = handoff
+            .clone()
+            .filter(|_| request.version() == Version::HTTP_11 && request.method() == Method::GET);
         request.extensions_mut().insert(Link { connection: Arc::clone(&connection), handoff });
         router.clone().oneshot(request.map(Body::new))
     })
 }
 
-/// Drives `serving` to its end, or until `leaves` gives what it leaves with, which is asked each time it has nothing to do.
+/// Drives `serving` to its end, or until `leaves` gives what it leaves with, which is asked each
+/// time it has nothing to do.
 async fn until_end<C, E, L>(
     serving: &mut C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
@@ -227,7 +279,11 @@ impl WatchedSocket {
 }
 
 impl AsyncRead for WatchedSocket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.first.is_empty() {
             let length = self.first.len().min(buf.remaining());
             buf.put_slice(&self.first.split_to(length));
@@ -238,7 +294,11 @@ impl AsyncRead for WatchedSocket {
 }
 
 impl AsyncWrite for WatchedSocket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.handoff.as_ref().is_some_and(|handoff| handoff.keep(buf)) {
             return Poll::Ready(Ok(buf.len()));
         }
@@ -247,9 +307,14 @@ impl AsyncWrite for WatchedSocket {
         written
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if let Some(handoff) = &self.handoff {
-            let kept = bufs.iter().take_while(|buf| handoff.keep(buf)).map(|buf| buf.len()).sum::<usize>();
+            let kept =
+                bufs.iter().take_while(|buf| handoff.keep(buf)).map(|buf| buf.len()).sum::<usize>();
             if kept > 0 {
                 return Poll::Ready(Ok(kept));
             }

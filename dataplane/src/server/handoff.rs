@@ -1,9 +1,9 @@
 //! How a stream leaves hyper.
 //!
-//! The handler puts the subscriber into the connection's [`Handoff`] and answers with a body that never has anything.
-//! From then on what hyper writes is kept instead of sent: it is the response head. Once hyper waits for the body, the
-//! head is whole, and the connection's task gives socket, head and subscriber to a fan-out thread and ends; hyper's
-//! buffers go with it.
+//! The handler puts the subscriber into the connection's [`Handoff`] and answers with a body that
+//! never has anything. From then on what hyper writes is kept instead of sent: it is the response
+//! head. Once hyper waits for the body, the head is whole, and the connection's task gives socket,
+//! head and subscriber to a fan-out thread and ends; hyper's buffers go with it.
 
 use std::{
     convert::Infallible,
@@ -66,8 +66,12 @@ impl http_body::Body for Nothing {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        // No waker: the connection's task looks for the handoff each time that hyper has nothing to do.
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // No waker: the connection's task looks for the handoff each time that hyper has nothing to
+        // do.
         self.0.0.lock().body_wanted = true;
         Poll::Pending
     }

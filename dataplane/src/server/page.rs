@@ -14,7 +14,8 @@ use crate::{
     subscriber,
 };
 
-/// Sequences that one page looks at, at most: a filter that matches nothing must not read the whole stream.
+/// Sequences that one page looks at, at most: a filter that matches nothing must not read the whole
+/// stream.
 const SCAN_EVENTS: u64 = 20_000;
 
 #[derive(Serialize)]
@@ -45,8 +46,12 @@ pub(super) async fn page(channel: &Channel, query: &Query) -> Result<Response, P
         return Err(Problem::unavailable("the store has not been reached yet"));
     };
     let unavailable = |e: crate::source::Error| Problem::unavailable(e.to_string());
-    let place = subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch).await.map_err(unavailable)?;
-    let mut page = collect(channel, query, head, epoch, place.position).await.map_err(unavailable)?;
+    let place =
+        subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch)
+            .await
+            .map_err(unavailable)?;
+    let mut page =
+        collect(channel, query, head, epoch, place.position).await.map_err(unavailable)?;
     if place.gap.is_some() || place.fresh {
         page.gap = place.gap;
     }
@@ -64,7 +69,13 @@ pub(super) async fn page(channel: &Channel, query: &Query) -> Result<Response, P
     Ok((headers, body).into_response())
 }
 
-async fn collect(channel: &Channel, query: &Query, head: Head, epoch: Epoch, start: u64) -> Result<Page, crate::source::Error> {
+async fn collect(
+    channel: &Channel,
+    query: &Query,
+    head: Head,
+    epoch: Epoch,
+    start: u64,
+) -> Result<Page, crate::source::Error> {
     let config = channel.config();
     let mut position = start;
     let mut events = Vec::new();
@@ -85,7 +96,9 @@ async fn collect(channel: &Channel, query: &Query, head: Head, epoch: Epoch, sta
                 break 'pages;
             }
             if query.request.filter.matches(&event.topic) {
-                if events.len() >= query.limit || (bytes >= limits::PAGE_BYTES && !events.is_empty()) {
+                if events.len() >= query.limit
+                    || (bytes >= limits::PAGE_BYTES && !events.is_empty())
+                {
                     break 'pages;
                 }
                 bytes += event.payload.len();

@@ -23,11 +23,13 @@ impl Problem {
 
     /// The store is away; for requests that are not streams.
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(header::RETRY_AFTER, HeaderValue::from_static("2"))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            .with(header::RETRY_AFTER, HeaderValue::from_static("2"))
     }
 
     pub(super) fn method_not_allowed(allow: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(header::ALLOW, HeaderValue::from_static(allow))
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+            .with(header::ALLOW, HeaderValue::from_static(allow))
     }
 
     fn with(self, name: header::HeaderName, value: HeaderValue) -> Self {

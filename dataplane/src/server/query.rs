@@ -1,5 +1,5 @@
-//! What a request says of where to start, what to select and in which form. Nothing that cannot be read is
-//! ignored.
+//! What a request says of where to start, what to select and in which form. Nothing that cannot be
+//! read is ignored.
 
 use std::time::Duration;
 
@@ -41,13 +41,22 @@ fn value<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p str> {
 
 impl Query {
     /// Reads headers and parameters; the channel's `start_at` is the last resort.
-    pub(super) fn read(headers: &HeaderMap, parameters: &Parameters, start_at: config::Start) -> Result<Self, Problem> {
-        let topics = parameters.iter().filter(|(name, _)| name == "topic").map(|(_, topic)| topic.as_str());
+    pub(super) fn read(
+        headers: &HeaderMap,
+        parameters: &Parameters,
+        start_at: config::Start,
+    ) -> Result<Self, Problem> {
+        let topics =
+            parameters.iter().filter(|(name, _)| name == "topic").map(|(_, topic)| topic.as_str());
         let filter = Filter::new(topics).map_err(|e| Problem::bad_request(e.to_string()))?;
         let dialect = match value(parameters, "envelope") {
             None => Dialect::Plain,
             Some("json") => Dialect::Envelope,
-            Some(other) => return Err(Problem::bad_request(format!("envelope={other:?} must be \"json\" or left out"))),
+            Some(other) => {
+                return Err(Problem::bad_request(format!(
+                    "envelope={other:?} must be \"json\" or left out"
+                )));
+            }
         };
         let limit = match value(parameters, "limit") {
             None => 100,
@@ -59,12 +68,25 @@ impl Query {
     }
 }
 
-fn start(headers: &HeaderMap, parameters: &Parameters, start_at: config::Start) -> Result<Start, Problem> {
-    // An empty last event ID is none (WHATWG HTML 9.2.4: the header is only sent when it is not empty).
+fn start(
+    headers: &HeaderMap,
+    parameters: &Parameters,
+    start_at: config::Start,
+) -> Result<Start, Problem> {
+    // An empty last event ID is none (WHATWG HTML 9.2.4: the header is only sent when it is not
+    // empty).
     if let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) {
-        return Ok(id.to_str().ok().and_then(|text| text.trim().parse().ok()).map_or(Start::Unreadable, Start::After));
+        return Ok(id
+            .to_str()
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .map_or(Start::Unreadable, Start::After));
     }
-    let cursor = |name: &str, text: &str| text.parse().map(Start::After).map_err(|e| Problem::bad_request(format!("{name}={text:?}: {e}")));
+    let cursor = |name: &str, text: &str| {
+        text.parse()
+            .map(Start::After)
+            .map_err(|e| Problem::bad_request(format!("{name}={text:?}: {e}")))
+    };
     for name in ["last_event_id", "lastEventId"] {
         if let Some(text) = value(parameters, name).filter(|text| !text.is_empty()) {
             return cursor(name, text);
@@ -89,16 +111,21 @@ fn start(headers: &HeaderMap, parameters: &Parameters, start_at: config::Start) 
 }
 
 fn bounded(name: &str, text: &str) -> Result<usize, Problem> {
-    text.parse()
-        .ok()
-        .filter(|n| (1..=limits::PAGE_EVENTS).contains(n))
-        .ok_or_else(|| Problem::bad_request(format!("{name}={text:?} must be a number from 1 to {}", limits::PAGE_EVENTS)))
+    text.parse().ok().filter(|n| (1..=limits::PAGE_EVENTS).contains(n)).ok_or_else(|| {
+        Problem::bad_request(format!(
+            "{name}={text:?} must be a number from 1 to {}",
+            limits::PAGE_EVENTS
+        ))
+    })
 }
 
 /// A time in Unix nanoseconds from RFC 3339 text, Unix milliseconds, or an age such as `15m`.
 fn since(text: &str) -> Result<i64, Problem> {
-    let problem =
-        || Problem::bad_request(format!("since={text:?} must be an RFC 3339 time, Unix milliseconds, or an age such as 15m or 1h30m"));
+    let problem = || {
+        Problem::bad_request(format!(
+            "since={text:?} must be an RFC 3339 time, Unix milliseconds, or an age such as 15m or 1h30m"
+        ))
+    };
     if let Ok(millis) = text.parse::<i64>() {
         return millis.checked_mul(1_000_000).filter(|_| millis >= 0).ok_or_else(problem);
     }
@@ -107,13 +134,14 @@ fn since(text: &str) -> Result<i64, Problem> {
     } else {
         let age: jiff::SignedDuration = text.parse().map_err(|_| problem())?;
         let age = Duration::try_from(age).map_err(|_| problem())?;
-        jiff::Timestamp::now().as_nanosecond() - i128::try_from(age.as_nanos()).map_err(|_| problem())?
+        jiff::Timestamp::now().as_nanosecond()
+            - i128::try_from(age.as_nanos()).map_err(|_| problem())?
     };
     i64::try_from(nanos.max(0)).map_err(|_| problem())
 }
 
-/// Chooses by `Accept` (RFC 9110 section 12.5.1): the greater weight wins, then the more exact range, then
-/// the stream. `None` when the client takes neither.
+/// Chooses by `Accept` (RFC 9110 section 12.5.1): the greater weight wins, then the more exact
+/// range, then the stream. `None` when the client takes neither.
 pub(super) fn accepts(headers: &HeaderMap) -> Option<Accepts> {
     let mut best: Option<((u32, u8, u8), Accepts)> = None;
     let mut any = false;
@@ -122,7 +150,9 @@ pub(super) fn accepts(headers: &HeaderMap) -> Option<Accepts> {
             any = true;
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let weight = parts.find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q="))).and_then(|q| q.parse::<f32>().ok());
+            let weight = parts
+                .find_map(|p| p.strip_prefix("q=").or_else(|| p.strip_prefix("Q=")))
+                .and_then(|q| q.parse::<f32>().ok());
             // Thousandths, as the grammar has at most three digits.
             let weight = (weight.unwrap_or(1.0).clamp(0.0, 1.0) * 1_000.0) as u32;
             let offers: &[(u8, Accepts)] = match media.as_str() {
@@ -156,7 +186,8 @@ mod tests {
     }
 
     fn start_of(headers: &HeaderMap, query: &[(&str, &str)]) -> Result<Start, Problem> {
-        let parameters: Parameters = query.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let parameters: Parameters =
+            query.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         Query::read(headers, &parameters, config::Start::Latest).map(|q| q.request.start)
     }
 
@@ -183,20 +214,36 @@ mod tests {
         let cursor = |sequence| Start::After(Cursor::new(Epoch::from_bits(0xab), sequence));
         let none = HeaderMap::new();
         let header = headers(LAST_EVENT_ID, "000000ab-5");
-        assert_eq!(start_of(&header, &[("last_event_id", "000000ab-9"), ("from", "earliest")]).unwrap(), cursor(5));
-        assert_eq!(start_of(&none, &[("from", "earliest"), ("lastEventId", "000000ab-9")]).unwrap(), cursor(9));
+        assert_eq!(
+            start_of(&header, &[("last_event_id", "000000ab-9"), ("from", "earliest")]).unwrap(),
+            cursor(5)
+        );
+        assert_eq!(
+            start_of(&none, &[("from", "earliest"), ("lastEventId", "000000ab-9")]).unwrap(),
+            cursor(9)
+        );
         assert_eq!(start_of(&none, &[("last", "3"), ("from", "000000ab-4")]).unwrap(), cursor(4));
-        assert_eq!(start_of(&none, &[("last", "3"), ("since", "1700000000000")]).unwrap(), Start::Since(1_700_000_000_000_000_000));
+        assert_eq!(
+            start_of(&none, &[("last", "3"), ("since", "1700000000000")]).unwrap(),
+            Start::Since(1_700_000_000_000_000_000)
+        );
         assert_eq!(start_of(&none, &[("last", "3")]).unwrap(), Start::Last(3));
         assert_eq!(start_of(&none, &[]).unwrap(), Start::Latest);
-        assert_eq!(start_of(&none, &[("since", "2023-11-14T22:13:20Z")]).unwrap(), Start::Since(1_700_000_000_000_000_000));
+        assert_eq!(
+            start_of(&none, &[("since", "2023-11-14T22:13:20Z")]).unwrap(),
+            Start::Since(1_700_000_000_000_000_000)
+        );
         assert!(matches!(start_of(&none, &[("since", "1h30m")]).unwrap(), Start::Since(_)));
     }
 
     #[test]
     fn what_cannot_be_read_is_never_ignored() {
         for bad in ["x", "000000ab", "000000ab-5 x", &"1".repeat(129)] {
-            assert_eq!(start_of(&headers(LAST_EVENT_ID, bad), &[]).unwrap(), Start::Unreadable, "{bad}");
+            assert_eq!(
+                start_of(&headers(LAST_EVENT_ID, bad), &[]).unwrap(),
+                Start::Unreadable,
+                "{bad}"
+            );
             assert!(start_of(&HeaderMap::new(), &[("last_event_id", bad)]).is_err(), "{bad}");
             assert!(start_of(&HeaderMap::new(), &[("from", bad)]).is_err(), "{bad}");
         }

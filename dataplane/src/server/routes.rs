@@ -1,4 +1,5 @@
-//! One channel is one resource: `GET` reads its events, `POST` appends one, `HEAD` tells where it stands.
+//! One channel is one resource: `GET` reads its events, `POST` appends one, `HEAD` tells where it
+//! stands.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,20 +29,31 @@ pub fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/channels/{name}", any(channel))
         .route("/channels/{name}/{*topic}", any(topic))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here; channels are at /channels/<name>") })
+        .fallback(|| async {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "there is nothing here; channels are at /channels/<name>",
+            )
+        })
         .with_state(shared)
 }
 
 const READ_METHODS: &str = "GET, HEAD, OPTIONS";
 const PUBLISH_METHODS: &str = "POST, OPTIONS";
 
-/// A page of any origin may read this answer: to a `fetch` that may not, it is a broken connection, and it would try for ever.
+/// A page of any origin may read this answer: to a `fetch` that may not, it is a broken connection,
+/// and it would try for ever.
 fn unknown(name: &str, method: &Method, headers: &HeaderMap) -> Response {
-    let cors = Cors { allowed_origins: vec!["*".to_owned()], allow_credentials: false, max_age: Duration::ZERO };
+    let cors = Cors {
+        allowed_origins: vec!["*".to_owned()],
+        allow_credentials: false,
+        max_age: Duration::ZERO,
+    };
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&cors, headers)
     } else {
-        Problem::new(StatusCode::NOT_FOUND, format!("there is no channel {name:?} here")).into_response()
+        Problem::new(StatusCode::NOT_FOUND, format!("there is no channel {name:?} here"))
+            .into_response()
     };
     cors::apply(&cors, headers, &mut response);
     response
@@ -59,13 +71,20 @@ async fn channel(
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method == Method::GET {
-        get(&shared, &channel, &link, &parameters, &headers).await.unwrap_or_else(IntoResponse::into_response)
+        get(&shared, &channel, &link, &parameters, &headers)
+            .await
+            .unwrap_or_else(IntoResponse::into_response)
     } else if method == Method::HEAD {
         head(&channel)
     } else if method == Method::POST {
-        Problem::method_not_allowed(READ_METHODS, format!("publish to a topic: POST /channels/{name}/<topic>")).into_response()
+        Problem::method_not_allowed(
+            READ_METHODS,
+            format!("publish to a topic: POST /channels/{name}/<topic>"),
+        )
+        .into_response()
     } else {
-        Problem::method_not_allowed(READ_METHODS, "a channel can be read with GET and HEAD").into_response()
+        Problem::method_not_allowed(READ_METHODS, "a channel can be read with GET and HEAD")
+            .into_response()
     };
     cors::apply(&channel.config().delivery.cors, &headers, &mut response);
     response
@@ -82,13 +101,18 @@ async fn get(
         // The one status that tells an EventSource to stop (WHATWG HTML 9.2.3).
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let accepts = accepts(headers)
-        .ok_or_else(|| Problem::new(StatusCode::NOT_ACCEPTABLE, "Accept must allow text/event-stream or application/json"))?;
+    let accepts = accepts(headers).ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "Accept must allow text/event-stream or application/json",
+        )
+    })?;
     let query = Query::read(headers, parameters, channel.config().delivery.start_at)?;
     match accepts {
         Accepts::Page => page::page(channel, &query).await,
         Accepts::Stream => {
-            let topics: Vec<&str> = parameters.iter().filter(|(n, _)| n == "topic").map(|(_, t)| t.as_str()).collect();
+            let topics: Vec<&str> =
+                parameters.iter().filter(|(n, _)| n == "topic").map(|(_, t)| t.as_str()).collect();
             Ok(stream::open(shared, channel, link, topics.join(","), query))
         }
     }
@@ -121,7 +145,9 @@ async fn topic(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else { return unknown(&name, &method, &headers) };
+    let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else {
+        return unknown(&name, &method, &headers);
+    };
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method != Method::POST {
@@ -134,6 +160,9 @@ async fn topic(
         Problem::method_not_allowed("OPTIONS", detail).into_response()
     };
     cors::apply(&channel.config().delivery.cors, &headers, &mut response);
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }

@@ -37,11 +37,21 @@ fn response(body: Body) -> Response {
     response
 }
 
-/// Opens a stream, or says within one why not now: an EventSource that gets an error status never comes back.
-pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, filter: String, query: Query) -> Response {
-    let refused = if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
+/// Opens a stream, or says within one why not now: an EventSource that gets an error status never
+/// comes back.
+pub(super) fn open(
+    shared: &Shared,
+    channel: &Arc<Channel>,
+    link: &Link,
+    filter: String,
+    query: Query,
+) -> Response {
+    let refused =
+        if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
     let registration = match refused {
-        None if shared.admission.has_room(shared.registry.len()) => shared.registry.register(channel, &link.connection, filter),
+        None if shared.admission.has_room(shared.registry.len()) => {
+            shared.registry.register(channel, &link.connection, filter)
+        }
         _ => None,
     };
     let Some(registration) = registration else {
@@ -50,7 +60,8 @@ pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, filter:
     let subscriber = Subscriber::new(registration, query.request);
     if let Some(handoff) = &link.handoff {
         let mut response = response(handoff.put(subscriber));
-        // Nothing reads a second request from the socket; whoever pools connections has to know (RFC 9112 section 9.6).
+        // Nothing reads a second request from the socket; whoever pools connections has to know
+        // (RFC 9112 section 9.6).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }

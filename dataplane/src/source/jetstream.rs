@@ -48,9 +48,18 @@ pub struct JetStream {
 impl JetStream {
     /// The stream `stream` over `connection`; makes no request.
     #[must_use]
-    pub fn new(connection: Connection, stream: StreamName, topic_prefix: &str, instance: &str) -> Self {
+    pub fn new(
+        connection: Connection,
+        stream: StreamName,
+        topic_prefix: &str,
+        instance: &str,
+    ) -> Self {
         let context = connection.context();
-        let safe: String = instance.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(80).collect();
+        let safe: String = instance
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
+            .take(80)
+            .collect();
         Self {
             connection,
             context,
@@ -69,7 +78,8 @@ impl JetStream {
         subject.strip_prefix(&*self.topic_prefix).unwrap_or(subject)
     }
 
-    /// An event from a message's parts. A name that could break the frame is dropped: the caller counts it.
+    /// An event from a message's parts. A name that could break the frame is dropped: the caller
+    /// counts it.
     fn event(
         &self,
         sequence: u64,
@@ -86,24 +96,42 @@ impl JetStream {
         Event { sequence, time_nanos, topic: self.topic(subject).to_owned(), name, payload }
     }
 
-    /// Creates a consumer that delivers from sequence `from` on. A random end of `name` keeps one that outlived its connection
-    /// from standing in the way of the next one.
-    async fn create_consumer(&self, name: &str, description: &str, from: u64) -> Result<Consumer<pull::Config>, Error> {
+    /// Creates a consumer that delivers from sequence `from` on. A random end of `name` keeps one
+    /// that outlived its connection from standing in the way of the next one.
+    async fn create_consumer(
+        &self,
+        name: &str,
+        description: &str,
+        from: u64,
+    ) -> Result<Consumer<pull::Config>, Error> {
         let config = pull::Config {
             name: Some(name.to_owned()),
             description: Some(description.to_owned()),
-            deliver_policy: if from <= 1 { DeliverPolicy::All } else { DeliverPolicy::ByStartSequence { start_sequence: from } },
+            deliver_policy: if from <= 1 {
+                DeliverPolicy::All
+            } else {
+                DeliverPolicy::ByStartSequence { start_sequence: from }
+            },
             ack_policy: AckPolicy::None,
             inactive_threshold: INACTIVE_THRESHOLD,
             memory_storage: true,
             num_replicas: 1,
             ..Default::default()
         };
-        self.ask("CONSUMER.CREATE", self.context.create_consumer_on_stream(config, self.stream.as_str())).await
+        self.ask(
+            "CONSUMER.CREATE",
+            self.context.create_consumer_on_stream(config, self.stream.as_str()),
+        )
+        .await
     }
 
-    /// The next answer to `what`. Requests in flight die with the connection: their answers would never come.
-    async fn answer(&self, answers: &mut async_nats::Subscriber, what: &str) -> Result<async_nats::Message, Error> {
+    /// The next answer to `what`. Requests in flight die with the connection: their answers would
+    /// never come.
+    async fn answer(
+        &self,
+        answers: &mut async_nats::Subscriber,
+        what: &str,
+    ) -> Result<async_nats::Message, Error> {
         tokio::select! {
             biased;
             answer = tokio::time::timeout(REQUEST_TIMEOUT, answers.next()) => match answer {
@@ -115,12 +143,14 @@ impl JetStream {
         }
     }
 
-    /// Deletes a consumer of ours: best effort, so that nobody has to wait for its inactivity threshold; ends by its own time limit.
+    /// Deletes a consumer of ours: best effort, so that nobody has to wait for its inactivity
+    /// threshold; ends by its own time limit.
     fn delete_consumer(&self, consumer: String) {
         let source = self.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let delete = source.context.delete_consumer_from_stream(consumer, source.stream.as_str());
+                let delete =
+                    source.context.delete_consumer_from_stream(consumer, source.stream.as_str());
                 let _ = tokio::time::timeout(REQUEST_TIMEOUT, delete).await;
             });
         }
@@ -130,16 +160,25 @@ impl JetStream {
         let subject = format!("STREAM.INFO.{}", self.stream);
         match self.ask("STREAM.INFO", self.context.request(subject, &())).await? {
             Response::Ok(info) => Ok(*info),
-            Response::Err { error } if error.err_code == STREAM_NOT_FOUND => Err(Error::NoStream(self.stream.to_string())),
+            Response::Err { error } if error.err_code == STREAM_NOT_FOUND => {
+                Err(Error::NoStream(self.stream.to_string()))
+            }
             // 503: no leader, or JetStream is not ready on this server.
-            Response::Err { error } if error.code == 503 => Err(Error::Unreachable(error.description)),
+            Response::Err { error } if error.code == 503 => {
+                Err(Error::Unreachable(error.description))
+            }
             Response::Err { error } => Err(Error::Refused(error.description)),
         }
     }
 
-    /// Waits for an answer of the store, but not for one that can no longer come: requests in flight die with
-    /// the connection, and the client would keep new ones back until it has another.
-    async fn ask<T, E: std::fmt::Display>(&self, what: &str, answer: impl Future<Output = Result<T, E>>) -> Result<T, Error> {
+    /// Waits for an answer of the store, but not for one that can no longer come: requests in
+    /// flight die with the connection, and the client would keep new ones back until it has
+    /// another.
+    async fn ask<T, E: std::fmt::Display>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Error> {
         tokio::select! {
             biased;
             answer = tokio::time::timeout(REQUEST_TIMEOUT, answer) => match answer {
@@ -193,8 +232,9 @@ impl Source for JetStream {
     fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
         async {
             let info = self.info().await?;
-            let created =
-                time_nanos(&info.created).ok_or_else(|| Error::Refused(format!("unreadable creation time {:?}", info.created)))?;
+            let created = time_nanos(&info.created).ok_or_else(|| {
+                Error::Refused(format!("unreadable creation time {:?}", info.created))
+            })?;
             let mark = info.config.metadata.get(EPOCH_METADATA).map_or("", String::as_str);
             let InfoState { messages, first_seq, last_seq } = info.state;
             let first = if messages == 0 { last_seq + 1 } else { first_seq };
@@ -234,7 +274,8 @@ impl JetStream {
     async fn append_event(&self, append: Append) -> Result<Appended, Error> {
         use jetstream::context::PublishErrorKind as Kind;
         if !self.connected() {
-            // Else the client would keep the message and send it after we had answered that it failed.
+            // Else the client would keep the message and send it after we had answered that it
+            // failed.
             return Err(Error::Unreachable("not connected".into()));
         }
         let mut headers = async_nats::HeaderMap::new();
@@ -243,7 +284,8 @@ impl JetStream {
             (event::CONTENT_TYPE_HEADER, append.content_type),
             ("Nats-Msg-Id", append.idempotency_key),
             ("Nats-Expected-Last-Subject-Sequence", append.expected_last.map(|s| s.to_string())),
-            // The stream of this channel and no other may take it, whatever its subjects overlap with.
+            // The stream of this channel and no other may take it, whatever its subjects overlap
+            // with.
             ("Nats-Expected-Stream", Some(self.stream.to_string())),
         ];
         for (name, value) in fields {
@@ -251,14 +293,18 @@ impl JetStream {
                 headers.insert(name, value);
             }
         }
-        let publish = async { self.context.publish_with_headers(append.subject, headers, append.payload).await?.await };
+        let publish = async {
+            self.context.publish_with_headers(append.subject, headers, append.payload).await?.await
+        };
         match tokio::time::timeout(REQUEST_TIMEOUT * 2, publish).await {
             Ok(Ok(ack)) => Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate }),
             Ok(Err(error)) => Err(match error.kind() {
                 Kind::WrongLastSequence => Error::WrongLastSequence,
                 Kind::TimedOut | Kind::BrokenPipe => Error::Unreachable(error.to_string()),
                 Kind::MaxPayloadExceeded => Error::TooLarge,
-                _ if error.to_string().contains("message size exceeds maximum allowed") => Error::TooLarge,
+                _ if error.to_string().contains("message size exceeds maximum allowed") => {
+                    Error::TooLarge
+                }
                 Kind::StreamNotFound => Error::NoStream(self.stream.to_string()),
                 _ => Error::Refused(error.to_string()),
             }),

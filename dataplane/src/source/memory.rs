@@ -1,4 +1,5 @@
-//! A store in memory, for tests of what is above the seam: it can lag, lose, and be unreachable on command.
+//! A store in memory, for tests of what is above the seam: it can lag, lose, and be unreachable on
+//! command.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -57,7 +58,13 @@ impl Memory {
         let payload = payload.into();
         self.change(|inner| {
             inner.last += 1;
-            let event = Event { sequence: inner.last, time_nanos: now_nanos(), topic: topic.to_owned(), name: None, payload };
+            let event = Event {
+                sequence: inner.last,
+                time_nanos: now_nanos(),
+                topic: topic.to_owned(),
+                name: None,
+                payload,
+            };
             inner.events.insert(inner.last, event);
             inner.last
         })
@@ -87,7 +94,8 @@ impl Memory {
         self.change(|inner| inner.reachable = reachable);
     }
 
-    /// Makes history reads see nothing after `last`, as a replica that lags does; `None` = up to date.
+    /// Makes history reads see nothing after `last`, as a replica that lags does; `None` = up to
+    /// date.
     pub fn set_replica_last(&self, last: Option<u64>) {
         self.change(|inner| inner.replica_last = last);
     }
@@ -119,7 +127,11 @@ impl Memory {
 
     fn asked<T>(&self, answer: impl FnOnce(&mut Inner) -> T) -> Result<T, Error> {
         let mut inner = self.inner.lock();
-        if inner.reachable { Ok(answer(&mut inner)) } else { Err(Error::Unreachable("switched off".into())) }
+        if inner.reachable {
+            Ok(answer(&mut inner))
+        } else {
+            Err(Error::Unreachable("switched off".into()))
+        }
     }
 }
 
@@ -135,13 +147,26 @@ impl Inner {
 
 impl Source for Memory {
     fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
-        async { self.asked(|inner| State { epoch: Epoch::from_bits(inner.epoch), first: inner.first(), last: inner.last }) }.boxed()
+        async {
+            self.asked(|inner| State {
+                epoch: Epoch::from_bits(inner.epoch),
+                first: inner.first(),
+                last: inner.last,
+            })
+        }
+        .boxed()
     }
 
     fn tail(&self, from: u64) -> BoxFuture<'_, Result<Box<dyn Tail>, Error>> {
         async move {
             let epoch = self.asked(|inner| inner.epoch)?;
-            let tail = MemoryTail { source: self.clone(), version: self.version.subscribe(), epoch, next: from, delivered: 0 };
+            let tail = MemoryTail {
+                source: self.clone(),
+                version: self.version.subscribe(),
+                epoch,
+                next: from,
+                delivered: 0,
+            };
             Ok(Box::new(tail) as Box<dyn Tail>)
         }
         .boxed()
@@ -154,8 +179,15 @@ impl Source for Memory {
                 let to = inner.replica_last.unwrap_or(u64::MAX);
                 let mut batch = Batch::default();
                 let mut bytes = 0;
-                for event in inner.events.range(from..).map(|(_, event)| event).take_while(|e| e.sequence <= to) {
-                    if batch.events.len() as u64 >= limit.events || (bytes >= limit.bytes && !batch.events.is_empty()) {
+                for event in inner
+                    .events
+                    .range(from..)
+                    .map(|(_, event)| event)
+                    .take_while(|e| e.sequence <= to)
+                {
+                    if batch.events.len() as u64 >= limit.events
+                        || (bytes >= limit.bytes && !batch.events.is_empty())
+                    {
                         batch.more = true;
                         break;
                     }
@@ -169,21 +201,39 @@ impl Source for Memory {
     }
 
     fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>> {
-        async move { self.asked(|inner| inner.events.range(from..).next().map(|(_, event)| event.clone())) }.boxed()
+        async move {
+            self.asked(|inner| inner.events.range(from..).next().map(|(_, event)| event.clone()))
+        }
+        .boxed()
     }
 
     fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>> {
-        async move { self.asked(|inner| inner.events.values().find(|e| e.time_nanos >= time_nanos).map(|e| e.sequence)) }.boxed()
+        async move {
+            self.asked(|inner| {
+                inner.events.values().find(|e| e.time_nanos >= time_nanos).map(|e| e.sequence)
+            })
+        }
+        .boxed()
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended, Error>> {
         async move {
             self.asked(|_| ())?;
-            let known = append.idempotency_key.as_ref().and_then(|key| self.inner.lock().keys.get(key).copied());
+            let known = append
+                .idempotency_key
+                .as_ref()
+                .and_then(|key| self.inner.lock().keys.get(key).copied());
             if let Some(sequence) = known {
                 return Ok(Appended { sequence, duplicate: true });
             }
-            let last_of_topic = self.inner.lock().events.values().rev().find(|e| e.topic == append.subject).map_or(0, |e| e.sequence);
+            let last_of_topic = self
+                .inner
+                .lock()
+                .events
+                .values()
+                .rev()
+                .find(|e| e.topic == append.subject)
+                .map_or(0, |e| e.sequence);
             if append.expected_last.is_some_and(|expected| expected != last_of_topic) {
                 return Err(Error::WrongLastSequence);
             }
@@ -215,7 +265,8 @@ impl Tail for MemoryTail {
             loop {
                 self.version.mark_unchanged();
                 let found = self.source.asked(|inner| {
-                    let event = inner.events.range(self.next..).next().map(|(_, event)| event.clone());
+                    let event =
+                        inner.events.range(self.next..).next().map(|(_, event)| event.clone());
                     (inner.epoch == self.epoch).then_some(event)
                 })?;
                 match found {

@@ -1,5 +1,5 @@
-//! A subscriber as a sequence of ready frames, for a body that hyper writes: HTTP/2, HTTP/1.0, and everything where
-//! there are no fan-out threads.
+//! A subscriber as a sequence of ready frames, for a body that hyper writes: HTTP/2, HTTP/1.0, and
+//! everything where there are no fan-out threads.
 
 use std::future::Future;
 
@@ -19,8 +19,13 @@ pub struct Frames {
     question: Option<Question>,
 }
 
-/// Waits for `work`, the wish to close, or `deadline`, in this order when several are due. `None`: not for the work.
-async fn wait<T>(entry: &Entry, deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+/// Waits for `work`, the wish to close, or `deadline`, in this order when several are due. `None`:
+/// not for the work.
+async fn wait<T>(
+    entry: &Entry,
+    deadline: Option<Instant>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let time = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -43,11 +48,11 @@ impl Frames {
         Self { subscriber, head, question: None }
     }
 
-    /// The next bytes to write, whole frames; `None` at the end of the stream. Waits no longer than the
-    /// heartbeat interval plus one answer of the store.
+    /// The next bytes to write, whole frames; `None` at the end of the stream. Waits no longer than
+    /// the heartbeat interval plus one answer of the store.
     ///
-    /// They are a copy of about [`limits::WRITE_BYTES`] at most, and the segment that they are of is let go: nobody tells us whether
-    /// the socket takes them.
+    /// They are a copy of about [`limits::WRITE_BYTES`] at most, and the segment that they are of
+    /// is let go: nobody tells us whether the socket takes them.
     pub async fn next(&mut self) -> Option<Bytes> {
         let mut step = self.question.take().map(Step::Ask);
         let mut out = BytesMut::new();
@@ -73,15 +78,19 @@ impl Frames {
                     return Some(self.done(out));
                 }
                 // It says the same again.
-                Step::Wait(_) | Step::Yield | Step::End if !out.is_empty() => return Some(self.done(out)),
+                Step::Wait(_) | Step::Yield | Step::End if !out.is_empty() => {
+                    return Some(self.done(out));
+                }
                 Step::Wait(until) => {
                     let _ = wait(self.subscriber.entry(), Some(until), self.head.changed()).await;
                 }
                 // Bounded by the store's own time limit, so the heartbeat may wait for it.
-                Step::Ask(question) => match wait(self.subscriber.entry(), None, question.ask()).await {
-                    Some(answer) => step = Some(self.subscriber.answer(answer, Instant::now())),
-                    None => self.subscriber.unanswered(),
-                },
+                Step::Ask(question) => {
+                    match wait(self.subscriber.entry(), None, question.ask()).await {
+                        Some(answer) => step = Some(self.subscriber.answer(answer, Instant::now())),
+                        None => self.subscriber.unanswered(),
+                    }
+                }
                 Step::Yield => tokio::task::yield_now().await,
                 Step::End => return None,
             }

@@ -24,7 +24,8 @@ impl Subscriber {
         Mark { position: self.position, shown: self.shown, fresh: self.fresh }
     }
 
-    /// Goes back to where it stood before [`Step::Events`]: of what came since, nothing was written.
+    /// Goes back to where it stood before [`Step::Events`]: of what came since, nothing was
+    /// written.
     pub fn back_to(&mut self, mark: Mark) {
         Mark { position: self.position, shown: self.shown, fresh: self.fresh } = mark;
         self.note();

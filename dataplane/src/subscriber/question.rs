@@ -51,7 +51,12 @@ pub enum Answer {
 }
 
 impl Question {
-    pub(super) fn place(channel: &Arc<Channel>, request: &Request, head: Head, epoch: Epoch) -> Self {
+    pub(super) fn place(
+        channel: &Arc<Channel>,
+        request: &Request,
+        head: Head,
+        epoch: Epoch,
+    ) -> Self {
         let (start, filter) = (request.start.clone(), request.filter.clone());
         Self::Place { channel: Arc::clone(channel), start, filter, head, epoch }
     }
@@ -66,7 +71,9 @@ impl Question {
             Self::Place { channel, start, filter, head, epoch } => {
                 Answer::Place(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
             }
-            Self::Segment { log, life, position, dialect } => Answer::Segment(log.segment(life, position, dialect).await),
+            Self::Segment { log, life, position, dialect } => {
+                Answer::Segment(log.segment(life, position, dialect).await)
+            }
         }
     }
 }

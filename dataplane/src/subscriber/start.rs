@@ -14,7 +14,8 @@ use crate::{
 pub enum Start {
     /// After this place.
     After(Cursor),
-    /// A `Last-Event-ID` that is no cursor. A browser cannot change it, so it is answered with a gap.
+    /// A `Last-Event-ID` that is no cursor. A browser cannot change it, so it is answered with a
+    /// gap.
     Unreadable,
     /// At the oldest event kept.
     Earliest,
@@ -49,7 +50,9 @@ const fn after(cursor: Cursor) -> Place {
 pub(super) fn at_once(channel: &Channel, start: &Start, head: Head, epoch: Epoch) -> Option<Place> {
     match start {
         Start::Unreadable => Some(after_gap(channel, head, GapReason::Unknown)),
-        Start::After(cursor) if cursor.epoch != epoch => Some(after_gap(channel, head, GapReason::Epoch)),
+        Start::After(cursor) if cursor.epoch != epoch => {
+            Some(after_gap(channel, head, GapReason::Epoch))
+        }
         Start::After(cursor) if cursor.sequence < head.next => Some(after(*cursor)),
         Start::Earliest => Some(fresh(head.first.max(1))),
         Start::Latest => Some(fresh(head.next)),
@@ -61,13 +64,20 @@ pub(super) fn at_once(channel: &Channel, start: &Start, head: Head, epoch: Epoch
 ///
 /// # Errors
 /// The store's, where it had to be asked: try again.
-pub async fn resolve(channel: &Channel, start: &Start, filter: &Filter, head: Head, epoch: Epoch) -> Result<Place, Error> {
+pub async fn resolve(
+    channel: &Channel,
+    start: &Start,
+    filter: &Filter,
+    head: Head,
+    epoch: Epoch,
+) -> Result<Place, Error> {
     if let Some(place) = at_once(channel, start, head, epoch) {
         return Ok(place);
     }
     Ok(match start {
         Start::After(cursor) => {
-            // Another pod may be ahead of this one: only the store can say that there is no such event.
+            // Another pod may be ahead of this one: only the store can say that there is no such
+            // event.
             let state = channel.log().source().state().await?;
             if state.epoch == epoch && cursor.sequence <= state.last {
                 after(*cursor)
@@ -75,8 +85,12 @@ pub async fn resolve(channel: &Channel, start: &Start, filter: &Filter, head: He
                 after_gap(channel, head, GapReason::Unknown)
             }
         }
-        Start::Since(time) => fresh(channel.log().source().first_since(*time).await?.unwrap_or(head.next)),
-        Start::Last(count) => fresh(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?),
+        Start::Since(time) => {
+            fresh(channel.log().source().first_since(*time).await?.unwrap_or(head.next))
+        }
+        Start::Last(count) => {
+            fresh(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?)
+        }
         Start::Unreadable | Start::Earliest | Start::Latest => fresh(head.next),
     })
 }

@@ -1,4 +1,5 @@
-//! What a subscriber is told beside the events: where it starts, holes, outages, that the stream lives, that it ends.
+//! What a subscriber is told beside the events: where it starts, holes, outages, that the stream
+//! lives, that it ends.
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ impl Subscriber {
 
     /// Tells of a hole; where the channel says so, goes on at the head.
     pub(super) fn gap(&mut self, mut gap: Gap, head: Head) -> Step {
-        let skip = self.entry.channel().config().delivery.on_gap == config::Start::Latest && gap.reason == GapReason::Expired;
+        let skip = self.entry.channel().config().delivery.on_gap == config::Start::Latest
+            && gap.reason == GapReason::Expired;
         if skip && head.next > self.position {
             self.position = head.next;
             gap.to = Some(head.next - 1);

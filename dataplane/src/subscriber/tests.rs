@@ -32,11 +32,16 @@ impl Fixture {
         }
         let mut config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
         change(&mut config);
-        let channel = Arc::new(Channel::new(config, Arc::new(memory.clone()), Metrics::default().channel("c")));
+        let channel = Arc::new(Channel::new(
+            config,
+            Arc::new(memory.clone()),
+            Metrics::default().channel("c"),
+        ));
         let cancel = CancellationToken::new();
         #[allow(clippy::disallowed_methods)]
         tokio::spawn(Arc::clone(channel.log()).run(cancel.clone()));
-        let fixture = Self { memory, channel, registry: Arc::default(), _stop: cancel.drop_guard() };
+        let fixture =
+            Self { memory, channel, registry: Arc::default(), _stop: cancel.drop_guard() };
         if events > 0 {
             let mut head = fixture.channel.log().head();
             head.wait_for(|h| h.next > events).await.unwrap();
@@ -48,7 +53,10 @@ impl Fixture {
         let connection = Arc::new(Connection::new("127.0.0.1:1".parse().unwrap()));
         let entry = self.registry.register(&self.channel, &connection, String::new()).unwrap();
         let filter = Filter::new(topics.iter().copied()).unwrap();
-        Frames::new(Subscriber::new(entry, Request { start, filter, dialect: Dialect::Plain, open: false }))
+        Frames::new(Subscriber::new(
+            entry,
+            Request { start, filter, dialect: Dialect::Plain, open: false },
+        ))
     }
 
     fn after(&self, sequence: u64) -> Start {
@@ -57,11 +65,14 @@ impl Fixture {
 }
 
 async fn next(subscriber: &mut Frames) -> String {
-    let bytes = tokio::time::timeout(Duration::from_secs(7_200), subscriber.next()).await.expect("a bounded wait");
+    let bytes = tokio::time::timeout(Duration::from_secs(7_200), subscriber.next())
+        .await
+        .expect("a bounded wait");
     String::from_utf8(bytes.expect("the stream goes on").to_vec()).unwrap()
 }
 
-/// Frames until all of `count` events have come; the opening `retry:` and cursor are checked and left out.
+/// Frames until all of `count` events have come; the opening `retry:` and cursor are checked and
+/// left out.
 async fn opened(subscriber: &mut Frames) -> String {
     let retry = next(subscriber).await;
     assert!(retry.starts_with("retry: ") && retry.find('\n') == Some(retry.len() - 1), "{retry:?}");
@@ -73,7 +84,10 @@ async fn replay_then_live_in_one_order() {
     let fixture = Fixture::new(3, |_| {}).await;
     let mut subscriber = fixture.subscribe(fixture.after(1), &[]);
     assert_eq!(opened(&mut subscriber).await, "id: 00000001-1\nevent: channel.cursor\ndata: \n\n");
-    assert_eq!(next(&mut subscriber).await, "id: 00000001-2\ndata: p2\n\nid: 00000001-3\ndata: p3\n\n");
+    assert_eq!(
+        next(&mut subscriber).await,
+        "id: 00000001-2\ndata: p2\n\nid: 00000001-3\ndata: p3\n\n"
+    );
     fixture.memory.put("odd", "live");
     assert_eq!(next(&mut subscriber).await, "id: 00000001-4\ndata: live\n\n");
 }
@@ -116,8 +130,15 @@ async fn cursors_that_are_of_no_use_are_answered_with_a_gap_and_the_policy() {
     let other = Start::After(Cursor::new(Epoch::from_bits(0xffff), 2));
     let future = |f: &Fixture| f.after(99);
     for latest in [false, true] {
-        let fixture = Fixture::new(3, |c| c.delivery.on_gap = if latest { config::Start::Latest } else { config::Start::Earliest }).await;
-        for (start, reason) in [(other.clone(), "epoch"), (Start::Unreadable, "unknown"), (future(&fixture), "unknown")] {
+        let fixture = Fixture::new(3, |c| {
+            c.delivery.on_gap = if latest { config::Start::Latest } else { config::Start::Earliest }
+        })
+        .await;
+        for (start, reason) in [
+            (other.clone(), "epoch"),
+            (Start::Unreadable, "unknown"),
+            (future(&fixture), "unknown"),
+        ] {
             let mut subscriber = fixture.subscribe(start, &[]);
             let (id, to) = if latest { (3, "3") } else { (0, "null") };
             let expected = format!(
@@ -133,31 +154,55 @@ async fn cursors_that_are_of_no_use_are_answered_with_a_gap_and_the_policy() {
 #[tokio::test(start_paused = true)]
 async fn an_expired_cursor_names_what_is_gone() {
     for latest in [false, true] {
-        let fixture = Fixture::new(5, |c| c.delivery.on_gap = if latest { config::Start::Latest } else { config::Start::Earliest }).await;
+        let fixture = Fixture::new(5, |c| {
+            c.delivery.on_gap = if latest { config::Start::Latest } else { config::Start::Earliest }
+        })
+        .await;
         let source = fixture.memory.clone();
         source.purge_before(4);
         // A pod that starts now: nothing of what is gone is in its memory.
         let fixture = {
             let config = (**fixture.channel.config()).clone();
-            let channel = Arc::new(Channel::new(config, Arc::new(source.clone()), Metrics::default().channel("c")));
+            let channel = Arc::new(Channel::new(
+                config,
+                Arc::new(source.clone()),
+                Metrics::default().channel("c"),
+            ));
             let cancel = CancellationToken::new();
             #[allow(clippy::disallowed_methods)]
             tokio::spawn(Arc::clone(channel.log()).run(cancel.clone()));
             channel.log().head().wait_for(|h| h.next == 6).await.unwrap();
-            Fixture { memory: source, channel, registry: Arc::default(), _stop: cancel.drop_guard() }
+            Fixture {
+                memory: source,
+                channel,
+                registry: Arc::default(),
+                _stop: cancel.drop_guard(),
+            }
         };
         let mut subscriber = fixture.subscribe(fixture.after(1), &[]);
-        assert!(opened(&mut subscriber).await.starts_with("id: 00000001-1\nevent: channel.cursor\n"));
+        assert!(
+            opened(&mut subscriber).await.starts_with("id: 00000001-1\nevent: channel.cursor\n")
+        );
         let (to, missed) = if latest { (5, 4) } else { (3, 2) };
         let gap = format!(
             "id: 00000001-{to}\nevent: channel.gap\ndata: {{\"from\":2,\"to\":{to},\"missed\":{missed},\"reason\":\"expired\"}}\n\n"
         );
         assert_eq!(next(&mut subscriber).await, gap);
         let after = next(&mut subscriber).await;
-        assert_eq!(after, if latest { ": hb\n" } else { "id: 00000001-4\ndata: p4\n\nid: 00000001-5\ndata: p5\n\n" });
+        assert_eq!(
+            after,
+            if latest {
+                ": hb\n"
+            } else {
+                "id: 00000001-4\ndata: p4\n\nid: 00000001-5\ndata: p5\n\n"
+            }
+        );
         // Who had no cursor has lost nothing.
         let mut newcomer = fixture.subscribe(Start::Earliest, &[]);
-        assert_eq!(opened(&mut newcomer).await, "id: 00000001-3\nevent: channel.cursor\ndata: \n\n");
+        assert_eq!(
+            opened(&mut newcomer).await,
+            "id: 00000001-3\nevent: channel.cursor\ndata: \n\n"
+        );
         assert!(next(&mut newcomer).await.starts_with("id: 00000001-4\ndata: p4\n"));
     }
 }
@@ -168,10 +213,17 @@ async fn an_outage_is_said_in_band_and_a_connect_during_it_waits() {
     let mut subscriber = fixture.subscribe(Start::Latest, &[]);
     opened(&mut subscriber).await;
     fixture.memory.set_reachable(false);
-    assert!(next(&mut subscriber).await.starts_with("id: 00000001-1\nevent: channel.degraded\ndata: {\"since\":\"2"));
+    assert!(
+        next(&mut subscriber)
+            .await
+            .starts_with("id: 00000001-1\nevent: channel.degraded\ndata: {\"since\":\"2")
+    );
     let mut late = fixture.subscribe(fixture.after(5), &[]);
     assert!(next(&mut late).await.starts_with("retry: "));
-    assert!(next(&mut late).await.starts_with("id: 00000001-5\nevent: channel.degraded\n"), "the place it named itself");
+    assert!(
+        next(&mut late).await.starts_with("id: 00000001-5\nevent: channel.degraded\n"),
+        "the place it named itself"
+    );
     fixture.memory.put("odd", "p2");
     (3..=6).for_each(|i| {
         fixture.memory.put("odd", format!("p{i}"));
@@ -218,7 +270,11 @@ async fn streams_end_with_a_reason_and_a_time_to_return() {
 
     let mut subscriber = fixture.subscribe(Start::Latest, &[]);
     opened(&mut subscriber).await;
-    fixture.registry.entries().iter().for_each(|e| e.close(CloseReason::Drain, Duration::from_millis(1234)));
+    fixture
+        .registry
+        .entries()
+        .iter()
+        .for_each(|e| e.close(CloseReason::Drain, Duration::from_millis(1234)));
     let close = "id: 00000001-1\nretry: 1234\nevent: channel.close\ndata: {\"reason\":\"drain\",\"retry\":1234}\n\n";
     assert_eq!(next(&mut subscriber).await, close);
     assert_eq!(subscriber.next().await, None);

@@ -1,5 +1,5 @@
-//! Step 4: the cluster is made as desired, by server-side apply with one field manager, and only where it differs:
-//! an apply that changes nothing is a write request all the same.
+//! Step 4: the cluster is made as desired, by server-side apply with one field manager, and only
+//! where it differs: an apply that changes nothing is a write request all the same.
 
 mod compare;
 
@@ -8,7 +8,9 @@ use std::{
     fmt::Debug,
 };
 
-use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
+use k8s_openapi::{
+    api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -26,7 +28,8 @@ use super::{
 };
 use crate::{metrics::Metrics, stream::Difference};
 
-/// Annotation with the hash of what was applied last: a field that is no longer desired cannot be seen otherwise.
+/// Annotation with the hash of what was applied last: a field that is no longer desired cannot be
+/// seen otherwise.
 pub const APPLIED: &str = "sluice.dev/applied";
 
 /// Field manager of a Deployment's number of pods once it is left to an autoscaler.
@@ -99,8 +102,8 @@ impl Applied {
     }
 }
 
-/// What the API server made of the objects that were applied: it writes some values its own way (`0.5` of a
-/// processor becomes `500m`), which is no drift. By kind.
+/// What the API server made of the objects that were applied: it writes some values its own way
+/// (`0.5` of a processor becomes `500m`), which is no drift. By kind.
 pub type Memory = HashMap<String, (String, Value)>;
 
 /// One pass over the objects of a channel.
@@ -116,7 +119,8 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there then.
+    /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there
+    /// then.
     pub async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
         // Destructured whole, so that a new kind cannot be forgotten here.
         let Children {
@@ -175,9 +179,18 @@ impl Pass<'_> {
     }
 
     /// Like [`Self::converge`] for a kind that the cluster may not know.
-    async fn converge_foreign<K>(&mut self, desired: Option<K>, live: &mut Option<K>, unknown: &BTreeSet<String>) -> Result<(), Error>
+    async fn converge_foreign<K>(
+        &mut self,
+        desired: Option<K>,
+        live: &mut Option<K>,
+        unknown: &BTreeSet<String>,
+    ) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
     {
         let kind = K::kind(&()).into_owned();
         match desired {
@@ -186,18 +199,25 @@ impl Pass<'_> {
         }
     }
 
-    /// A field that its only manager no longer applies goes back to its default: one pod. So before the number of
-    /// pods is left to an autoscaler, a second manager applies it as it is.
+    /// A field that its only manager no longer applies goes back to its default: one pod. So before
+    /// the number of pods is left to an autoscaler, a second manager applies it as it is.
     async fn hand_over_replicas(&mut self, found: &Deployment) -> Result<(), Error> {
         let owns = |entry: &ManagedFieldsEntry| {
             entry.manager.as_deref() == Some(MANAGER)
                 && entry.operation.as_deref() == Some("Apply")
-                && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+                && entry
+                    .fields_v1
+                    .as_ref()
+                    .is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
         };
         let replicas = found.spec.as_ref().and_then(|spec| spec.replicas);
-        let ours = is_ours(found.meta(), &self.channel.uid) && found.managed_fields().iter().any(owns);
+        let ours =
+            is_ours(found.meta(), &self.channel.uid) && found.managed_fields().iter().any(owns);
         let (true, Some(replicas)) = (ours, replicas) else { return Ok(()) };
-        let (api, name) = (Api::<Deployment>::namespaced(self.client.clone(), &self.channel.namespace), found.name_any());
+        let (api, name) = (
+            Api::<Deployment>::namespaced(self.client.clone(), &self.channel.namespace),
+            found.name_any(),
+        );
         let kept = json!({
             "apiVersion": Deployment::api_version(&()), "kind": Deployment::kind(&()),
             "metadata": {"name": name, "uid": found.uid()}, "spec": {"replicas": replicas},
@@ -213,13 +233,22 @@ impl Pass<'_> {
 
     async fn converge<K>(&mut self, desired: Option<K>, live: &mut Option<K>) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.channel.namespace);
         let kind = K::kind(&()).into_owned();
-        if let Some(found) = live.as_ref().filter(|found| !is_ours(found.meta(), &self.channel.uid)) {
+        if let Some(found) = live.as_ref().filter(|found| !is_ours(found.meta(), &self.channel.uid))
+        {
             // One that must not exist is none of our business then.
-            return if desired.is_none() { Ok(()) } else { Err(Error::NameTaken { kind, name: found.name_any() }) };
+            return if desired.is_none() {
+                Ok(())
+            } else {
+                Err(Error::NameTaken { kind, name: found.name_any() })
+            };
         }
         match (desired, live.as_ref()) {
             (None, None) => Ok(()),
@@ -227,7 +256,10 @@ impl Pass<'_> {
                 let preconditions = Preconditions { uid: found.uid(), resource_version: None };
                 let name = found.name_any();
                 self.metrics.api_write(&kind, "delete");
-                match api.delete(&name, &DeleteParams::background().preconditions(preconditions)).await {
+                match api
+                    .delete(&name, &DeleteParams::background().preconditions(preconditions))
+                    .await
+                {
                     Err(error) if !is_not_found(&error) => Err(refused(kind, name, error)),
                     _ => {
                         *live = None;
@@ -242,7 +274,9 @@ impl Pass<'_> {
                 }
                 let name = desired.name_any();
                 self.metrics.api_write(&kind, "apply");
-                let applied = api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&want)).await;
+                let applied = api
+                    .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&want))
+                    .await;
                 let applied = applied.map_err(|error| refused(kind.clone(), name, error))?;
                 self.memory.insert(kind, (hash, project(&want, &serde_json::to_value(&applied)?)));
                 *live = Some(applied);
@@ -251,13 +285,26 @@ impl Pass<'_> {
         }
     }
 
-    fn is_as_applied<K: Resource + Serialize>(&self, kind: &str, want: &Value, hash: &str, found: &K) -> bool {
+    fn is_as_applied<K: Resource + Serialize>(
+        &self,
+        kind: &str,
+        want: &Value,
+        hash: &str,
+        found: &K,
+    ) -> bool {
         if found.meta().deletion_timestamp.is_some() {
             return true; // it goes first; its end wakes the channel again
         }
         let Ok(found) = serde_json::to_value(found) else { return false };
-        let same_hash = found.pointer("/metadata/annotations").and_then(|a| a.get(APPLIED)).and_then(Value::as_str) == Some(hash);
-        let remembered = self.memory.get(kind).is_some_and(|(of, projection)| of == hash && *projection == project(want, &found));
+        let same_hash = found
+            .pointer("/metadata/annotations")
+            .and_then(|a| a.get(APPLIED))
+            .and_then(Value::as_str)
+            == Some(hash);
+        let remembered = self
+            .memory
+            .get(kind)
+            .is_some_and(|(of, projection)| of == hash && *projection == project(want, &found));
         same_hash && (remembered || contains(&found, want))
     }
 }
@@ -294,18 +341,30 @@ pub fn differences(desired: &Children, live: &Live, uid: &str) -> Result<Vec<Dif
     Ok(rows.into_iter().flatten().collect())
 }
 
-fn difference<K>(desired: Option<&K>, live: Option<&K>, uid: &str) -> Result<Option<Difference>, Error>
+fn difference<K>(
+    desired: Option<&K>,
+    live: Option<&K>,
+    uid: &str,
+) -> Result<Option<Difference>, Error>
 where
     K: Resource<DynamicType = ()> + Serialize,
 {
     let row = |name: String, desired: &str, observed: &str| {
-        Some(Difference { field: format!("{}/{name}", K::kind(&())), desired: desired.to_owned(), observed: observed.to_owned() })
+        Some(Difference {
+            field: format!("{}/{name}", K::kind(&())),
+            desired: desired.to_owned(),
+            observed: observed.to_owned(),
+        })
     };
     Ok(match (desired, live) {
         (None, None) => None,
-        (None, Some(found)) if is_ours(found.meta(), uid) => row(found.meta().name.clone().unwrap_or_default(), "missing", "exists"),
+        (None, Some(found)) if is_ours(found.meta(), uid) => {
+            row(found.meta().name.clone().unwrap_or_default(), "missing", "exists")
+        }
         (None, Some(_)) => None,
-        (Some(want), None) => row(want.meta().name.clone().unwrap_or_default(), "exists", "missing"),
+        (Some(want), None) => {
+            row(want.meta().name.clone().unwrap_or_default(), "exists", "missing")
+        }
         (Some(want), Some(found)) => {
             let name = want.meta().name.clone().unwrap_or_default();
             if !is_ours(found.meta(), uid) {
@@ -333,7 +392,9 @@ fn marked<K: Serialize>(desired: &K) -> Result<(Value, String), Error> {
 
 /// FNV-1a, 64 bits: to notice a change, not to withstand an attack.
 pub(super) fn fnv1a64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn refused(kind: String, name: String, error: kube::Error) -> Error {

@@ -1,5 +1,5 @@
-//! The end of a channel. Its objects go with it by themselves; its stream only where `deletionPolicy: Delete` says so,
-//! and only the one whose metadata names this very object.
+//! The end of a channel. Its objects go with it by themselves; its stream only where
+//! `deletionPolicy: Delete` says so, and only the one whose metadata names this very object.
 
 use kube::{
     Api, ResourceExt,
@@ -10,7 +10,10 @@ use sluice_channel::{ChannelName, StreamName};
 
 use super::{Context, Error, apply::is_not_found, status, validate};
 use crate::{
-    crd::{ABANDON_STREAM, FINALIZER, ManagementPolicy, SseChannel, condition::reason, stream::DeletionPolicy},
+    crd::{
+        ABANDON_STREAM, FINALIZER, ManagementPolicy, SseChannel, condition::reason,
+        stream::DeletionPolicy,
+    },
     stream::{Deletion, Owner},
 };
 
@@ -28,9 +31,13 @@ pub(super) fn has_finalizer(channel: &SseChannel) -> bool {
     channel.finalizers().iter().any(|f| f == FINALIZER)
 }
 
-/// Puts the finalizer on a channel whose stream is to be deleted with it, and takes it off one whose stream stays.
-/// Taking it off needs nothing of NATS.
-pub(super) async fn settle_finalizer(api: &Api<SseChannel>, channel: &SseChannel, ctx: &Context) -> Result<(), kube::Error> {
+/// Puts the finalizer on a channel whose stream is to be deleted with it, and takes it off one
+/// whose stream stays. Taking it off needs nothing of NATS.
+pub(super) async fn settle_finalizer(
+    api: &Api<SseChannel>,
+    channel: &SseChannel,
+    ctx: &Context,
+) -> Result<(), kube::Error> {
     match (channel.spec.stream.deletion_policy, has_finalizer(channel)) {
         (DeletionPolicy::Delete, false) => {
             let operation = if channel.finalizers().is_empty() {
@@ -45,25 +52,43 @@ pub(super) async fn settle_finalizer(api: &Api<SseChannel>, channel: &SseChannel
     }
 }
 
-async fn remove_finalizer(api: &Api<SseChannel>, channel: &SseChannel, ctx: &Context) -> Result<(), kube::Error> {
-    let Some(index) = channel.finalizers().iter().position(|f| f == FINALIZER) else { return Ok(()) };
+async fn remove_finalizer(
+    api: &Api<SseChannel>,
+    channel: &SseChannel,
+    ctx: &Context,
+) -> Result<(), kube::Error> {
+    let Some(index) = channel.finalizers().iter().position(|f| f == FINALIZER) else {
+        return Ok(());
+    };
     let path = format!("/metadata/finalizers/{index}");
     // The test keeps another's finalizer safe when the list has moved meanwhile.
-    let operation = json!([{"op": "test", "path": path, "value": FINALIZER}, {"op": "remove", "path": path}]);
+    let operation =
+        json!([{"op": "test", "path": path, "value": FINALIZER}, {"op": "remove", "path": path}]);
     match patch(api, channel, operation, ctx).await {
         Err(error) if is_not_found(&error) => Ok(()),
         other => other,
     }
 }
 
-async fn patch(api: &Api<SseChannel>, channel: &SseChannel, operations: Value, ctx: &Context) -> Result<(), kube::Error> {
+async fn patch(
+    api: &Api<SseChannel>,
+    channel: &SseChannel,
+    operations: Value,
+    ctx: &Context,
+) -> Result<(), kube::Error> {
     let patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
     ctx.metrics.api_write("SseChannel", "patch");
-    api.patch(&channel.name_any(), &PatchParams::default(), &Patch::Json::<()>(patch)).await.map(|_| ())
+    api.patch(&channel.name_any(), &PatchParams::default(), &Patch::Json::<()>(patch))
+        .await
+        .map(|_| ())
 }
 
 /// Brings a deletion forward.
-pub(super) async fn delete(api: &Api<SseChannel>, channel: &SseChannel, ctx: &Context) -> Result<Left, Error> {
+pub(super) async fn delete(
+    api: &Api<SseChannel>,
+    channel: &SseChannel,
+    ctx: &Context,
+) -> Result<Left, Error> {
     let namespace = channel.namespace().unwrap_or_default();
     let stream = ChannelName::new(channel.name_any())
         .map_err(validate::Error::from)
@@ -83,17 +108,37 @@ pub(super) async fn delete(api: &Api<SseChannel>, channel: &SseChannel, ctx: &Co
         && channel.spec.management_policy == ManagementPolicy::Enforce
         && channel.annotations().get(ABANDON_STREAM).map(String::as_str) != Some(stream.as_str());
     if !may_delete {
-        ctx.tell(channel, "StreamRetained", &format!("stream {stream} and its events stay"), false).await;
+        ctx.tell(channel, "StreamRetained", &format!("stream {stream} and its events stay"), false)
+            .await;
         ctx.streams.forget(&stream);
         remove_finalizer(api, channel, ctx).await?;
         return Ok(Left::Nothing);
     }
-    let owner = Owner { cluster: ctx.cluster.clone(), namespace, name: channel.name_any(), uid: channel.uid().unwrap_or_default() };
+    let owner = Owner {
+        cluster: ctx.cluster.clone(),
+        namespace,
+        name: channel.name_any(),
+        uid: channel.uid().unwrap_or_default(),
+    };
     match ctx.streams.delete(&stream, &owner).await {
-        Ok(Deletion::Deleted) => ctx.tell(channel, "StreamDeleted", &format!("stream {stream} and its events are deleted"), false).await,
+        Ok(Deletion::Deleted) => {
+            ctx.tell(
+                channel,
+                "StreamDeleted",
+                &format!("stream {stream} and its events are deleted"),
+                false,
+            )
+            .await
+        }
         Ok(Deletion::NotFound) => {}
         Ok(Deletion::NotOurs) => {
-            ctx.tell(channel, "StreamRetained", &format!("stream {stream} names another owner and was left alone"), true).await;
+            ctx.tell(
+                channel,
+                "StreamRetained",
+                &format!("stream {stream} names another owner and was left alone"),
+                true,
+            )
+            .await;
         }
         Err(error) => return wait(api, channel, &stream, &error, ctx).await,
     }

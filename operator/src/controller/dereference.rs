@@ -1,4 +1,5 @@
-//! Step 1: everything a pass needs to know of the cluster, read fresh, so that no stale cache decides anything.
+//! Step 1: everything a pass needs to know of the cluster, read fresh, so that no stale cache
+//! decides anything.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,8 +30,8 @@ use crate::crd::{network::NetworkPolicyMode, workload};
 /// Field manager of everything that the operator applies.
 pub const MANAGER: &str = "sluice-operator";
 
-/// The channel's objects as they are. An object of the right name that belongs to somebody else is here too:
-/// [`is_ours`] tells.
+/// The channel's objects as they are. An object of the right name that belongs to somebody else is
+/// here too: [`is_ours`] tells.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
     /// See [`super::desired::Children`].
@@ -62,8 +63,8 @@ pub struct Live {
 /// How long an object that a channel does not ask for and does not have is believed not to appear.
 const ABSENCE: Duration = Duration::from_secs(600);
 
-/// Kinds that a channel does not ask for and has no object of, each with the time it was looked for. Only this
-/// operator makes such objects, so a look in every pass would be waste.
+/// Kinds that a channel does not ask for and has no object of, each with the time it was looked
+/// for. Only this operator makes such objects, so a look in every pass would be waste.
 #[derive(Debug, Default)]
 pub struct Absent(HashMap<String, Instant>);
 
@@ -78,7 +79,12 @@ impl Absent {
     }
 
     /// Takes in what was found, or that nothing was looked for.
-    fn note<K: Resource<DynamicType = ()>>(&mut self, wanted: bool, found: Optional<K>, unknown: &mut BTreeSet<String>) -> Option<K> {
+    fn note<K: Resource<DynamicType = ()>>(
+        &mut self,
+        wanted: bool,
+        found: Optional<K>,
+        unknown: &mut BTreeSet<String>,
+    ) -> Option<K> {
         let kind = K::kind(&()).into_owned();
         let found = match found {
             Optional::Object(found) => found.map(|found| *found),
@@ -98,16 +104,41 @@ impl Absent {
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn live(client: &Client, channel: &Channel, absent: &mut Absent) -> Result<Live, kube::Error> {
-    let place = Place { client, namespace: &channel.namespace, object: &object_name(channel.name.as_str()) };
+pub async fn live(
+    client: &Client,
+    channel: &Channel,
+    absent: &mut Absent,
+) -> Result<Live, kube::Error> {
+    let place = Place {
+        client,
+        namespace: &channel.namespace,
+        object: &object_name(channel.name.as_str()),
+    };
     let pods: Api<Pod> = Api::namespaced(client.clone(), place.namespace);
     let selected = ListParams::default().labels(&selector_text(channel.name.as_str()));
     let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
-    let by_cpu = channel.workload.autoscaling.as_ref().is_some_and(|scaling| scaling.cpu_utilization.is_some());
-    let (by_ingress, by_route) = (channel.exposure.ingress.is_some(), channel.exposure.http_route.is_some());
+    let by_cpu = channel
+        .workload
+        .autoscaling
+        .as_ref()
+        .is_some_and(|scaling| scaling.cpu_utilization.is_some());
+    let (by_ingress, by_route) =
+        (channel.exposure.ingress.is_some(), channel.exposure.http_route.is_some());
     let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
 
-    let (service_account, config, deployment, service, disruption_budget, pods, policy, autoscaler, ingress, route, monitor) = tokio::try_join!(
+    let (
+        service_account,
+        config,
+        deployment,
+        service,
+        disruption_budget,
+        pods,
+        policy,
+        autoscaler,
+        ingress,
+        route,
+        monitor,
+    ) = tokio::try_join!(
         place.get(),
         place.get(),
         place.get(),
@@ -157,23 +188,31 @@ impl Place<'_> {
 
     async fn get<K>(&self) -> Result<Option<K>, kube::Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
     {
         self.api::<K>().get_opt(self.object).await
     }
 
     async fn optional<K>(&self, look: bool) -> Result<Optional<K>, kube::Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned,
     {
         if !look {
             return Ok(Optional::Object(None));
         }
         match self.api::<K>().get(self.object).await {
             Ok(found) => Ok(Optional::Object(Some(Box::new(found)))),
-            // An object that is missing is named in the answer; a kind that is missing is not even known by name.
+            // An object that is missing is named in the answer; a kind that is missing is not even
+            // known by name.
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                let named = status.details.as_ref().is_some_and(|details| details.name == self.object);
+                let named =
+                    status.details.as_ref().is_some_and(|details| details.name == self.object);
                 Ok(if named { Optional::Object(None) } else { Optional::UnknownKind })
             }
             Err(error) => Err(error),
@@ -181,14 +220,18 @@ impl Place<'_> {
     }
 }
 
-/// Whether an object is the channel's: owned by it, or made by this operator and robbed of its owner.
+/// Whether an object is the channel's: owned by it, or made by this operator and robbed of its
+/// owner.
 #[must_use]
 pub fn is_ours(metadata: &ObjectMeta, uid: &str) -> bool {
-    let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let controller =
+        metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     match controller {
         Some(owner) => owner.uid == uid,
         None => metadata.managed_fields.iter().flatten().any(|entry| {
-            entry.manager.as_deref() == Some(MANAGER) && entry.operation.as_deref() == Some("Apply") && entry.subresource.is_none()
+            entry.manager.as_deref() == Some(MANAGER)
+                && entry.operation.as_deref() == Some("Apply")
+                && entry.subresource.is_none()
         }),
     }
 }

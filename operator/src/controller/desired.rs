@@ -1,5 +1,5 @@
-//! Step 3, pure: a checked channel → the objects that serve it. No client is seen here, nothing is read, no clock,
-//! and nothing depends on the operator's version: a new operator restarts no pod.
+//! Step 3, pure: a checked channel → the objects that serve it. No client is seen here, nothing is
+//! read, no clock, and nothing depends on the operator's version: a new operator restarts no pod.
 
 pub mod config;
 pub mod deployment;
@@ -53,7 +53,8 @@ pub struct Settings {
     pub credentials_secret: Option<String>,
     /// Secret in each channel's namespace whose key `ca.crt` holds the NATS servers' authority.
     pub ca_secret: Option<String>,
-    /// Secret of type `kubernetes.io/tls` in each channel's namespace with the client certificate for NATS.
+    /// Secret of type `kubernetes.io/tls` in each channel's namespace with the client certificate
+    /// for NATS.
     pub client_certificate_secret: Option<String>,
     /// JetStream domain.
     pub jetstream_domain: Option<String>,
@@ -109,7 +110,8 @@ pub fn desired(channel: &Channel, settings: &Settings, load: Load) -> Result<Chi
         config: config::config_map(channel)?,
         deployment: deployment::deployment(channel, settings, load),
         service: service::service(channel),
-        disruption_budget: (channel.workload.disruption_budget == Switch::Enabled).then(|| disruption::budget(channel)),
+        disruption_budget: (channel.workload.disruption_budget == Switch::Enabled)
+            .then(|| disruption::budget(channel)),
         network_policy: restricted.then(|| network::policy(channel, settings)),
         autoscaler: scaling::autoscaler(channel, load),
         ingress: exposure::ingress(channel),
@@ -127,16 +129,26 @@ pub fn object_name(name: &str) -> String {
 /// Selector of a channel's pods, as text.
 #[must_use]
 pub fn selector_text(name: &str) -> String {
-    selector_labels(name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    selector_labels(name)
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Never changes in a channel's life: a Deployment's selector is immutable.
 fn selector_labels(name: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([("app.kubernetes.io/name".to_owned(), "sluice".to_owned()), (CHANNEL_LABEL.to_owned(), name.to_owned())])
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "sluice".to_owned()),
+        (CHANNEL_LABEL.to_owned(), name.to_owned()),
+    ])
 }
 
 fn selector(channel: &Channel) -> LabelSelector {
-    LabelSelector { match_labels: Some(selector_labels(channel.name.as_str())), match_expressions: None }
+    LabelSelector {
+        match_labels: Some(selector_labels(channel.name.as_str())),
+        match_expressions: None,
+    }
 }
 
 fn labels(channel: &Channel) -> BTreeMap<String, String> {
@@ -165,7 +177,11 @@ fn metadata(channel: &Channel) -> ObjectMeta {
 }
 
 fn service_account(channel: &Channel) -> ServiceAccount {
-    ServiceAccount { metadata: metadata(channel), automount_service_account_token: Some(false), ..ServiceAccount::default() }
+    ServiceAccount {
+        metadata: metadata(channel),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Starts and stops the watches and passes.
 //!
-//! Watches run whether this operator leads or not, so that a standby knows all channels when its turn comes. Everything
-//! that writes is a pass, and every pass is held by [`Lead`].
+//! Watches run whether this operator leads or not, so that a standby knows all channels when its
+//! turn comes. Everything that writes is a pass, and every pass is held by [`Lead`].
 
 use std::{
     net::SocketAddr,
@@ -42,13 +42,13 @@ use crate::{
     stream::Streams,
 };
 
-/// Channels worked on at a time in one namespace scope: enough to hide the waiting for answers, few enough not to
-/// press the API server.
+/// Channels worked on at a time in one namespace scope: enough to hide the waiting for answers, few
+/// enough not to press the API server.
 const CONCURRENCY: u16 = 16;
 /// Changes that come together are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-/// How long passes under way may take to end after a signal. With the release of the lease it is well below the grace
-/// period that Kubernetes gives by default, 30 s.
+/// How long passes under way may take to end after a signal. With the release of the lease it is
+/// well below the grace period that Kubernetes gives by default, 30 s.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the operator is started with.
@@ -60,7 +60,8 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// What goes into the pods.
     pub settings: desired::Settings,
-    /// Identity of the cluster in streams' metadata; `None` = derived from the API server's certificate authority.
+    /// Identity of the cluster in streams' metadata; `None` = derived from the API server's
+    /// certificate authority.
     pub cluster: Option<String>,
     /// Address of the admin listener.
     pub admin: SocketAddr,
@@ -76,7 +77,9 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No cluster is configured.
-    #[error("no Kubernetes cluster is configured: {0}. Set KUBECONFIG, or run in a pod; without a cluster use `sluice-operator local`")]
+    #[error(
+        "no Kubernetes cluster is configured: {0}. Set KUBECONFIG, or run in a pod; without a cluster use `sluice-operator local`"
+    )]
     Kubeconfig(#[from] kube::config::InferConfigError),
     /// No client could be made of the configuration.
     #[error("cannot use the configured cluster: {0}")]
@@ -94,7 +97,16 @@ pub enum Error {
 /// # Errors
 /// [`Error`] when it could not start. Once started, trouble is met by trying again.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let Options { nats, namespaces, mut settings, cluster, admin: address, resync, pod_admin_port, election } = options;
+    let Options {
+        nats,
+        namespaces,
+        mut settings,
+        cluster,
+        admin: address,
+        resync,
+        pod_admin_port,
+        election,
+    } = options;
     let config = Config::infer().await?;
     // In a pod, the namespace of its service account.
     settings.operator_namespace.clone_from(&config.default_namespace);
@@ -102,12 +114,16 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let connection = Connection::open(&nats, "sluice-operator").await?;
     let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
     let metrics = Arc::new(Metrics::default());
-    let reporter = Reporter { controller: "sluice-operator".to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let reporter = Reporter {
+        controller: "sluice-operator".to_owned(),
+        instance: std::env::var("POD_NAME").ok(),
+    };
     let (candidate, lead) = match election {
         Some(settings) => {
             // A client of its own: a renewal does not queue behind the passes' requests.
             let client = Client::try_from(config.clone())?;
-            let (candidate, lead) = Candidate::new(settings, &client, reporter.clone(), Arc::clone(&metrics));
+            let (candidate, lead) =
+                Candidate::new(settings, &client, reporter.clone(), Arc::clone(&metrics));
             (Some(candidate), lead)
         }
         None => {
@@ -130,9 +146,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     });
     let ready = Arc::new(AtomicBool::new(false));
     // The lease is held, and probes are answered, until the last pass has ended.
-    let (passed, mut passes, mut others) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
+    let (passed, mut passes, mut others) =
+        (CancellationToken::new(), JoinSet::new(), JoinSet::new());
     others.spawn({
-        let (admin, stop) = (Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead }, passed.clone());
+        let (admin, stop) = (
+            Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead },
+            passed.clone(),
+        );
         async move {
             if let Err(error) = admin::serve(listener, admin, stop).await {
                 tracing::error!(%error, "the admin listener ended");
@@ -144,19 +164,34 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         let ctx = Arc::clone(&ctx);
         others.spawn(candidate.run(passed.clone(), move || ctx.forget_all()));
     }
-    let scopes: Vec<Option<String>> = if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    let scopes: Vec<Option<String>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
     tracing::info!(namespaces = ?scopes, cluster = %ctx.cluster, "following channels");
     for namespace in scopes {
-        passes.spawn(control(Arc::clone(&ctx), namespace, connection.state(), Arc::clone(&ready), stop.clone()));
+        passes.spawn(control(
+            Arc::clone(&ctx),
+            namespace,
+            connection.state(),
+            Arc::clone(&ready),
+            stop.clone(),
+        ));
     }
     stop.cancelled().await;
     tracing::info!("stopping: passes under way are finished");
-    if tokio::time::timeout(STOP_LIMIT, async { while passes.join_next().await.is_some() {} }).await.is_err() {
-        tracing::warn!("passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start");
+    if tokio::time::timeout(STOP_LIMIT, async { while passes.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start"
+        );
         passes.shutdown().await;
     }
     passed.cancel();
-    if tokio::time::timeout(STOP_LIMIT, async { while others.join_next().await.is_some() {} }).await.is_err() {
+    if tokio::time::timeout(STOP_LIMIT, async { while others.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
         tracing::warn!("a connection to the admin listener did not end within {STOP_LIMIT:?}");
     }
     Ok(())
@@ -171,7 +206,10 @@ async fn control(
 ) {
     let client = &ctx.client;
     let channels = scoped::<DeserializeGuard<SseChannel>>(client, namespace.as_deref());
-    let ours = || watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", desired::MANAGED_BY));
+    let ours = || {
+        watcher::Config::default()
+            .labels(&format!("app.kubernetes.io/managed-by={}", desired::MANAGED_BY))
+    };
     let controller = Controller::new(channels, watcher::Config::default())
         .owns(scoped::<ServiceAccount>(client, namespace.as_deref()), ours())
         .owns(scoped::<ConfigMap>(client, namespace.as_deref()), ours())
@@ -180,8 +218,9 @@ async fn control(
         .owns(scoped::<PodDisruptionBudget>(client, namespace.as_deref()), ours())
         .owns(scoped::<NetworkPolicy>(client, namespace.as_deref()), ours())
         .owns(scoped::<Ingress>(client, namespace.as_deref()), ours())
-        // Not watched: HTTPRoutes and PodMonitors, which a cluster may not know, and HorizontalPodAutoscalers, whose
-        // status changes every 15 s. They are looked at in each pass.
+        // Not watched: HTTPRoutes and PodMonitors, which a cluster may not know, and
+        // HorizontalPodAutoscalers, whose status changes every 15 s. They are looked at in each
+        // pass.
         .reconcile_all_on(ups_and_downs(nats))
         .reconcile_all_on(ctx.lead.terms())
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
@@ -230,7 +269,11 @@ fn ups_and_downs(state: watch::Receiver<nats::State>) -> impl Stream<Item = ()> 
     })
 }
 
-async fn count_nats(mut state: watch::Receiver<nats::State>, metrics: Arc<Metrics>, stop: CancellationToken) {
+async fn count_nats(
+    mut state: watch::Receiver<nats::State>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     loop {
         let (up, connects) = state.borrow_and_update().coming_and_going();
         metrics.nats(up, connects);
@@ -241,15 +284,19 @@ async fn count_nats(mut state: watch::Receiver<nats::State>, metrics: Arc<Metric
     }
 }
 
-/// A cluster is known by its certificate authority: no right is needed to read it, unlike the UID of a namespace.
-/// It only has to tell clusters that share a NATS apart; objects of one cluster are told apart by their UID.
+/// A cluster is known by its certificate authority: no right is needed to read it, unlike the UID
+/// of a namespace. It only has to tell clusters that share a NATS apart; objects of one cluster are
+/// told apart by their UID.
 fn cluster_identity(config: &Config) -> String {
     let authority = config.root_cert.iter().flatten().fold(Vec::new(), |mut all, certificate| {
         all.extend_from_slice(certificate);
         all
     });
     if authority.is_empty() {
-        return format!("url-{:016x}", super::apply::fnv1a64(config.cluster_url.to_string().as_bytes()));
+        return format!(
+            "url-{:016x}",
+            super::apply::fnv1a64(config.cluster_url.to_string().as_bytes())
+        );
     }
     format!("ca-{:016x}", super::apply::fnv1a64(&authority))
 }

@@ -1,12 +1,13 @@
-//! Kinds that other projects define, as far as this operator speaks of them. Their definitions may be missing in a
-//! cluster, so nothing watches them: they are looked at in each pass.
+//! Kinds that other projects define, as far as this operator speaks of them. Their definitions may
+//! be missing in a cluster, so nothing watches them: they are looked at in each pass.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// `gateway.networking.k8s.io/v1 HTTPRoute` (sigs.k8s.io/gateway-api, 1.2 or newer for its timeouts).
+/// `gateway.networking.k8s.io/v1 HTTPRoute` (sigs.k8s.io/gateway-api, 1.2 or newer for its
+/// timeouts).
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "gateway.networking.k8s.io",

@@ -23,7 +23,8 @@ use crate::crd::condition::reason;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Pods of one channel asked at a time.
 const ASKED_AT_ONCE: usize = 16;
-/// Longest answer, bytes: an entry is a few hundred, and local mode serves many channels in one process.
+/// Longest answer, bytes: an entry is a few hundred, and local mode serves many channels in one
+/// process.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Asks pods.
@@ -58,7 +59,8 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Fills in for pods that cannot be asked what they `served` before, and remembers what is served now.
+    /// Fills in for pods that cannot be asked what they `served` before, and remembers what is
+    /// served now.
     pub fn recall(&mut self, served: &mut HashMap<String, i64>) {
         for (name, serves) in &mut self.ready {
             if *serves == Serves::Unreachable
@@ -68,7 +70,12 @@ impl Pods {
             }
         }
         *served =
-            self.ready.iter().filter_map(|(name, s)| if let Serves::Generation(g) = s { Some((name.clone(), *g)) } else { None }).collect();
+            self.ready
+                .iter()
+                .filter_map(|(name, s)| {
+                    if let Serves::Generation(g) = s { Some((name.clone(), *g)) } else { None }
+                })
+                .collect();
     }
 }
 
@@ -101,12 +108,18 @@ impl Prober {
     pub fn new(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(ANSWER_LIMIT));
-        Self { client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector), port }
+        Self {
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
+            port,
+        }
     }
 
     /// Looks at all `pods` of the channel and asks those that can answer.
     pub async fn look(&self, pods: &[Pod], namespace: &str, channel: &str) -> Pods {
-        let mut present: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+        let mut present: Vec<&Pod> =
+            pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
         present.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
         // Futures are made first and driven after: each borrows its own pod only.
         let asked: Vec<_> = present.iter().map(|pod| self.ask(pod, namespace, channel)).collect();
@@ -125,14 +138,21 @@ impl Prober {
                 found.ready.push((pod.metadata.name.clone().unwrap_or_default(), serves));
             } else if found.trouble.is_none() {
                 let said = answer.flatten().and_then(|channel| channel.error);
-                found.trouble = trouble(pod).or_else(|| said.map(|error| (reason::PODS_NOT_READY, format!("a pod says: {error}"))));
+                found.trouble = trouble(pod).or_else(|| {
+                    said.map(|error| (reason::PODS_NOT_READY, format!("a pod says: {error}")))
+                });
             }
         }
         found
     }
 
     /// The pod's answer; `None` when it gives none, `Some(None)` when it does not know the channel.
-    async fn ask(&self, pod: &Pod, namespace: &str, channel: &str) -> Option<Option<AnswerChannel>> {
+    async fn ask(
+        &self,
+        pod: &Pod,
+        namespace: &str,
+        channel: &str,
+    ) -> Option<Option<AnswerChannel>> {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
         let channels = self.channels(ip.parse().ok()?).await?;
         Some(channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
@@ -143,7 +163,8 @@ impl Prober {
         let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
-            let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
+            let body =
+                Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
             serde_json::from_slice::<Answer>(&body).ok()
         };
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
@@ -156,11 +177,15 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// What keeps a pod from being ready, as far as Kubernetes knows. The texts hold nothing that changes from one look
-/// to the next, or the channel's status would be written each time.
+/// What keeps a pod from being ready, as far as Kubernetes knows. The texts hold nothing that
+/// changes from one look to the next, or the channel's status would be written each time.
 fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
     let status = pod.status.as_ref()?;
-    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let scheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = scheduled.filter(|c| c.reason.as_deref() == Some("Unschedulable")) {
         let message = condition.message.clone().unwrap_or_default();
         return Some((reason::UNSCHEDULABLE, format!("no node takes a pod: {message}")));
@@ -169,17 +194,31 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
     match waiting {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
-            let image = pod.spec.iter().flat_map(|s| &s.containers).find(|c| c.name == CONTAINER).and_then(|c| c.image.clone());
+            let image = pod
+                .spec
+                .iter()
+                .flat_map(|s| &s.containers)
+                .find(|c| c.name == CONTAINER)
+                .and_then(|c| c.image.clone());
             let image = image.unwrap_or_default();
-            Some((reason::IMAGE_PULL_FAILED, format!("image {image} cannot be pulled; correct spec.workload.image or imagePullSecrets")))
+            Some((
+                reason::IMAGE_PULL_FAILED,
+                format!(
+                    "image {image} cannot be pulled; correct spec.workload.image or imagePullSecrets"
+                ),
+            ))
         }
         "CrashLoopBackOff" => {
             let last = container.last_state.as_ref().and_then(|s| s.terminated.as_ref());
             let code = last.map_or_else(String::new, |t| format!(" (exit code {})", t.exit_code));
-            Some((reason::CRASH_LOOPING, format!("the container ends again and again{code}; see `kubectl logs --previous`")))
+            Some((
+                reason::CRASH_LOOPING,
+                format!("the container ends again and again{code}; see `kubectl logs --previous`"),
+            ))
         }
         "CreateContainerConfigError" | "CreateContainerError" => {
-            let message = container.state.as_ref()?.waiting.as_ref()?.message.clone().unwrap_or_default();
+            let message =
+                container.state.as_ref()?.waiting.as_ref()?.message.clone().unwrap_or_default();
             Some((reason::PODS_NOT_READY, format!("a container cannot be made: {message}")))
         }
         _ => None,
@@ -193,13 +232,26 @@ mod tests {
     #[test]
     fn a_pod_that_does_not_answer_serves_what_it_served() {
         let mut served = HashMap::new();
-        let mut first =
-            Pods { ready: vec![("a".to_owned(), Serves::Generation(3)), ("gone".to_owned(), Serves::Generation(3))], ..Pods::default() };
+        let mut first = Pods {
+            ready: vec![
+                ("a".to_owned(), Serves::Generation(3)),
+                ("gone".to_owned(), Serves::Generation(3)),
+            ],
+            ..Pods::default()
+        };
         first.recall(&mut served);
-        let mut second =
-            Pods { ready: vec![("a".to_owned(), Serves::Unreachable), ("new".to_owned(), Serves::Unreachable)], ..Pods::default() };
+        let mut second = Pods {
+            ready: vec![
+                ("a".to_owned(), Serves::Unreachable),
+                ("new".to_owned(), Serves::Unreachable),
+            ],
+            ..Pods::default()
+        };
         second.recall(&mut served);
-        assert_eq!(second.ready, [("a".to_owned(), Serves::Generation(3)), ("new".to_owned(), Serves::Unreachable)]);
+        assert_eq!(
+            second.ready,
+            [("a".to_owned(), Serves::Generation(3)), ("new".to_owned(), Serves::Unreachable)]
+        );
         assert_eq!(served, HashMap::from([("a".to_owned(), 3)]));
     }
 }

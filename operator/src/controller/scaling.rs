@@ -1,5 +1,6 @@
-//! Scaling by connections: how many pods the open streams ask for. Up at once; down only to the most that was asked
-//! for in the last minutes, so that subscribers who are on their way from one pod to another cost nobody his pod.
+//! Scaling by connections: how many pods the open streams ask for. Up at once; down only to the
+//! most that was asked for in the last minutes, so that subscribers who are on their way from one
+//! pod to another cost nobody his pod.
 
 use std::{
     collections::VecDeque,
@@ -33,25 +34,34 @@ pub(super) fn load(
 ) -> Load {
     let deployment = live.deployment.as_ref().filter(|found| is_ours(found.meta(), &valid.uid));
     let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
-    // An autoscaler leaves a Deployment without pods alone, so one without is started like a new one.
+    // An autoscaler leaves a Deployment without pods alone, so one without is started like a new
+    // one.
     let deployed = replicas.is_some_and(|n| n > 0);
-    let (Some(scaling), Some(pods)) = (&valid.workload.autoscaling, counted) else { return Load { asked: None, deployed } };
+    let (Some(scaling), Some(pods)) = (&valid.workload.autoscaling, counted) else {
+        return Load { asked: None, deployed };
+    };
     // While only observing, any number within bounds is as the spec says.
     let found = match scaling.cpu_utilization {
-        Some(_) => live.autoscaler.as_ref().and_then(|a| a.spec.as_ref()).and_then(|spec| spec.min_replicas),
+        Some(_) => live
+            .autoscaler
+            .as_ref()
+            .and_then(|a| a.spec.as_ref())
+            .and_then(|spec| spec.min_replicas),
         None => replicas,
     };
     let found = found.unwrap_or(scaling.min_replicas);
     let asked = match needed(scaling, pods, found) {
         Some(_) if observe => Some(found),
-        Some(needed) => Some(ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found))),
+        Some(needed) => Some(
+            ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found)),
+        ),
         None => None,
     };
     Load { asked, deployed }
 }
 
-/// Pods that the connections ask for right now. While a pod gives no number, there is no evidence that fewer than
-/// the `live` ones would do.
+/// Pods that the connections ask for right now. While a pod gives no number, there is no evidence
+/// that fewer than the `live` ones would do.
 pub(super) fn needed(scaling: &Autoscaling, pods: &Pods, live: i32) -> Option<i32> {
     let per_pod = u64::try_from(scaling.connections_per_pod?).ok().filter(|n| *n > 0)?;
     let counted = i32::try_from(pods.connections.div_ceil(per_pod)).unwrap_or(i32::MAX);
@@ -59,13 +69,15 @@ pub(super) fn needed(scaling: &Autoscaling, pods: &Pods, live: i32) -> Option<i3
     Some(needed.clamp(scaling.min_replicas, scaling.max_replicas))
 }
 
-/// The numbers asked for in the last [`KEEP`], as far as they still count: each smaller than the one before it.
+/// The numbers asked for in the last [`KEEP`], as far as they still count: each smaller than the
+/// one before it.
 #[derive(Debug, Default)]
 pub(super) struct Window(VecDeque<(Instant, i32)>);
 
 impl Window {
-    /// Takes in that `needed` pods are asked for at `now` and tells how many there should be. Where nothing is
-    /// remembered (a new operator, a channel that was paused), the `live` number counts as asked for now.
+    /// Takes in that `needed` pods are asked for at `now` and tells how many there should be. Where
+    /// nothing is remembered (a new operator, a channel that was paused), the `live` number counts
+    /// as asked for now.
     pub(super) fn settle(&mut self, now: Instant, needed: i32, live: i32) -> i32 {
         self.0.retain(|(at, _)| now.saturating_duration_since(*at) < KEEP);
         if self.0.is_empty() {
@@ -85,7 +97,12 @@ mod tests {
     use super::*;
 
     fn scaling() -> Autoscaling {
-        Autoscaling { min_replicas: 2, max_replicas: 10, connections_per_pod: Some(100), cpu_utilization: None }
+        Autoscaling {
+            min_replicas: 2,
+            max_replicas: 10,
+            connections_per_pod: Some(100),
+            cpu_utilization: None,
+        }
     }
 
     fn pods(connections: u64, uncounted: bool) -> Pods {
@@ -95,9 +112,14 @@ mod tests {
     #[test]
     fn as_many_pods_as_the_connections_need_within_bounds() {
         for (connections, expected) in [(0, 2), (200, 2), (201, 3), (999, 10), (u64::MAX, 10)] {
-            assert_eq!(needed(&scaling(), &pods(connections, false), 4), Some(expected), "{connections}");
+            assert_eq!(
+                needed(&scaling(), &pods(connections, false), 4),
+                Some(expected),
+                "{connections}"
+            );
         }
-        let by_cpu = Autoscaling { connections_per_pod: None, cpu_utilization: Some(70), ..scaling() };
+        let by_cpu =
+            Autoscaling { connections_per_pod: None, cpu_utilization: Some(70), ..scaling() };
         assert_eq!(needed(&by_cpu, &pods(5_000, false), 4), None);
     }
 
@@ -110,7 +132,8 @@ mod tests {
     #[test]
     fn up_at_once_and_down_after_five_minutes_of_less() {
         let (start, mut window) = (Instant::now(), Window::default());
-        let mut at = |second, needed, live| window.settle(start + Duration::from_secs(second), needed, live);
+        let mut at =
+            |second, needed, live| window.settle(start + Duration::from_secs(second), needed, live);
         // What is there at the start counts as asked for.
         assert_eq!(at(0, 2, 4), 4);
         assert_eq!(at(10, 7, 4), 7);

@@ -1,8 +1,11 @@
-//! Step 5: what was observed becomes the status. Pure but for [`write`], which writes only what differs.
+//! Step 5: what was observed becomes the status. Pure but for [`write`], which writes only what
+//! differs.
 
 pub mod exposure;
 
-use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use k8s_openapi::{
+    api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
+};
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
@@ -18,7 +21,10 @@ use super::{
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
-        condition::{self, DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        condition::{
+            self, DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE,
+            reason,
+        },
         status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
     },
     metrics::Metrics,
@@ -79,8 +85,11 @@ pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> S
     let outside = if exposed.status == Some(true) { seen.external_urls.as_slice() } else { &[] };
     let endpoint = |type_, url: &String| Endpoint { type_, url: url.clone() };
     let mut endpoints = vec![endpoint(EndpointType::Internal, &seen.url)];
-    endpoints.extend(outside.iter().take(ENDPOINTS - 1).map(|url| endpoint(EndpointType::External, url)));
-    let mut drift: Vec<Difference> = seen.stream.as_ref().map(|report| report.drift.clone()).unwrap_or_default();
+    endpoints.extend(
+        outside.iter().take(ENDPOINTS - 1).map(|url| endpoint(EndpointType::External, url)),
+    );
+    let mut drift: Vec<Difference> =
+        seen.stream.as_ref().map(|report| report.drift.clone()).unwrap_or_default();
     drift.extend(seen.drift.iter().cloned());
     let verdicts = [
         ready(seen, &stream_ready, &workload),
@@ -94,7 +103,12 @@ pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> S
     let previous = channel.status.clone().unwrap_or_default();
     SseChannelStatus {
         observed_generation: channel.metadata.generation,
-        conditions: condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now),
+        conditions: condition::merge(
+            &verdicts,
+            &previous.conditions,
+            channel.metadata.generation,
+            now,
+        ),
         stream: Some(stream_status(seen, previous.stream)),
         workload: workload.counts,
         endpoints,
@@ -104,7 +118,13 @@ pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> S
 
 /// The status of a channel that is not looked at: every condition says why.
 #[must_use]
-pub fn unobserved(channel: &SseChannel, why: &'static str, message: &str, stalled: bool, now: Timestamp) -> SseChannelStatus {
+pub fn unobserved(
+    channel: &SseChannel,
+    why: &'static str,
+    message: &str,
+    stalled: bool,
+    now: Timestamp,
+) -> SseChannelStatus {
     let previous = channel.status.clone().unwrap_or_default();
     let of = |type_, status| Verdict::new(type_, status, why, message);
     let verdicts = [
@@ -116,7 +136,8 @@ pub fn unobserved(channel: &SseChannel, why: &'static str, message: &str, stalle
         of(RECONCILING, Some(why == reason::DELETING && !stalled)),
         of(STALLED, Some(stalled)),
     ];
-    let conditions = condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now);
+    let conditions =
+        condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now);
     SseChannelStatus { observed_generation: channel.metadata.generation, conditions, ..previous }
 }
 
@@ -124,24 +145,41 @@ pub fn unobserved(channel: &SseChannel, why: &'static str, message: &str, stalle
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn write(api: &Api<SseChannel>, channel: &SseChannel, status: &SseChannelStatus, metrics: &Metrics) -> Result<(), kube::Error> {
+pub async fn write(
+    api: &Api<SseChannel>,
+    channel: &SseChannel,
+    status: &SseChannelStatus,
+    metrics: &Metrics,
+) -> Result<(), kube::Error> {
     if channel.status.as_ref() == Some(status) {
         return Ok(());
     }
     let patch = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"uid": channel.uid()}, "status": status});
     metrics.api_write("SseChannel/status", "apply");
-    api.patch_status(&channel.name_any(), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&patch)).await.map(|_| ())
+    api.patch_status(
+        &channel.name_any(),
+        &PatchParams::apply(MANAGER).force(),
+        &Patch::Apply(&patch),
+    )
+    .await
+    .map(|_| ())
 }
 
 fn stream_ready(seen: &Observation<'_>) -> Verdict {
     let of = |status, why, message: String| Verdict::new(STREAM_READY, Some(status), why, message);
     match seen.stream {
         Err(error) => of(false, error.reason(), error.to_string()),
-        Ok(report) if report.stream.is_none() => of(false, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name)),
-        Ok(report) if !report.drift.is_empty() => {
-            of(false, reason::SERVER_DIFFERS, format!("stream {} differs from the spec; see status.drift", seen.stream_name))
+        Ok(report) if report.stream.is_none() => {
+            of(false, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name))
         }
-        Ok(_) => of(true, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name)),
+        Ok(report) if !report.drift.is_empty() => of(
+            false,
+            reason::SERVER_DIFFERS,
+            format!("stream {} differs from the spec; see status.drift", seen.stream_name),
+        ),
+        Ok(_) => {
+            of(true, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name))
+        }
     }
 }
 
@@ -156,24 +194,40 @@ fn failure(error: &apply::Error) -> &'static str {
 
 struct WorkloadView {
     verdict: Verdict,
-    /// What stands against `Ready` although enough pods are there: a roll-out, or the file that is on its way.
+    /// What stands against `Ready` although enough pods are there: a roll-out, or the file that is
+    /// on its way.
     unsettled: Option<(&'static str, String)>,
     counts: Option<WorkloadStatus>,
 }
 
 fn workload(seen: &Observation<'_>) -> WorkloadView {
-    let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+    let of =
+        |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
     match &seen.workload {
         Workload::Waiting => {
             let message = "pods are made once the stream is known to be this channel's".to_owned();
-            WorkloadView { verdict: of(false, reason::PENDING, message), unsettled: None, counts: None }
+            WorkloadView {
+                verdict: of(false, reason::PENDING, message),
+                unsettled: None,
+                counts: None,
+            }
         }
-        Workload::Failed(error) => WorkloadView { verdict: of(false, failure(error), error.to_string()), unsettled: None, counts: None },
+        Workload::Failed(error) => WorkloadView {
+            verdict: of(false, failure(error), error.to_string()),
+            unsettled: None,
+            counts: None,
+        },
         Workload::Seen { deployment: None, .. } => {
             let message = "there is no Deployment".to_owned();
-            WorkloadView { verdict: of(false, reason::SERVER_DIFFERS, message), unsettled: None, counts: None }
+            WorkloadView {
+                verdict: of(false, reason::SERVER_DIFFERS, message),
+                unsettled: None,
+                counts: None,
+            }
         }
-        Workload::Seen { deployment: Some(deployment), pods, generation } => pods_view(seen.name, deployment, pods, *generation),
+        Workload::Seen { deployment: Some(deployment), pods, generation } => {
+            pods_view(seen.name, deployment, pods, *generation)
+        }
     }
 }
 
@@ -181,19 +235,39 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
     let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let current = status.observed_generation >= deployment.metadata.generation;
-    let (replicas, updated) = (status.replicas.unwrap_or_default(), status.updated_replicas.unwrap_or_default());
+    let (replicas, updated) =
+        (status.replicas.unwrap_or_default(), status.updated_replicas.unwrap_or_default());
     let ready = status.ready_replicas.unwrap_or_default();
     let rolling = !current || updated < wanted || replicas > updated;
     let trouble = pods.trouble.clone();
-    let rollout = || (reason::ROLLOUT_IN_PROGRESS, format!("{updated} of {wanted} pods are of the newest template"));
-    let of = |status, (why, message): (&'static str, String)| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+    let rollout = || {
+        (
+            reason::ROLLOUT_IN_PROGRESS,
+            format!("{updated} of {wanted} pods are of the newest template"),
+        )
+    };
+    let of = |status, (why, message): (&'static str, String)| {
+        Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message)
+    };
 
     let verdict = if wanted == 0 {
-        of(true, (reason::SCALED_TO_ZERO, "spec.workload.replicas is 0: nobody is served, as asked".to_owned()))
+        of(
+            true,
+            (
+                reason::SCALED_TO_ZERO,
+                "spec.workload.replicas is 0: nobody is served, as asked".to_owned(),
+            ),
+        )
     } else if current && ready >= wanted {
         of(true, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{wanted} pods are ready")))
     } else {
-        let not_ready = || if rolling { rollout() } else { (reason::PODS_NOT_READY, format!("{ready} of {wanted} pods are ready")) };
+        let not_ready = || {
+            if rolling {
+                rollout()
+            } else {
+                (reason::PODS_NOT_READY, format!("{ready} of {wanted} pods are ready"))
+            }
+        };
         of(false, trouble.clone().unwrap_or_else(not_ready))
     };
     let unsettled = if wanted == 0 {
@@ -203,14 +277,28 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
     } else {
         behind(pods, generation)
     };
-    let counts = WorkloadStatus { replicas, ready_replicas: ready, updated_replicas: updated, selector: selector_text(name) };
+    let counts = WorkloadStatus {
+        replicas,
+        ready_replicas: ready,
+        updated_replicas: updated,
+        selector: selector_text(name),
+    };
     WorkloadView { verdict, unsettled, counts: Some(counts) }
 }
 
 /// Ready pods that do not serve `generation`.
 fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
-    let unreachable: Vec<_> = pods.ready.iter().filter(|(_, s)| *s == Serves::Unreachable).map(|(name, _)| name.as_str()).collect();
-    let late = pods.ready.iter().filter(|(_, s)| !matches!(s, Serves::Generation(g) if *g == generation)).count();
+    let unreachable: Vec<_> = pods
+        .ready
+        .iter()
+        .filter(|(_, s)| *s == Serves::Unreachable)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let late = pods
+        .ready
+        .iter()
+        .filter(|(_, s)| !matches!(s, Serves::Generation(g) if *g == generation))
+        .count();
     if let Some(pod) = unreachable.first() {
         let message = format!(
             "the admin port of pod {pod} cannot be reached from the operator, so it is not known what it serves; allow it in network policies"
@@ -233,7 +321,8 @@ fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> V
     match &workload.unsettled {
         Some((why, message)) => Verdict::new(READY, Some(false), why, message.clone()),
         None => {
-            let mut message = "the stream is in sync and every pod serves this generation".to_owned();
+            let mut message =
+                "the stream is in sync and every pod serves this generation".to_owned();
             if let Some(why) = &seen.unmonitored {
                 message = format!("{message}; no PodMonitor: {why}");
             }
@@ -245,28 +334,45 @@ fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> V
 fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
     match (seen.stream, drift) {
         (_, [first, ..]) => {
-            let message =
-                format!("{} difference(s), the first: {} is {} instead of {}", drift.len(), first.field, first.observed, first.desired);
+            let message = format!(
+                "{} difference(s), the first: {} is {} instead of {}",
+                drift.len(),
+                first.field,
+                first.observed,
+                first.desired
+            );
             Verdict::new(DRIFTED, Some(true), reason::SERVER_DIFFERS, message)
         }
-        (Err(_), []) => Verdict::new(DRIFTED, None, reason::PENDING, "the stream could not be compared"),
-        (Ok(_), []) => Verdict::new(DRIFTED, Some(false), reason::IN_SYNC, "everything is as the spec says"),
+        (Err(_), []) => {
+            Verdict::new(DRIFTED, None, reason::PENDING, "the stream could not be compared")
+        }
+        (Ok(_), []) => {
+            Verdict::new(DRIFTED, Some(false), reason::IN_SYNC, "everything is as the spec says")
+        }
     }
 }
 
 fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
-    let under_way = |message: String| Verdict::new(RECONCILING, Some(true), reason::PROGRESSING, message);
+    let under_way =
+        |message: String| Verdict::new(RECONCILING, Some(true), reason::PROGRESSING, message);
     let idle = || Verdict::new(RECONCILING, Some(false), reason::IDLE, "nothing is under way");
     match (seen.stream, &workload.unsettled) {
-        (Err(error), _) if error.is_transient() => Verdict::new(RECONCILING, Some(true), reason::RETRYING, error.to_string()),
+        (Err(error), _) if error.is_transient() => {
+            Verdict::new(RECONCILING, Some(true), reason::RETRYING, error.to_string())
+        }
         (Err(_), _) => idle(),
         (Ok(_), Some((why, _))) if *why == reason::SCALED_TO_ZERO => idle(),
         (Ok(_), Some((_, message))) => under_way(message.clone()),
         (Ok(_), None) => match &seen.workload {
-            Workload::Failed(error) if error.is_transient() => {
-                Verdict::new(RECONCILING, Some(true), reason::RETRYING, workload.verdict.message.clone())
-            }
-            Workload::Seen { .. } if workload.verdict.status == Some(false) && seen.drift.is_empty() => {
+            Workload::Failed(error) if error.is_transient() => Verdict::new(
+                RECONCILING,
+                Some(true),
+                reason::RETRYING,
+                workload.verdict.message.clone(),
+            ),
+            Workload::Seen { .. }
+                if workload.verdict.status == Some(false) && seen.drift.is_empty() =>
+            {
                 under_way(workload.verdict.message.clone())
             }
             Workload::Waiting | Workload::Failed(_) | Workload::Seen { .. } => idle(),
@@ -278,7 +384,9 @@ fn stalled(seen: &Observation<'_>) -> Verdict {
     let of = |why, message: String| Verdict::new(STALLED, Some(true), why, message);
     match (seen.stream, &seen.workload) {
         (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
-        (_, Workload::Failed(error)) if !error.is_transient() => of(failure(error), error.to_string()),
+        (_, Workload::Failed(error)) if !error.is_transient() => {
+            of(failure(error), error.to_string())
+        }
         _ => Verdict::new(STALLED, Some(false), reason::IDLE, "nothing stands in the way"),
     }
 }
@@ -292,15 +400,22 @@ fn stream_status(seen: &Observation<'_>, previous: Option<StreamStatus>) -> Stre
             created_time: facts.created.clone(),
             owned: facts.owned,
         },
-        // What was known of our stream is not forgotten because NATS is away, or because a change was refused.
-        Err(error) if !error.is_foreign() => previous.filter(|p| p.name == seen.stream_name).unwrap_or_else(unknown),
+        // What was known of our stream is not forgotten because NATS is away, or because a change
+        // was refused.
+        Err(error) if !error.is_foreign() => {
+            previous.filter(|p| p.name == seen.stream_name).unwrap_or_else(unknown)
+        }
         Ok(Report { stream: None, .. }) | Err(_) => unknown(),
     }
 }
 
 fn row(difference: Difference) -> Drift {
     let short = |text: String, max: usize| text.chars().take(max).collect();
-    Drift { field: short(difference.field, 128), desired: short(difference.desired, 256), observed: short(difference.observed, 256) }
+    Drift {
+        field: short(difference.field, 128),
+        desired: short(difference.desired, 256),
+        observed: short(difference.observed, 256),
+    }
 }
 
 /// The condition `type_` of a list.

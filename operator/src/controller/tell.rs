@@ -33,7 +33,13 @@ impl Context {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         // The API server takes notes of up to 1 KiB.
         let note: String = note.chars().take(900).collect();
-        let event = Event { type_, reason: what.to_owned(), note: Some(note.clone()), action: "Reconcile".to_owned(), secondary: None };
+        let event = Event {
+            type_,
+            reason: what.to_owned(),
+            note: Some(note.clone()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
         self.metrics.api_write("Event", "create");
         if let Err(error) = self.recorder.publish(&event, object).await {
             let channel = object.name.as_deref().unwrap_or_default();
@@ -43,32 +49,58 @@ impl Context {
 }
 
 /// What became of the stream.
-pub(super) async fn of_stream(channel: &SseChannel, valid: &validate::Channel, result: &Result<Report, stream::Error>, ctx: &Context) {
+pub(super) async fn of_stream(
+    channel: &SseChannel,
+    valid: &validate::Channel,
+    result: &Result<Report, stream::Error>,
+    ctx: &Context,
+) {
     let name = &valid.stream.name;
     let had_one = channel.status.as_ref().and_then(|s| s.stream.as_ref()).is_some_and(|s| s.owned);
     match result {
         Ok(report) => match &report.change {
             Change::None => {}
-            Change::Created if !had_one => ctx.tell(channel, "StreamCreated", &format!("stream {name} was created"), false).await,
+            Change::Created if !had_one => {
+                ctx.tell(channel, "StreamCreated", &format!("stream {name} was created"), false)
+                    .await
+            }
             Change::Created | Change::Recreated => {
-                let note =
-                    format!("stream {name} had gone and was created again: its events are lost, subscribers are told by channel.gap");
+                let note = format!(
+                    "stream {name} had gone and was created again: its events are lost, subscribers are told by channel.gap"
+                );
                 ctx.tell(channel, "StreamRecreated", &note, true).await;
             }
-            Change::Adopted => ctx.tell(channel, "StreamAdopted", &format!("stream {name} was taken over with its events"), false).await,
+            Change::Adopted => {
+                ctx.tell(
+                    channel,
+                    "StreamAdopted",
+                    &format!("stream {name} was taken over with its events"),
+                    false,
+                )
+                .await
+            }
             Change::Updated(fields) => {
-                let fields: Vec<_> = fields.iter().map(|d| format!("{} from {} to {}", d.field, d.observed, d.desired)).collect();
-                let note: String = format!("stream {name} was changed: {}", fields.join(", ")).chars().take(900).collect();
+                let fields: Vec<_> = fields
+                    .iter()
+                    .map(|d| format!("{} from {} to {}", d.field, d.observed, d.desired))
+                    .collect();
+                let note: String = format!("stream {name} was changed: {}", fields.join(", "))
+                    .chars()
+                    .take(900)
+                    .collect();
                 ctx.tell(channel, "StreamUpdated", &note, false).await;
             }
             Change::Restored => {
-                let note = format!("stream {name} was set back to an older state; it has a new epoch, subscribers are told by channel.gap");
+                let note = format!(
+                    "stream {name} was set back to an older state; it has a new epoch, subscribers are told by channel.gap"
+                );
                 ctx.tell(channel, "StreamRestored", &note, true).await;
             }
         },
         Err(error) => {
             // Once for each new reason, not for each attempt.
-            let before = channel.status.as_ref().and_then(|s| status::find(&s.conditions, STREAM_READY));
+            let before =
+                channel.status.as_ref().and_then(|s| status::find(&s.conditions, STREAM_READY));
             if before.is_none_or(|c| c.reason != error.reason()) {
                 ctx.tell(channel, error.reason(), &error.to_string(), true).await;
             }
@@ -86,20 +118,38 @@ pub(super) async fn of_surroundings(
 ) {
     let exposed = |status: &SseChannelStatus| status::find(&status.conditions, EXPOSED).cloned();
     if let (Exposure::Failed(_), Some(now)) = (seen.exposure, exposed(status))
-        && channel.status.as_ref().and_then(exposed).is_none_or(|before| before.reason != now.reason)
+        && channel
+            .status
+            .as_ref()
+            .and_then(exposed)
+            .is_none_or(|before| before.reason != now.reason)
     {
         ctx.tell(channel, &now.reason, &now.message, true).await;
     }
-    let before = ctx.memory(reference, |memory| std::mem::replace(&mut memory.unmonitored, seen.unmonitored.clone()));
+    let before = ctx.memory(reference, |memory| {
+        std::mem::replace(&mut memory.unmonitored, seen.unmonitored.clone())
+    });
     if let Some(why) = seen.unmonitored.as_ref().filter(|why| before.as_ref() != Some(why)) {
-        ctx.tell(channel, "NotMonitored", &format!("no PodMonitor: {why}; the channel serves all the same"), true).await;
+        ctx.tell(
+            channel,
+            "NotMonitored",
+            &format!("no PodMonitor: {why}; the channel serves all the same"),
+            true,
+        )
+        .await;
     }
 }
 
 /// An object that this operator cannot read. Told once for each version of it.
-pub(super) async fn of_undecodable(invalid: &InvalidObject, reference: &ObjectRef<SseChannel>, ctx: &Context) {
+pub(super) async fn of_undecodable(
+    invalid: &InvalidObject,
+    reference: &ObjectRef<SseChannel>,
+    ctx: &Context,
+) {
     let version = invalid.metadata.resource_version.clone();
-    if ctx.memory(reference, |memory| std::mem::replace(&mut memory.undecodable, version.clone())) == version {
+    if ctx.memory(reference, |memory| std::mem::replace(&mut memory.undecodable, version.clone()))
+        == version
+    {
         return;
     }
     let object = ObjectReference {
@@ -110,6 +160,9 @@ pub(super) async fn of_undecodable(invalid: &InvalidObject, reference: &ObjectRe
         uid: invalid.metadata.uid.clone(),
         ..ObjectReference::default()
     };
-    let note = format!("the channel cannot be read and is left alone: {}; correct its spec", invalid.error);
+    let note = format!(
+        "the channel cannot be read and is left alone: {}; correct its spec",
+        invalid.error
+    );
     ctx.tell_of(&object, "Undecodable", &note, true).await;
 }

@@ -1,4 +1,5 @@
-//! Step 2, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and durations are checked.
+//! Step 2, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
+//! durations are checked.
 
 use std::net::IpAddr;
 
@@ -44,7 +45,9 @@ pub enum Error {
     )]
     TopicPrefix(String, String),
     /// A range of addresses that is none.
-    #[error("spec.networkPolicy.from[{0}].cidr {1:?} must be a range of addresses like 10.0.0.0/8 or 2001:db8::/32")]
+    #[error(
+        "spec.networkPolicy.from[{0}].cidr {1:?} must be a range of addresses like 10.0.0.0/8 or 2001:db8::/32"
+    )]
     Cidr(usize, String),
     /// A number that cannot be.
     #[error("{field} must be {must}")]
@@ -97,7 +100,12 @@ pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
     let namespace = metadata.namespace.clone().ok_or(Error::Metadata("namespace"))?;
     let uid = metadata.uid.clone().ok_or(Error::Metadata("uid"))?;
     let generation = metadata.generation.unwrap_or_default();
-    let owner = Owner { cluster: cluster.to_owned(), namespace: namespace.clone(), name: name.to_string(), uid: uid.clone() };
+    let owner = Owner {
+        cluster: cluster.to_owned(),
+        namespace: namespace.clone(),
+        name: name.to_string(),
+        uid: uid.clone(),
+    };
 
     let spec = &channel.spec;
     let stream = stream(&spec.stream, owner, &namespace, &name)?;
@@ -152,9 +160,17 @@ fn is_cidr(text: &str) -> bool {
     !bits.starts_with('+') && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
 }
 
-fn stream(spec: &StreamSpec, owner: Owner, namespace: &str, name: &ChannelName) -> Result<stream::Desired, Error> {
-    let duration = |field, text: &text::DurationText| text.parse().map_err(|source| Error::Text { field, source });
-    let size = |field, text: &text::SizeText| text.parse().map_err(|source| Error::Text { field, source });
+fn stream(
+    spec: &StreamSpec,
+    owner: Owner,
+    namespace: &str,
+    name: &ChannelName,
+) -> Result<stream::Desired, Error> {
+    let duration = |field, text: &text::DurationText| {
+        text.parse().map_err(|source| Error::Text { field, source })
+    };
+    let size =
+        |field, text: &text::SizeText| text.parse().map_err(|source| Error::Text { field, source });
     let subjects = match spec.subjects.as_slice() {
         [] => vec![name::default_subject(namespace, name)],
         subjects => subjects.iter().map(|s| s.0.clone()).collect(),
@@ -164,7 +180,8 @@ fn stream(spec: &StreamSpec, owner: Owner, namespace: &str, name: &ChannelName) 
         name: stream_name(spec, namespace, name)?,
         subjects,
         storage: spec.storage,
-        replicas: replicas.ok_or(Error::Range { field: "spec.stream.replicas", must: "1, 3 or 5" })?,
+        replicas: replicas
+            .ok_or(Error::Range { field: "spec.stream.replicas", must: "1, 3 or 5" })?,
         max_age: duration("spec.stream.maxAge", &spec.max_age)?,
         max_bytes: size("spec.stream.maxBytes", &spec.max_bytes)?,
         max_messages: spec.max_messages,
@@ -178,12 +195,21 @@ fn stream(spec: &StreamSpec, owner: Owner, namespace: &str, name: &ChannelName) 
     })
 }
 
-/// The name of the stream behind a channel, also when the rest of its spec is invalid: a delete needs no more.
+/// The name of the stream behind a channel, also when the rest of its spec is invalid: a delete
+/// needs no more.
 ///
 /// # Errors
 /// [`Error::Name`] when the name chosen by the user is none.
-pub fn stream_name(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Result<StreamName, Error> {
-    if spec.name.is_empty() { Ok(StreamName::derived(namespace, name)) } else { Ok(StreamName::new(spec.name.clone())?) }
+pub fn stream_name(
+    spec: &StreamSpec,
+    namespace: &str,
+    name: &ChannelName,
+) -> Result<StreamName, Error> {
+    if spec.name.is_empty() {
+        Ok(StreamName::derived(namespace, name))
+    } else {
+        Ok(StreamName::new(spec.name.clone())?)
+    }
 }
 
 fn topic_prefix(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Result<String, Error> {
@@ -197,7 +223,9 @@ fn topic_prefix(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Resul
 }
 
 fn delivery(spec: &DeliverySpec) -> Result<config::Delivery, Error> {
-    let duration = |field, text: &text::DurationText| text.parse().map_err(|source| Error::Text { field, source });
+    let duration = |field, text: &text::DurationText| {
+        text.parse().map_err(|source| Error::Text { field, source })
+    };
     let start = |position| match position {
         delivery::Position::Latest => Start::Latest,
         delivery::Position::Earliest => Start::Earliest,
@@ -211,9 +239,14 @@ fn delivery(spec: &DeliverySpec) -> Result<config::Delivery, Error> {
         retry_max: duration("spec.delivery.retry.max", &spec.retry.max)?,
         max_connection_age: duration("spec.delivery.maxConnectionAge", &spec.max_connection_age)?,
         write_timeout: duration("spec.delivery.writeTimeout", &spec.write_timeout)?,
-        max_connections: max_connections
-            .map_err(|_| Error::Range { field: "spec.delivery.maxConnectionsPerPod", must: "from 1 to 1000000" })?,
-        cache_bytes: spec.cache.parse().map_err(|source| Error::Text { field: "spec.delivery.cache", source })?,
+        max_connections: max_connections.map_err(|_| Error::Range {
+            field: "spec.delivery.maxConnectionsPerPod",
+            must: "from 1 to 1000000",
+        })?,
+        cache_bytes: spec
+            .cache
+            .parse()
+            .map_err(|source| Error::Text { field: "spec.delivery.cache", source })?,
         encoding: match spec.encoding {
             delivery::Encoding::Text => Encoding::Text,
             delivery::Encoding::Base64 => Encoding::Base64,
@@ -233,7 +266,8 @@ pub(crate) mod tests {
     use super::*;
     use crate::crd::check;
 
-    /// A channel as the API server would hold it. Namespace, name and UID differ, so that a mix-up shows.
+    /// A channel as the API server would hold it. Namespace, name and UID differ, so that a mix-up
+    /// shows.
     pub(crate) fn channel(name: &str, spec: &Value) -> SseChannel {
         let manifest = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel",
             "metadata": {"name": name, "namespace": "shop", "uid": "b1f6", "generation": 7}, "spec": spec});
@@ -279,7 +313,10 @@ pub(crate) mod tests {
 
     #[test]
     fn with_subjects_of_its_own_a_channel_has_no_prefix_unless_it_says_so() {
-        let prefix = |spec: Value| validate(&channel("orders", &json!({"stream": spec})), "c").map(|c| c.config.stream.topic_prefix);
+        let prefix = |spec: Value| {
+            validate(&channel("orders", &json!({"stream": spec})), "c")
+                .map(|c| c.config.stream.topic_prefix)
+        };
         assert_eq!(prefix(json!({"subjects": ["a.>"]})).unwrap(), "");
         assert_eq!(prefix(json!({"subjects": ["a.b.>"], "topicPrefix": "a."})).unwrap(), "a.");
         assert_eq!(prefix(json!({"topicPrefix": "sse.shop."})).unwrap(), "sse.shop.");

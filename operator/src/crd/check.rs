@@ -1,4 +1,5 @@
-//! What the API server would say to a manifest, without an API server: structure, then defaults, then CEL rules.
+//! What the API server would say to a manifest, without an API server: structure, then defaults,
+//! then CEL rules.
 
 use serde_json::Value;
 
@@ -31,8 +32,8 @@ impl std::fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Reads a manifest as the API server would: unknown fields and wrong types are refused (field validation
-/// `Strict`, as kubectl asks for), defaults are filled in, CEL rules are run.
+/// Reads a manifest as the API server would: unknown fields and wrong types are refused (field
+/// validation `Strict`, as kubectl asks for), defaults are filled in, CEL rules are run.
 ///
 /// # Errors
 /// [`Problems`] with all that was found.
@@ -46,13 +47,17 @@ pub fn read(manifest: &Value) -> Result<SseChannel, Problems> {
         }
     }
     if manifest.get("spec").is_none() {
-        problems.push(Problem { field: "spec".to_owned(), message: "is missing; `spec: {}` takes every default".to_owned() });
+        problems.push(Problem {
+            field: "spec".to_owned(),
+            message: "is missing; `spec: {}` takes every default".to_owned(),
+        });
     }
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let channel: SseChannel = serde_json::from_value(manifest.clone())
-        .map_err(|e| Problems(vec![Problem { field: "manifest".to_owned(), message: e.to_string() }]))?;
+    let channel: SseChannel = serde_json::from_value(manifest.clone()).map_err(|e| {
+        Problems(vec![Problem { field: "manifest".to_owned(), message: e.to_string() }])
+    })?;
     rules(&channel, None)?;
     Ok(channel)
 }
@@ -67,7 +72,10 @@ pub fn rules(channel: &SseChannel, old: Option<&SseChannel>) -> Result<(), Probl
         Some(old) => channel.validate_cel_update(old),
     };
     result.map_err(|errors| {
-        let problem = |e: &kube::core::cel::ValidationError| Problem { field: e.field_path.clone(), message: e.message.clone() };
+        let problem = |e: &kube::core::cel::ValidationError| Problem {
+            field: e.field_path.clone(),
+            message: e.message.clone(),
+        };
         Problems(errors.iter().map(problem).collect())
     })
 }
@@ -91,7 +99,8 @@ fn property<'s>(schema: &'s Value, name: &str) -> Option<&'s Value> {
 /// The part of OpenAPI that this project's definition uses.
 fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) {
     let mut fail = |message: String| problems.push(Problem { field: path.to_owned(), message });
-    let limit = |key: &str| schema.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    let limit =
+        |key: &str| schema.get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     if value.is_null() {
         return; // the API server drops nulls before defaults
     }
@@ -104,7 +113,10 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
     match (schema.get("type").and_then(Value::as_str), value) {
         (Some("object"), Value::Object(map)) => {
             if limit("maxProperties").is_some_and(|max| map.len() > max) {
-                fail(format!("must have at most {} entries", limit("maxProperties").unwrap_or_default()));
+                fail(format!(
+                    "must have at most {} entries",
+                    limit("maxProperties").unwrap_or_default()
+                ));
             }
             object(schema, map, path, problems);
         }
@@ -115,8 +127,14 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
             if limit("minItems").is_some_and(|min| items.len() < min) {
                 fail(format!("must have at least {} items", limit("minItems").unwrap_or_default()));
             }
-            let unique = schema.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("set");
-            if unique && items.iter().enumerate().any(|(i, item)| items.iter().skip(i + 1).any(|other| other == item)) {
+            let unique =
+                schema.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("set");
+            if unique
+                && items
+                    .iter()
+                    .enumerate()
+                    .any(|(i, item)| items.iter().skip(i + 1).any(|other| other == item))
+            {
                 fail("must not name the same item twice".to_owned());
             }
             if let Some(schema) = schema.get("items") {
@@ -128,7 +146,10 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
         (Some("string"), Value::String(text)) => {
             let length = text.chars().count();
             if limit("maxLength").is_some_and(|max| length > max) {
-                fail(format!("must be at most {} characters long", limit("maxLength").unwrap_or_default()));
+                fail(format!(
+                    "must be at most {} characters long",
+                    limit("maxLength").unwrap_or_default()
+                ));
             }
             if limit("minLength").is_some_and(|min| length < min) {
                 fail("must not be empty".to_owned());
@@ -149,15 +170,29 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
     }
 }
 
-fn object(schema: &Value, map: &serde_json::Map<String, Value>, path: &str, problems: &mut Vec<Problem>) {
-    let free = schema.get("x-kubernetes-preserve-unknown-fields").and_then(Value::as_bool) == Some(true);
-    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+fn object(
+    schema: &Value,
+    map: &serde_json::Map<String, Value>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let free =
+        schema.get("x-kubernetes-preserve-unknown-fields").and_then(Value::as_bool) == Some(true);
+    let required = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     for name in required.filter(|name| !map.contains_key(*name)) {
-        problems.push(Problem { field: format!("{path}.{name}"), message: "is missing".to_owned() });
+        problems
+            .push(Problem { field: format!("{path}.{name}"), message: "is missing".to_owned() });
     }
     for (name, value) in map {
         let path = format!("{path}.{name}");
-        match property(schema, name).or_else(|| schema.get("additionalProperties").filter(|s| s.is_object())) {
+        match property(schema, name)
+            .or_else(|| schema.get("additionalProperties").filter(|s| s.is_object()))
+        {
             Some(schema) => structure(schema, value, &path, problems),
             None if free => {}
             None => problems.push(Problem { field: path, message: unknown(schema, name) }),
@@ -167,7 +202,11 @@ fn object(schema: &Value, map: &serde_json::Map<String, Value>, path: &str, prob
 
 /// An unknown field is mostly a typing error: name the nearest one that exists.
 fn unknown(schema: &Value, name: &str) -> String {
-    let known = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(serde_json::Map::keys);
+    let known = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(serde_json::Map::keys);
     match known.map(|k| (distance(k, name), k)).min().filter(|(distance, _)| *distance <= 3) {
         Some((_, near)) => format!("is no field of an SseChannel; did you mean {near}?"),
         None => "is no field of an SseChannel; remove it".to_owned(),
@@ -176,7 +215,8 @@ fn unknown(schema: &Value, name: &str) -> String {
 
 /// Levenshtein's distance, ignoring case.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<_>, Vec<_>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    let (a, b): (Vec<_>, Vec<_>) =
+        (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
         let mut next = vec![i + 1];

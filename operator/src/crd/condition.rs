@@ -21,7 +21,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 
 /// Every type, in the order of the status; all are always present.
-pub const TYPES: [&str; 7] = [READY, STREAM_READY, WORKLOAD_AVAILABLE, EXPOSED, DRIFTED, RECONCILING, STALLED];
+pub const TYPES: [&str; 7] =
+    [READY, STREAM_READY, WORKLOAD_AVAILABLE, EXPOSED, DRIFTED, RECONCILING, STALLED];
 
 /// Reasons of all conditions. A reason is part of the API: scripts and alerts match on it.
 pub mod reason {
@@ -62,7 +63,8 @@ pub mod reason {
     pub const AUTH_FAILED: &str = "AuthFailed";
     /// JetStream is off. Fix: `jetstream: enabled` in nats-server, or for the account.
     pub const JETSTREAM_DISABLED: &str = "JetStreamDisabled";
-    /// The stream belongs to another channel or nobody. Fix: another name, or `adoption: IfUnowned`.
+    /// The stream belongs to another channel or nobody. Fix: another name, or `adoption:
+    /// IfUnowned`.
     pub const OWNED_BY_OTHER: &str = "OwnedByOther";
     /// Another stream takes the subjects already. Fix: other `subjects`.
     pub const SUBJECT_OVERLAP: &str = "SubjectOverlap";
@@ -81,7 +83,8 @@ pub mod reason {
 
     /// The spec does not pass the operator's own checks. Fix: as the message says.
     pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// An object of the name that the operator needs exists and is not the channel's. Fix: remove or rename it.
+    /// An object of the name that the operator needs exists and is not the channel's. Fix: remove
+    /// or rename it.
     pub const NAME_TAKEN: &str = "NameTaken";
     /// The API server refused an object, quoted in the message.
     pub const API_REJECTED: &str = "ApiRejected";
@@ -93,15 +96,18 @@ pub mod reason {
     pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
     /// A pod's container ends again and again. Fix: its log.
     pub const CRASH_LOOPING: &str = "CrashLooping";
-    /// No node takes a pod. Fix: room in the cluster, `resources`, `nodeSelector`, `topologySpread`.
+    /// No node takes a pod. Fix: room in the cluster, `resources`, `nodeSelector`,
+    /// `topologySpread`.
     pub const UNSCHEDULABLE: &str = "Unschedulable";
-    /// The Ingress has no address. Fix: an ingress controller for its class, which publishes its address.
+    /// The Ingress has no address. Fix: an ingress controller for its class, which publishes its
+    /// address.
     pub const NO_ADDRESS: &str = "NoAddress";
     /// A Gateway has not taken the HTTPRoute. Fix: as the message says.
     pub const NOT_ACCEPTED: &str = "NotAccepted";
     /// The cluster has no HTTPRoutes. Fix: install the Gateway API, or use `exposure.ingress`.
     pub const GATEWAY_API_MISSING: &str = "GatewayApiMissing";
-    /// Ready pods do not serve this generation yet. Kubernetes brings the file to them within about a minute.
+    /// Ready pods do not serve this generation yet. Kubernetes brings the file to them within about
+    /// a minute.
     pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
     /// A ready pod's admin port cannot be reached from the operator. Fix: network policies.
     pub const POD_UNREACHABLE: &str = "PodUnreachable";
@@ -123,7 +129,12 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict.
     #[must_use]
-    pub fn new(type_: &'static str, status: Option<bool>, reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(
+        type_: &'static str,
+        status: Option<bool>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { type_, status, reason, message: message.into() }
     }
 
@@ -141,12 +152,21 @@ impl Verdict {
 /// Longest message of a condition, bytes; metav1.Condition allows 32,768, people read one screen.
 const MESSAGE_BYTES: usize = 1_024;
 
-/// Conditions out of `verdicts`: the time of the last transition is kept from `previous` unless the status flips.
+/// Conditions out of `verdicts`: the time of the last transition is kept from `previous` unless the
+/// status flips.
 #[must_use]
-pub fn merge(verdicts: &[Verdict], previous: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn merge(
+    verdicts: &[Verdict],
+    previous: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let condition = |verdict: &Verdict| {
         let status = verdict.status_text();
-        let since = previous.iter().find(|c| c.type_ == verdict.type_ && c.status == status).map(|c| c.last_transition_time.clone());
+        let since = previous
+            .iter()
+            .find(|c| c.type_ == verdict.type_ && c.status == status)
+            .map(|c| c.last_transition_time.clone());
         Condition {
             type_: verdict.type_.to_owned(),
             status: status.to_owned(),
@@ -159,7 +179,8 @@ pub fn merge(verdicts: &[Verdict], previous: &[Condition], generation: Option<i6
     verdicts.iter().map(condition).collect()
 }
 
-/// The API server keeps whole seconds; anything finer would differ from what is read back, for ever.
+/// The API server keeps whole seconds; anything finer would differ from what is read back, for
+/// ever.
 fn whole_seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
@@ -179,11 +200,21 @@ mod tests {
     #[test]
     fn the_time_of_a_transition_moves_only_when_the_status_flips() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let first = merge(&[Verdict::new(READY, Some(false), reason::PENDING, "a")], &[], Some(1), at(10));
-        let same = merge(&[Verdict::new(READY, Some(false), reason::ROLLOUT_IN_PROGRESS, "b")], &first, Some(2), at(20));
+        let first =
+            merge(&[Verdict::new(READY, Some(false), reason::PENDING, "a")], &[], Some(1), at(10));
+        let same = merge(
+            &[Verdict::new(READY, Some(false), reason::ROLLOUT_IN_PROGRESS, "b")],
+            &first,
+            Some(2),
+            at(20),
+        );
         assert_eq!(same[0].last_transition_time, Time(at(10)));
-        assert_eq!((same[0].reason.as_str(), same[0].observed_generation), (reason::ROLLOUT_IN_PROGRESS, Some(2)));
-        let flipped = merge(&[Verdict::new(READY, Some(true), reason::READY, "c")], &same, Some(2), at(30));
+        assert_eq!(
+            (same[0].reason.as_str(), same[0].observed_generation),
+            (reason::ROLLOUT_IN_PROGRESS, Some(2))
+        );
+        let flipped =
+            merge(&[Verdict::new(READY, Some(true), reason::READY, "c")], &same, Some(2), at(30));
         assert_eq!(flipped[0].last_transition_time, Time(at(30)));
     }
 

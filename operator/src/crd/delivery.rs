@@ -93,7 +93,9 @@ pub enum Position {
 }
 
 /// How payloads become data lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Encoding {
     /// As UTF-8 text; other bytes become a channel.invalid event.
     #[default]
@@ -184,7 +186,9 @@ pub struct AuthSpec {
 }
 
 /// How callers prove who they are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum AuthMode {
     /// Anybody who can reach the channel may read it.
     #[default]
@@ -254,7 +258,9 @@ pub struct PublishSpec {
 }
 
 /// How events may be published besides NATS.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum PublishMode {
     /// Only over NATS.
     #[default]

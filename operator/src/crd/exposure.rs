@@ -45,7 +45,8 @@ pub struct IngressSpec {
     #[serde(default)]
     #[schemars(length(max = 256))]
     pub path: String,
-    /// Secret of type kubernetes.io/tls with the certificate, in the channel's namespace. Default: no TLS.
+    /// Secret of type kubernetes.io/tls with the certificate, in the channel's namespace. Default:
+    /// no TLS.
     #[serde(default)]
     #[schemars(length(max = 253))]
     pub tls_secret_name: String,
@@ -99,7 +100,9 @@ pub struct ParentRef {
 }
 
 /// Scheme of an address.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Scheme {
     /// https, the Gateway's listener has a certificate.
     #[default]

@@ -16,14 +16,17 @@ pub struct NetworkPolicySpec {
     /// Whether a NetworkPolicy is made.
     #[serde(default)]
     pub mode: NetworkPolicyMode,
-    /// Who may subscribe and publish. Default: everybody; the admin port is closed to them all the same.
+    /// Who may subscribe and publish. Default: everybody; the admin port is closed to them all the
+    /// same.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub from: Vec<NetworkPeer>,
 }
 
 /// Whether a NetworkPolicy is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum NetworkPolicyMode {
     /// None is made.
     #[default]
@@ -40,7 +43,8 @@ pub enum NetworkPolicyMode {
         .message("must have either cidr, or namespaceLabels and podLabels, and not be empty"),
 )]
 pub struct NetworkPeer {
-    /// Labels of namespaces, like kubernetes.io/metadata.name. Default: the channel's own namespace.
+    /// Labels of namespaces, like kubernetes.io/metadata.name. Default: the channel's own
+    /// namespace.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 16))]
     pub namespace_labels: BTreeMap<String, String>,

@@ -57,7 +57,8 @@ use super::{
         .field_path(".nats").reason(Reason::FieldValueForbidden),
 )]
 pub struct SseChannelSpec {
-    /// What the operator may do: enforce this spec, only report differences, or leave everything alone.
+    /// What the operator may do: enforce this spec, only report differences, or leave everything
+    /// alone.
     #[serde(default)]
     pub management_policy: ManagementPolicy,
     /// The JetStream stream that keeps the events.
@@ -94,7 +95,9 @@ pub struct SseChannelSpec {
 }
 
 /// What the operator may do with a channel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum ManagementPolicy {
     /// Make everything as the spec says.
     #[default]

@@ -12,7 +12,8 @@ pub struct SseChannelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
-    /// Ready, StreamReady, WorkloadAvailable, Exposed, Drifted, Reconciling, Stalled: always all of them.
+    /// Ready, StreamReady, WorkloadAvailable, Exposed, Drifted, Reconciling, Stalled: always all of
+    /// them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]

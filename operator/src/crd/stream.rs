@@ -8,8 +8,8 @@ use super::{
     text::{DurationText, SizeText, Subject, Text},
 };
 
-/// The JetStream stream that keeps a channel's events. Retention by limits, discarding the oldest, and direct
-/// reads are fixed: history could not be served otherwise.
+/// The JetStream stream that keeps a channel's events. Retention by limits, discarding the oldest,
+/// and direct reads are fixed: history could not be served otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -33,7 +33,8 @@ use super::{
         .message("must be from 1Ki to 1Mi (nats-server's own limit for one message)").field_path(".maxMessageSize"),
 )]
 pub struct StreamSpec {
-    /// Name of the stream: letters, digits, '_' and '-'. Fixed for the channel's life. Default: derived from namespace and name.
+    /// Name of the stream: letters, digits, '_' and '-'. Fixed for the channel's life. Default:
+    /// derived from namespace and name.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_-]*$')").message("must consist of letters, digits, '_' and '-'"))]
@@ -114,7 +115,9 @@ fn duplicate_window() -> DurationText {
 }
 
 /// Whether an existing stream may be taken over.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Adoption {
     /// Only a stream that this operator made for this channel is used.
     #[default]
@@ -124,7 +127,9 @@ pub enum Adoption {
 }
 
 /// What becomes of the stream when its channel is deleted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum DeletionPolicy {
     /// The stream and its events stay.
     #[default]
@@ -134,7 +139,9 @@ pub enum DeletionPolicy {
 }
 
 /// Where events are kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Storage {
     /// On disk.
     #[default]
@@ -144,7 +151,9 @@ pub enum Storage {
 }
 
 /// Compression of stored events.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Compression {
     /// As they are.
     #[default]

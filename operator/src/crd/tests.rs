@@ -68,7 +68,9 @@ fn a_full_spec_is_read() {
 fn refused() -> Vec<(Value, String)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/operator/refused.yaml");
     let rows: Vec<Value> = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    rows.into_iter().map(|row| (row["spec"].clone(), row["says"].as_str().unwrap().to_owned())).collect()
+    rows.into_iter()
+        .map(|row| (row["spec"].clone(), row["says"].as_str().unwrap().to_owned()))
+        .collect()
 }
 
 #[test]
@@ -115,11 +117,15 @@ fn what_is_fixed_for_life_cannot_be_changed() {
 fn every_string_and_list_of_the_spec_is_bounded() {
     fn walk(schema: &Value, path: &str, found: &mut Vec<String>) {
         match schema.get("type").and_then(Value::as_str) {
-            Some("string") if schema.get("maxLength").is_none() && schema.get("enum").is_none() => found.push(path.to_owned()),
+            Some("string") if schema.get("maxLength").is_none() && schema.get("enum").is_none() => {
+                found.push(path.to_owned())
+            }
             Some("array") if schema.get("maxItems").is_none() => found.push(path.to_owned()),
             _ => {}
         }
-        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, property) in
+            schema.get("properties").and_then(Value::as_object).into_iter().flatten()
+        {
             walk(property, &format!("{path}.{name}"), found);
         }
         if let Some(items) = schema.get("items") {
@@ -128,7 +134,11 @@ fn every_string_and_list_of_the_spec_is_bounded() {
     }
     let definition = serde_json::to_value(SseChannel::crd()).unwrap();
     let mut found = Vec::new();
-    walk(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec", &mut found);
+    walk(
+        &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
+        "spec",
+        &mut found,
+    );
     // Kubernetes' own type; the API server checks it when the pod is made.
     found.retain(|path| !path.starts_with("spec.workload.tolerations[]"));
     assert!(found.is_empty(), "{found:?}");
@@ -136,8 +146,10 @@ fn every_string_and_list_of_the_spec_is_bounded() {
 
 #[test]
 fn the_spec_has_no_nullable_field() {
-    // A null in a manifest is then dropped before defaults, and `has()` in a rule means what it says.
+    // A null in a manifest is then dropped before defaults, and `has()` in a rule means what it
+    // says.
     let definition = serde_json::to_value(SseChannel::crd()).unwrap();
-    let spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].to_string();
+    let spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        .to_string();
     assert!(!spec.contains("nullable"));
 }

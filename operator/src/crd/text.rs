@@ -1,7 +1,8 @@
 //! Texts with a grammar of their own: durations, sizes, subjects, origins.
 //!
-//! They stay texts in the API object, so what a user wrote is what he reads back; the numbers come out of
-//! [`DurationText::parse`] and [`SizeText::parse`]. Each type's schema carries the CEL rule that says the same.
+//! They stay texts in the API object, so what a user wrote is what he reads back; the numbers come
+//! out of [`DurationText::parse`] and [`SizeText::parse`]. Each type's schema carries the CEL rule
+//! that says the same.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -19,7 +20,8 @@ pub enum Error {
     Size(String),
 }
 
-/// A duration like `15s` or `1h30m` (GEP-2257: up to four numbers of up to five digits with `h`, `m`, `s` or `ms`).
+/// A duration like `15s` or `1h30m` (GEP-2257: up to four numbers of up to five digits with `h`,
+/// `m`, `s` or `ms`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DurationText(pub String);
@@ -34,7 +36,11 @@ impl DurationText {
         let (mut rest, mut total, mut parts) = (self.0.as_str(), Duration::ZERO, 0);
         while !rest.is_empty() {
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            let number: u64 = rest.get(..digits).filter(|_| (1..=5).contains(&digits)).and_then(|n| n.parse().ok()).ok_or_else(fail)?;
+            let number: u64 = rest
+                .get(..digits)
+                .filter(|_| (1..=5).contains(&digits))
+                .and_then(|n| n.parse().ok())
+                .ok_or_else(fail)?;
             rest = rest.get(digits..).ok_or_else(fail)?;
             let letters = rest.bytes().take_while(u8::is_ascii_lowercase).count();
             let (unit, after) = rest.split_at_checked(letters).ok_or_else(fail)?;
@@ -89,7 +95,11 @@ impl SizeText {
     pub fn parse(&self) -> Result<u64, Error> {
         let fail = || Error::Size(self.0.clone());
         let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, suffix) = self.0.split_at_checked(digits).filter(|_| (1..=16).contains(&digits)).ok_or_else(fail)?;
+        let (number, suffix) = self
+            .0
+            .split_at_checked(digits)
+            .filter(|_| (1..=16).contains(&digits))
+            .ok_or_else(fail)?;
         let unit: u64 = match suffix {
             "" => 1,
             "k" => 1_000,
@@ -102,7 +112,8 @@ impl SizeText {
             "Ti" => 1 << 40,
             _ => return Err(fail()),
         };
-        let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(fail)?;
+        let bytes =
+            number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(fail)?;
         if bytes <= i64::MAX as u64 { Ok(bytes) } else { Err(fail()) }
     }
 }
@@ -254,7 +265,19 @@ mod tests {
         assert_eq!(parse("1h2m3s4ms"), Ok(Duration::from_millis(3_723_004)));
         assert_eq!(parse("0s"), Ok(Duration::ZERO));
         assert_eq!(parse("8760h"), Ok(Duration::from_secs(8760 * 3600)));
-        for bad in ["", "15", "s", "1d", "1.5s", "-1s", "100000s", "1h1h1h1h1h", "1h ", "١s", "99999999999999999999h"] {
+        for bad in [
+            "",
+            "15",
+            "s",
+            "1d",
+            "1.5s",
+            "-1s",
+            "100000s",
+            "1h1h1h1h1h",
+            "1h ",
+            "١s",
+            "99999999999999999999h",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -115,7 +115,8 @@ pub struct Autoscaling {
     /// Most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// Open streams per pod to aim at. The operator counts them: up at once, down after five minutes of less.
+    /// Open streams per pod to aim at. The operator counts them: up at once, down after five
+    /// minutes of less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 1, max = 1_000_000))]
     pub connections_per_pod: Option<i32>,
@@ -153,7 +154,9 @@ fn limits() -> BTreeMap<String, Amount> {
 }
 
 /// How pods are spread over nodes and zones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum TopologySpread {
     /// Anywhere.
     None,
@@ -165,7 +168,9 @@ pub enum TopologySpread {
 }
 
 /// On or off; on by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Switch {
     /// On.
     #[default]
@@ -189,7 +194,8 @@ pub struct ServiceSpec {
     /// Kind of Service.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
-    /// Whether one client is kept on one pod. Only a hint for the cache: any pod can resume any client.
+    /// Whether one client is kept on one pod. Only a hint for the cache: any pod can resume any
+    /// client.
     #[serde(default)]
     pub session_affinity: SessionAffinity,
     /// Annotations of the Service.
@@ -201,7 +207,9 @@ pub struct ServiceSpec {
 }
 
 /// Kind of Service.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum ServiceType {
     /// Inside the cluster.
     #[default]
@@ -213,7 +221,9 @@ pub enum ServiceType {
 }
 
 /// Whether one client is kept on one pod.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum SessionAffinity {
     /// No.
     #[default]
@@ -232,7 +242,9 @@ pub struct MonitoringSpec {
 }
 
 /// Whether a PodMonitor is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum PodMonitor {
     /// None is made.
     #[default]

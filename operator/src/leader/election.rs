@@ -1,10 +1,10 @@
-//! What follows from what was seen of the lease: computation alone, so that every rule can be tested with a clock that
-//! stands still.
+//! What follows from what was seen of the lease: computation alone, so that every rule can be
+//! tested with a clock that stands still.
 //!
-//! The rules are those of client-go. The lease's resource version is the lock: of two that write at once one is
-//! refused. The times in the lease are for people; another's lease runs out by *our* monotonic clock, counted from
-//! when its last renewal was seen here, and our own is counted from before the request that renewed it was sent. So
-//! clocks that differ do no harm.
+//! The rules are those of client-go. The lease's resource version is the lock: of two that write at
+//! once one is refused. The times in the lease are for people; another's lease runs out by *our*
+//! monotonic clock, counted from when its last renewal was seen here, and our own is counted from
+//! before the request that renewed it was sent. So clocks that differ do no harm.
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -85,12 +85,18 @@ impl Election {
         self.seen.as_ref().and_then(|seen| holder_of(&seen.lease)).map(String::as_str)
     }
 
-    /// The lease to write in order to hold it from now on: to create, when it has no resource version, else to
-    /// replace. `None` while somebody else holds it.
+    /// The lease to write in order to hold it from now on: to create, when it has no resource
+    /// version, else to replace. `None` while somebody else holds it.
     pub(super) fn claim(&self, now: Instant, wall: Timestamp) -> Option<Lease> {
-        let Some(Seen { lease, since, gone }) = &self.seen else { return Some(self.lease(None, wall)) };
+        let Some(Seen { lease, since, gone }) = &self.seen else {
+            return Some(self.lease(None, wall));
+        };
         let ours = holder_of(lease) == Some(&self.settings.identity);
-        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).and_then(|s| u64::try_from(s).ok());
+        let seconds = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.lease_duration_seconds)
+            .and_then(|s| u64::try_from(s).ok());
         let duration = seconds.map_or(self.settings.lease_duration, Duration::from_secs);
         if !ours && holder_of(lease).is_some() && now < *since + duration {
             return None;
@@ -100,7 +106,10 @@ impl Election {
 
     /// The lease to write in order to let go of it, if it is ours.
     pub(super) fn release(&self, wall: Timestamp) -> Option<Lease> {
-        let seen = self.seen.as_ref().filter(|seen| !seen.gone && holder_of(&seen.lease) == Some(&self.settings.identity))?;
+        let seen = self
+            .seen
+            .as_ref()
+            .filter(|seen| !seen.gone && holder_of(&seen.lease) == Some(&self.settings.identity))?;
         let mut lease = seen.lease.clone();
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = None;
@@ -113,7 +122,11 @@ impl Election {
     fn lease(&self, found: Option<&Lease>, wall: Timestamp) -> Lease {
         let Settings { name, namespace, identity, lease_duration, .. } = &self.settings;
         let mut lease = found.cloned().unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
             spec: None,
         });
         let before = lease.spec.take().unwrap_or_default();
@@ -121,8 +134,15 @@ impl Election {
         lease.spec = Some(LeaseSpec {
             acquire_time: if is_new { Some(MicroTime(wall)) } else { before.acquire_time },
             holder_identity: Some(identity.clone()),
-            lease_duration_seconds: Some(i32::try_from(lease_duration.as_secs()).unwrap_or(i32::MAX)),
-            lease_transitions: Some(before.lease_transitions.unwrap_or(0).saturating_add(i32::from(is_new && found.is_some()))),
+            lease_duration_seconds: Some(
+                i32::try_from(lease_duration.as_secs()).unwrap_or(i32::MAX),
+            ),
+            lease_transitions: Some(
+                before
+                    .lease_transitions
+                    .unwrap_or(0)
+                    .saturating_add(i32::from(is_new && found.is_some())),
+            ),
             renew_time: Some(MicroTime(wall)),
             ..before
         });
@@ -175,10 +195,19 @@ mod tests {
     fn the_first_creates_it() {
         let now = Instant::now();
         let (mut a, lease) = won(now);
-        assert_eq!((lease.metadata.name.as_deref(), lease.metadata.namespace.as_deref()), (Some("operator"), Some("system")));
+        assert_eq!(
+            (lease.metadata.name.as_deref(), lease.metadata.namespace.as_deref()),
+            (Some("operator"), Some("system"))
+        );
         let spec = lease.spec.as_ref().unwrap();
-        assert_eq!((spec.holder_identity.as_deref(), spec.lease_duration_seconds, spec.lease_transitions), (Some("a"), Some(15), Some(0)));
-        assert_eq!((&spec.acquire_time, &spec.renew_time), (&Some(MicroTime(at(0))), &Some(MicroTime(at(0)))));
+        assert_eq!(
+            (spec.holder_identity.as_deref(), spec.lease_duration_seconds, spec.lease_transitions),
+            (Some("a"), Some(15), Some(0))
+        );
+        assert_eq!(
+            (&spec.acquire_time, &spec.renew_time),
+            (&Some(MicroTime(at(0))), &Some(MicroTime(at(0))))
+        );
         assert!(a.leads(now));
     }
 
@@ -189,7 +218,10 @@ mod tests {
         let renewal = a.claim(now + Duration::from_secs(2), at(2)).unwrap();
         assert_eq!(renewal.metadata.resource_version, lease.metadata.resource_version);
         let spec = renewal.spec.unwrap();
-        assert_eq!((spec.acquire_time, spec.renew_time), (Some(MicroTime(at(0))), Some(MicroTime(at(2)))));
+        assert_eq!(
+            (spec.acquire_time, spec.renew_time),
+            (Some(MicroTime(at(0))), Some(MicroTime(at(2))))
+        );
         assert_eq!(spec.lease_transitions, Some(0));
     }
 

@@ -1,4 +1,5 @@
-//! What every pass is held by: it goes on for as long as this operator leads, and not a step longer.
+//! What every pass is held by: it goes on for as long as this operator leads, and not a step
+//! longer.
 
 use std::{future::poll_fn, pin::pin, task::Poll};
 
@@ -41,7 +42,9 @@ impl std::fmt::Display for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Alone => write!(f, "role: leader\nholder: none, there is no election"),
-            Self::Standby { holder } => write!(f, "role: standby\nholder: {}", holder.as_deref().unwrap_or("none")),
+            Self::Standby { holder } => {
+                write!(f, "role: standby\nholder: {}", holder.as_deref().unwrap_or("none"))
+            }
             Self::Leader { identity, .. } => write!(f, "role: leader\nholder: {identity}"),
         }
     }
@@ -70,20 +73,25 @@ impl Lead {
     pub fn role(&self) -> Role {
         let role = self.role.borrow().clone();
         match role {
-            Role::Leader { .. } if role.term(Instant::now()).is_none() => Role::Standby { holder: None },
+            Role::Leader { .. } if role.term(Instant::now()).is_none() => {
+                Role::Standby { holder: None }
+            }
             role => role,
         }
     }
 
-    /// Does `work` for as long as this operator leads without a break; then it is dropped and the answer is `None`.
+    /// Does `work` for as long as this operator leads without a break; then it is dropped and the
+    /// answer is `None`.
     ///
-    /// The clock is read before each step of `work`: a process that was stopped for a while does nothing more when it
-    /// wakes, even if nobody has told it yet.
+    /// The clock is read before each step of `work`: a process that was stopped for a while does
+    /// nothing more when it wakes, even if nobody has told it yet.
     pub async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let term = self.role.borrow().term(Instant::now())?;
         let mut role = self.role.clone();
         let mut work = pin!(work);
-        let mut over = pin!(async { role.wait_for(|role| role.term(Instant::now()) != Some(term)).await.is_ok() });
+        let mut over = pin!(async {
+            role.wait_for(|role| role.term(Instant::now()) != Some(term)).await.is_ok()
+        });
         let mut watched = true;
         poll_fn(|cx| {
             if self.role.borrow().term(Instant::now()) != Some(term) {
@@ -104,7 +112,11 @@ impl Lead {
     /// One item each time that this operator becomes leader.
     pub fn terms(&self) -> impl Stream<Item = ()> + Send + 'static {
         stream::unfold((self.role.clone(), 0), |(mut role, last)| async move {
-            let found = role.wait_for(|role| role.term(Instant::now()).is_some_and(|term| term > last)).await.ok()?.term(Instant::now());
+            let found = role
+                .wait_for(|role| role.term(Instant::now()).is_some_and(|term| term > last))
+                .await
+                .ok()?
+                .term(Instant::now());
             Some(((), (role, found.unwrap_or(last))))
         })
     }

@@ -1,5 +1,5 @@
-//! With a clock that stands still and jumps, and so with an API server in memory: a real one lives by the real clock.
-//! The rules on a real one are tested in tests/operator.
+//! With a clock that stands still and jumps, and so with an API server in memory: a real one lives
+//! by the real clock. The rules on a real one are tested in tests/operator.
 
 use std::{
     convert::Infallible,
@@ -52,14 +52,19 @@ impl Store {
         let mut lease = self.lease.lock().unwrap();
         let refused = |code: StatusCode| {
             let reason = code.canonical_reason().unwrap().replace(' ', "");
-            (code, json!({"kind": "Status", "code": code.as_u16(), "status": "Failure", "reason": reason, "message": "refused"}))
+            (
+                code,
+                json!({"kind": "Status", "code": code.as_u16(), "status": "Failure", "reason": reason, "message": "refused"}),
+            )
         };
         let version = |lease: &Value| lease["metadata"]["resourceVersion"].clone();
         match (method, &lease.1) {
             ("GET" | "PUT", None) => return refused(StatusCode::NOT_FOUND),
             ("GET", Some(lease)) => return (StatusCode::OK, lease.clone()),
             ("POST", Some(_)) => return refused(StatusCode::CONFLICT),
-            ("PUT", Some(found)) if version(&serde_json::from_slice(body).unwrap()) != version(found) => {
+            ("PUT", Some(found))
+                if version(&serde_json::from_slice(body).unwrap()) != version(found) =>
+            {
                 return refused(StatusCode::CONFLICT);
             }
             ("PUT" | "POST", _) => {}
@@ -106,7 +111,8 @@ impl Operator {
         });
         let client = Client::new(service, "system");
         let reporter = Reporter { controller: "test".into(), instance: None };
-        let (candidate, lead) = Candidate::new(settings(identity), &client, reporter, Arc::default());
+        let (candidate, lead) =
+            Candidate::new(settings(identity), &client, reporter, Arc::default());
         let (stop, prepared) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&prepared);
         let task = tokio::spawn(candidate.run(stop.clone(), move || {
@@ -126,7 +132,11 @@ impl Operator {
     async fn until_it_leads(&self) -> Duration {
         let started = Instant::now();
         while !self.leads() {
-            assert!(started.elapsed() < Duration::from_secs(120), "{} does not lead", self.identity);
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "{} does not lead",
+                self.identity
+            );
             sleep(Duration::from_millis(10)).await;
         }
         started.elapsed()
@@ -150,11 +160,16 @@ async fn travel(request: Request<Body>, store: &Store, link: &Mutex<Link>) -> Re
         }
     };
     way(Link::Silent).await;
-    let (status, body) = store.answer(parts.method.as_str(), &body.collect().await.unwrap().to_bytes());
+    let (status, body) =
+        store.answer(parts.method.as_str(), &body.collect().await.unwrap().to_bytes());
     way(Link::Mute).await;
     // What was lost on its way here is lost on its way back, too.
     way(Link::Silent).await;
-    Response::builder().status(status).header("content-type", "application/json").body(Body::from(body.to_string().into_bytes())).unwrap()
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(Body::from(body.to_string().into_bytes()))
+        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,12 +211,19 @@ async fn work_is_dropped_at_the_deadline_when_nothing_can_be_renewed() {
         let cut = Instant::now();
         assert_eq!(a.lead.hold(std::future::pending::<()>()).await, None);
         // The last renewal was sent up to a retry period before the cut.
-        assert!(cut.elapsed() <= DEADLINE && cut.elapsed() >= DEADLINE - RETRY, "{:?}", cut.elapsed());
+        assert!(
+            cut.elapsed() <= DEADLINE && cut.elapsed() >= DEADLINE - RETRY,
+            "{:?}",
+            cut.elapsed()
+        );
         assert_eq!(a.lead.hold(async {}).await, None, "nothing begins either");
         assert_eq!(a.lead.role(), Role::Standby { holder: None });
         a.link(Link::Up);
         a.until_it_leads().await;
-        assert_eq!((a.prepared.load(Ordering::Relaxed), a.lead.hold(async { 5 }).await), (2, Some(5)));
+        assert_eq!(
+            (a.prepared.load(Ordering::Relaxed), a.lead.hold(async { 5 }).await),
+            (2, Some(5))
+        );
     }
 }
 
@@ -230,7 +252,10 @@ async fn a_process_that_was_stopped_does_nothing_when_it_wakes() {
     advance(LEASE).await;
     assert_eq!(work.await.unwrap(), None);
     assert_eq!(steps.load(Ordering::Relaxed), before);
-    assert!(!matches!(a.lead.hold(std::future::ready(())).await, Some(())) || a.lead.role.borrow().term(Instant::now()) == Some(2));
+    assert!(
+        !matches!(a.lead.hold(std::future::ready(())).await, Some(()))
+            || a.lead.role.borrow().term(Instant::now()) == Some(2)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -267,7 +292,8 @@ async fn a_lease_that_names_another_ends_the_term_at_the_next_renewal() {
     assert_eq!(a.lead.role(), Role::Standby { holder: Some("somebody".into()) });
 }
 
-/// Three operators, each on a network that changes all the time, die and come back: at no moment two lead.
+/// Three operators, each on a network that changes all the time, die and come back: at no moment
+/// two lead.
 #[tokio::test(start_paused = true)]
 async fn never_two_at_once() {
     for _ in 0..5 {
@@ -275,10 +301,12 @@ async fn never_two_at_once() {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let store = Arc::<Store>::default();
-        let mut operators: Vec<Operator> = (0..3).map(|i| Operator::start(&format!("o{i}"), &store)).collect();
+        let mut operators: Vec<Operator> =
+            (0..3).map(|i| Operator::start(&format!("o{i}"), &store)).collect();
         let (mut changes, mut last, mut led) = (0, None, 0);
         for step in 0..18_000 {
-            let leaders: Vec<&str> = operators.iter().filter(|o| o.leads()).map(|o| o.identity.as_str()).collect();
+            let leaders: Vec<&str> =
+                operators.iter().filter(|o| o.leads()).map(|o| o.identity.as_str()).collect();
             assert!(leaders.len() <= 1, "seed {seed}, step {step}: {leaders:?} lead at once");
             led += leaders.len();
             if let Some(leader) = leaders.first()
@@ -292,10 +320,14 @@ async fn never_two_at_once() {
                 0..4 => operators[which].link(Link::Up),
                 4..6 => operators[which].link(Link::Silent),
                 6..8 => operators[which].link(Link::Mute),
-                8..10 => operators[which].link(Link::Slow(Duration::from_millis(random.random_range(1..6_000)))),
+                8..10 => operators[which]
+                    .link(Link::Slow(Duration::from_millis(random.random_range(1..6_000)))),
                 10 => {
                     let identity = format!("o{which}.{step}");
-                    let old = std::mem::replace(&mut operators[which], Operator::start(&identity, &store));
+                    let old = std::mem::replace(
+                        &mut operators[which],
+                        Operator::start(&identity, &store),
+                    );
                     old.task.abort();
                 }
                 11 => operators[which].stop.cancel(),
@@ -308,7 +340,10 @@ async fn never_two_at_once() {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        assert!(changes > 5 && led > 1_800, "seed {seed}: {changes} changes, led {led} of 18000 steps: too quiet to show anything");
+        assert!(
+            changes > 5 && led > 1_800,
+            "seed {seed}: {changes} changes, led {led} of 18000 steps: too quiet to show anything"
+        );
     }
 }
 
@@ -323,16 +358,29 @@ fn times_that_cannot_work_are_refused() {
         (Duration::from_millis(15_500), seconds(10), seconds(2), "--lease-duration"),
         (seconds(0), seconds(0), seconds(0), "--lease-duration"),
     ] {
-        let wrong = Settings { lease_duration: lease, renew_deadline: deadline, retry_period: retry, ..settings("a") };
+        let wrong = Settings {
+            lease_duration: lease,
+            renew_deadline: deadline,
+            retry_period: retry,
+            ..settings("a")
+        };
         assert!(wrong.check().unwrap_err().contains(flag), "{wrong:?}");
     }
     for name in ["", "-a", "a-", "A", "a_b", "a..b"] {
-        assert!(Settings { name: name.into(), ..settings("a") }.check().unwrap_err().contains("--lease-name"), "{name}");
+        assert!(
+            Settings { name: name.into(), ..settings("a") }
+                .check()
+                .unwrap_err()
+                .contains("--lease-name"),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn every_process_is_somebody_else() {
     assert_ne!(identity(Some("pod")), identity(Some("pod")));
-    assert!(identity(Some("pod")).starts_with("pod_") && identity(None).starts_with("sluice-operator_"));
+    assert!(
+        identity(Some("pod")).starts_with("pod_") && identity(None).starts_with("sluice-operator_")
+    );
 }

@@ -1,4 +1,5 @@
-//! The channels of local mode: what their manifests say, what became of their streams, and what was last said of them.
+//! The channels of local mode: what their manifests say, what became of their streams, and what was
+//! last said of them.
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +46,13 @@ struct Known {
 
 impl Channels {
     pub(super) fn new(streams: Streams, dir: PathBuf, found: manifests::Found) -> Self {
-        let mut channels = Self { streams, dir, known: BTreeMap::new(), fingerprint: found.fingerprint, trouble: None };
+        let mut channels = Self {
+            streams,
+            dir,
+            known: BTreeMap::new(),
+            fingerprint: found.fingerprint,
+            trouble: None,
+        };
         for (name, (file, object)) in found.channels {
             channels.take(name, file, object);
         }
@@ -67,7 +74,9 @@ impl Channels {
 
     /// Whether a stream could not be brought in sync for a reason that may pass soon.
     pub(super) fn wants_retry(&self) -> bool {
-        self.known.values().any(|known| matches!(&known.stream, Some(Err(error)) if error.is_transient()))
+        self.known
+            .values()
+            .any(|known| matches!(&known.stream, Some(Err(error)) if error.is_transient()))
     }
 
     pub(super) fn manifests_unreadable(&mut self, error: &manifests::Error) {
@@ -84,7 +93,9 @@ impl Channels {
         let gone: Vec<_> = self
             .known
             .iter()
-            .filter(|(name, known)| !found.channels.contains_key(*name) && !found.broken.contains(&known.file))
+            .filter(|(name, known)| {
+                !found.channels.contains_key(*name) && !found.broken.contains(&known.file)
+            })
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
@@ -102,7 +113,9 @@ impl Channels {
         if let Some(known) = self.known.get_mut(&name) {
             known.file.clone_from(&file);
             let generation = known.object.metadata.generation.unwrap_or_default();
-            if known.object.spec == object.spec && known.object.metadata.namespace == object.metadata.namespace {
+            if known.object.spec == object.spec
+                && known.object.metadata.namespace == object.metadata.namespace
+            {
                 return false;
             }
             if known.object.metadata.namespace != object.metadata.namespace {
@@ -129,7 +142,14 @@ impl Channels {
                 (known.object, known.channel) = (object, channel);
             }
             None => {
-                let known = Known { file, object, channel, stream: None, written: None, said: BTreeMap::new() };
+                let known = Known {
+                    file,
+                    object,
+                    channel,
+                    stream: None,
+                    written: None,
+                    said: BTreeMap::new(),
+                };
                 self.known.insert(name, known);
             }
         }
@@ -141,14 +161,20 @@ impl Channels {
         let _ = std::fs::remove_file(self.dir.join(file_name(name)));
         let stream = &known.channel.stream;
         self.streams.forget(&stream.name);
-        let delete =
-            known.channel.deletion_policy == DeletionPolicy::Delete && known.channel.management_policy == ManagementPolicy::Enforce;
+        let delete = known.channel.deletion_policy == DeletionPolicy::Delete
+            && known.channel.management_policy == ManagementPolicy::Enforce;
         if !delete {
-            return say(&format!("{name}: removed; its stream {} and its events stay", stream.name));
+            return say(&format!(
+                "{name}: removed; its stream {} and its events stay",
+                stream.name
+            ));
         }
         match self.streams.delete(&stream.name, &stream.owner).await {
             Ok(_) => say(&format!("{name}: removed, with its stream {}", stream.name)),
-            Err(error) => say(&format!("{name}: removed, but its stream {} is still there: {error}", stream.name)),
+            Err(error) => say(&format!(
+                "{name}: removed, but its stream {} is still there: {error}",
+                stream.name
+            )),
         }
     }
 
@@ -170,9 +196,15 @@ impl Channels {
         if let Ok(report) = &result {
             let stream = &known.channel.stream.name;
             match &report.change {
-                Change::Recreated => say(&format!("{name}: stream {stream} had gone and was created again; its events are lost")),
-                Change::Restored => say(&format!("{name}: stream {stream} was set back to an older state; it has a new epoch")),
-                Change::Adopted => say(&format!("{name}: stream {stream} was taken over with its events")),
+                Change::Recreated => say(&format!(
+                    "{name}: stream {stream} had gone and was created again; its events are lost"
+                )),
+                Change::Restored => say(&format!(
+                    "{name}: stream {stream} was set back to an older state; it has a new epoch"
+                )),
+                Change::Adopted => {
+                    say(&format!("{name}: stream {stream} was taken over with its events"))
+                }
                 Change::Created | Change::Updated(_) | Change::None => {}
             }
         }
@@ -191,13 +223,20 @@ impl Channels {
         known.stream = Some(result);
     }
 
-    /// Says what is new of each channel. `served` is what the data plane says it serves, if it answers.
+    /// Says what is new of each channel. `served` is what the data plane says it serves, if it
+    /// answers.
     pub(super) fn report(&mut self, served: Option<&[AnswerChannel]>) {
         for (name, known) in &mut self.known {
             for verdict in known.verdicts(name, served) {
                 let before = known.said.get(verdict.type_);
                 if before != Some(&verdict) {
-                    say(&format!("{name}: {}={} ({}) {}", verdict.type_, verdict.status_text(), verdict.reason, verdict.message));
+                    say(&format!(
+                        "{name}: {}={} ({}) {}",
+                        verdict.type_,
+                        verdict.status_text(),
+                        verdict.reason,
+                        verdict.message
+                    ));
                     known.said.insert(verdict.type_, verdict);
                 }
             }
@@ -213,32 +252,70 @@ impl Known {
                 Verdict::new(STREAM_READY, None, reason::PAUSED, "spec.managementPolicy is Paused")
             }
             None => Verdict::new(STREAM_READY, None, reason::PENDING, "not looked at yet"),
-            Some(Err(error)) => Verdict::new(STREAM_READY, Some(false), error.reason(), error.to_string()),
+            Some(Err(error)) => {
+                Verdict::new(STREAM_READY, Some(false), error.reason(), error.to_string())
+            }
             Some(Ok(report)) => match report.drift.first() {
                 Some(first) => {
-                    let message = format!("stream {stream_name}: {} is {} instead of {}", first.field, first.observed, first.desired);
+                    let message = format!(
+                        "stream {stream_name}: {} is {} instead of {}",
+                        first.field, first.observed, first.desired
+                    );
                     Verdict::new(STREAM_READY, Some(false), reason::SERVER_DIFFERS, message)
                 }
-                None => Verdict::new(STREAM_READY, Some(true), reason::IN_SYNC, format!("stream {stream_name} is as the spec says")),
+                None => Verdict::new(
+                    STREAM_READY,
+                    Some(true),
+                    reason::IN_SYNC,
+                    format!("stream {stream_name} is as the spec says"),
+                ),
             },
         };
-        let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+        let of = |status, why, message: String| {
+            Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message)
+        };
         let namespace = &self.channel.namespace;
-        let mine = served.map(|served| served.iter().find(|c| c.name == name && c.namespace == *namespace));
+        let mine = served
+            .map(|served| served.iter().find(|c| c.name == name && c.namespace == *namespace));
         let generation = self.channel.config.generation;
         let workload = match mine {
-            None => of(false, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned()),
-            Some(None) => of(false, reason::CONFIG_PROPAGATING, "sluice-dataplane has not taken the channel yet".to_owned()),
+            None => {
+                of(false, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned())
+            }
+            Some(None) => of(
+                false,
+                reason::CONFIG_PROPAGATING,
+                "sluice-dataplane has not taken the channel yet".to_owned(),
+            ),
             Some(Some(c)) => match &c.error {
-                Some(error) => of(false, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}")),
-                None if c.generation == generation => of(true, reason::MINIMUM_REPLICAS_AVAILABLE, "sluice-dataplane serves it".to_owned()),
-                None => of(false, reason::CONFIG_PROPAGATING, format!("sluice-dataplane still serves generation {}", c.generation)),
+                Some(error) => {
+                    of(false, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}"))
+                }
+                None if c.generation == generation => of(
+                    true,
+                    reason::MINIMUM_REPLICAS_AVAILABLE,
+                    "sluice-dataplane serves it".to_owned(),
+                ),
+                None => of(
+                    false,
+                    reason::CONFIG_PROPAGATING,
+                    format!("sluice-dataplane still serves generation {}", c.generation),
+                ),
             },
         };
         let ready = match (&stream, &workload) {
-            (s, _) if s.status != Some(true) => Verdict { type_: READY, status: Some(false), ..s.clone() },
-            (_, w) if w.status != Some(true) => Verdict { type_: READY, status: Some(false), ..w.clone() },
-            _ => Verdict::new(READY, Some(true), reason::READY, format!("generation {generation} is served")),
+            (s, _) if s.status != Some(true) => {
+                Verdict { type_: READY, status: Some(false), ..s.clone() }
+            }
+            (_, w) if w.status != Some(true) => {
+                Verdict { type_: READY, status: Some(false), ..w.clone() }
+            }
+            _ => Verdict::new(
+                READY,
+                Some(true),
+                reason::READY,
+                format!("generation {generation} is served"),
+            ),
         };
         [stream, workload, ready]
     }

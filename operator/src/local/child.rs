@@ -1,4 +1,5 @@
-//! A child process that is started again when it dies, a few times, and that never outlives this process.
+//! A child process that is started again when it dies, a few times, and that never outlives this
+//! process.
 
 use std::{
     fs::File,
@@ -87,7 +88,11 @@ impl Child {
     }
 
     fn spawn(&mut self) -> Result<(), Error> {
-        let fail = |source| Error::Start { name: self.plan.name, program: self.plan.program.clone(), source };
+        let fail = |source| Error::Start {
+            name: self.plan.name,
+            program: self.plan.program.clone(),
+            source,
+        };
         let log = File::options().create(true).append(true).open(self.log()).map_err(fail)?;
         let output = File::create(self.output()).map_err(fail)?;
         let mut command = Command::new(&self.plan.program);
@@ -108,11 +113,20 @@ impl Child {
             self.process = None;
             self.failures = if self.started.elapsed() >= STEADY { 1 } else { self.failures + 1 };
             if self.failures >= TRIES {
-                return Err(Error::KeepsEnding { name, tries: self.failures, log: self.log(), tail: self.tail() });
+                return Err(Error::KeepsEnding {
+                    name,
+                    tries: self.failures,
+                    log: self.log(),
+                    tail: self.tail(),
+                });
             }
             let pause = (Duration::from_millis(250) * 2_u32.pow(self.failures)).min(LONGEST_PAUSE);
             self.again_at = Instant::now() + pause;
-            return Ok(Some(format!("{name} ended ({}); starting it again in {pause:?}. Log: {}", describe(status), self.log().display())));
+            return Ok(Some(format!(
+                "{name} ended ({}); starting it again in {pause:?}. Log: {}",
+                describe(status),
+                self.log().display()
+            )));
         }
         if Instant::now() < self.again_at {
             return Ok(None);
@@ -139,7 +153,11 @@ impl Child {
     /// The first line of its standard output.
     pub(super) fn first_line(&self) -> String {
         let text = std::fs::read_to_string(self.output()).unwrap_or_default();
-        text.split_inclusive('\n').next().filter(|line| line.ends_with('\n')).unwrap_or_default().to_owned()
+        text.split_inclusive('\n')
+            .next()
+            .filter(|line| line.ends_with('\n'))
+            .unwrap_or_default()
+            .to_owned()
     }
 
     pub(super) fn does_not_start(&self, limit: Duration) -> Error {
@@ -157,7 +175,12 @@ impl Child {
     fn tail(&self) -> String {
         let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
-        lines.iter().skip(lines.len().saturating_sub(LOG_LINES)).map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(LOG_LINES))
+            .map(|line| format!("  {line}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -169,14 +192,17 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// The kernel sends the child SIGTERM when the thread that started it ends, so a `kill -9` of this process leaves
-/// no orphan. Elsewhere only an orderly end stops the children.
+/// The kernel sends the child SIGTERM when the thread that started it ends, so a `kill -9` of this
+/// process leaves no orphan. Elsewhere only an orderly end stops the children.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "there is no safe way to set a child's death signal")]
 fn die_with_parent(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec and makes one system call (prctl), which is async-signal-safe.
+    // SAFETY: the closure runs between fork and exec and makes one system call (prctl), which is
+    // async-signal-safe.
     unsafe {
-        command.pre_exec(|| rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into));
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into)
+        });
     }
 }
 

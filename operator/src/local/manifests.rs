@@ -88,7 +88,9 @@ fn fingerprint(dir: &Path) -> Result<Fingerprint, Error> {
 fn read_file(path: &Path, found: &mut Found) {
     let mut problem = |text: String| found.problems.push(format!("{}: {text}", path.display()));
     match path.metadata() {
-        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => return problem(format!("is larger than {MAX_FILE_BYTES} bytes")),
+        Ok(metadata) if metadata.len() > MAX_FILE_BYTES => {
+            return problem(format!("is larger than {MAX_FILE_BYTES} bytes"));
+        }
         _ => {}
     }
     let text = match std::fs::read_to_string(path) {
@@ -105,8 +107,13 @@ fn read_file(path: &Path, found: &mut Found) {
             Ok(Some(channel)) => {
                 let name = channel.metadata.name.clone().unwrap_or_default();
                 if let Some((other, present)) = found.channels.get(&name) {
-                    let namespace = |c: &SseChannel| c.metadata.namespace.clone().unwrap_or_default();
-                    let what = if namespace(present) == namespace(&channel) { "is defined twice" } else { "exists in two namespaces" };
+                    let namespace =
+                        |c: &SseChannel| c.metadata.namespace.clone().unwrap_or_default();
+                    let what = if namespace(present) == namespace(&channel) {
+                        "is defined twice"
+                    } else {
+                        "exists in two namespaces"
+                    };
                     let text = format!(
                         "channel {name} {what} (the other is in {}); local mode serves one of each name: rename one",
                         other.display()
@@ -129,7 +136,9 @@ fn channel(mut document: Value) -> Result<Option<SseChannel>, String> {
     let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     match (text("apiVersion").as_str(), text("kind").as_str()) {
         ("sluice.dev/v1alpha1", "SseChannel") => {}
-        (version, "SseChannel") => return Err(format!("apiVersion must be sluice.dev/v1alpha1, not {version:?}")),
+        (version, "SseChannel") => {
+            return Err(format!("apiVersion must be sluice.dev/v1alpha1, not {version:?}"));
+        }
         (_, "") => {
             return Err(
                 "has no kind; an SseChannel manifest begins with `apiVersion: sluice.dev/v1alpha1` and `kind: SseChannel`".to_owned()
@@ -137,7 +146,9 @@ fn channel(mut document: Value) -> Result<Option<SseChannel>, String> {
         }
         _ => return Ok(None),
     }
-    let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) else { return Err("metadata is missing".to_owned()) };
+    let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return Err("metadata is missing".to_owned());
+    };
     let Some(name) = metadata.get("name").and_then(Value::as_str).map(str::to_owned) else {
         return Err("metadata.name is missing".to_owned());
     };
@@ -165,7 +176,8 @@ mod tests {
     fn tempdir() -> PathBuf {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("sluice-manifests-{}-{next}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("sluice-manifests-{}-{next}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         dir
     }
@@ -179,7 +191,8 @@ mod tests {
         );
         let found = found(&[("x.yaml", &text), ("notes.txt", "no manifest")]);
         assert_eq!(found.problems, Vec::<String>::new());
-        let namespaces: Vec<_> = found.channels.values().map(|(_, c)| c.metadata.namespace.clone().unwrap()).collect();
+        let namespaces: Vec<_> =
+            found.channels.values().map(|(_, c)| c.metadata.namespace.clone().unwrap()).collect();
         assert_eq!(namespaces, ["default", "shop"]);
     }
 
@@ -188,15 +201,28 @@ mod tests {
         let good = format!("{HEAD}metadata: {{name: good}}\nspec: {{}}\n");
         for (bad, message) in [
             (": : :\n  - [".to_owned(), "is not YAML"),
-            (format!("{HEAD}metadata: {{name: bad}}\nspec: {{stream: {{maxage: 1h}}}}\n"), "did you mean maxAge?"),
+            (
+                format!("{HEAD}metadata: {{name: bad}}\nspec: {{stream: {{maxage: 1h}}}}\n"),
+                "did you mean maxAge?",
+            ),
             (format!("{HEAD}metadata: {{name: Bad}}\nspec: {{}}\n"), "DNS label"),
             (format!("{HEAD}metadata: {{}}\nspec: {{}}\n"), "metadata.name is missing"),
-            ("kind: SseChannel\nmetadata: {name: bad}\nspec: {}\n".to_owned(), "apiVersion must be"),
-            (format!("{HEAD}metadata: {{name: good, namespace: other}}\nspec: {{}}\n"), "exists in two namespaces"),
+            (
+                "kind: SseChannel\nmetadata: {name: bad}\nspec: {}\n".to_owned(),
+                "apiVersion must be",
+            ),
+            (
+                format!("{HEAD}metadata: {{name: good, namespace: other}}\nspec: {{}}\n"),
+                "exists in two namespaces",
+            ),
         ] {
             let found = found(&[("a.yaml", &good), ("b.yml", &bad)]);
             assert_eq!(found.channels.len(), 1, "{bad}");
-            assert!(found.problems.len() == 1 && found.problems[0].contains(message), "{:?}", found.problems);
+            assert!(
+                found.problems.len() == 1 && found.problems[0].contains(message),
+                "{:?}",
+                found.problems
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A stream's configuration as JetStream's API writes it: built whole, compared field by field.
 //!
-//! It is JSON and not async-nats' type so that a field that only a newer server knows survives an update.
+//! It is JSON and not async-nats' type so that a field that only a newer server knows survives an
+//! update.
 
 use serde_json::{Map, Value, json};
 
@@ -30,7 +31,11 @@ pub struct Difference {
 }
 
 impl Difference {
-    pub(super) fn new(field: impl Into<String>, desired: impl Into<String>, observed: impl Into<String>) -> Self {
+    pub(super) fn new(
+        field: impl Into<String>,
+        desired: impl Into<String>,
+        observed: impl Into<String>,
+    ) -> Self {
         Self { field: field.into(), desired: desired.into(), observed: observed.into() }
     }
 }
@@ -55,14 +60,17 @@ impl Class {
 
 /// The whole configuration. `mark` is a new mark of the epoch; without one the present mark stays.
 ///
-/// What is not in here (mirror, sources, consumer limits, and what later servers bring) is handled by [`update`]:
-/// features that would break the channel are listed with their "off" value, everything else stays as it is.
+/// What is not in here (mirror, sources, consumer limits, and what later servers bring) is handled
+/// by [`update`]: features that would break the channel are listed with their "off" value,
+/// everything else stays as it is.
 pub(super) fn whole(desired: &Desired, mark: Option<&str>) -> Map<String, Value> {
-    let mut metadata: Map<String, Value> = desired.owner.metadata().into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
+    let mut metadata: Map<String, Value> =
+        desired.owner.metadata().into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
     if let Some(mark) = mark {
         metadata.insert(EPOCH_METADATA.to_owned(), json!(mark));
     }
-    let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let nanos =
+        |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let config = json!({
         "name": desired.name.as_str(),
         "description": format!("SSE {}", desired.owner),
@@ -118,7 +126,11 @@ pub(super) fn diff(want: &Map<String, Value>, observed: &Map<String, Value>) -> 
             for (name, desired) in desired.as_object().into_iter().flatten() {
                 let found = found.get(name).unwrap_or(&Value::Null);
                 if found != desired {
-                    differences.push(Difference::new(format!("metadata.{name}"), text(name, desired), text(name, found)));
+                    differences.push(Difference::new(
+                        format!("metadata.{name}"),
+                        text(name, desired),
+                        text(name, found),
+                    ));
                 }
             }
         } else if normal(key, desired) != normal(key, found) {
@@ -142,17 +154,29 @@ fn normal(key: &str, value: &Value) -> Value {
             Value::Array(items)
         }
         Value::Object(map) => {
-            let map: Map<_, _> = map.iter().map(|(k, v)| (k.clone(), normal(k, v))).filter(|(_, v)| !v.is_null()).collect();
+            let map: Map<_, _> = map
+                .iter()
+                .map(|(k, v)| (k.clone(), normal(k, v)))
+                .filter(|(_, v)| !v.is_null())
+                .collect();
             if map.is_empty() { Value::Null } else { Value::Object(map) }
         }
         other => other.clone(),
     }
 }
 
-/// The update that brings the fields of `class` from `observed` to `want`, if any differs. Fields of later classes
-/// stay as they are, and so does what `want` does not speak of.
-pub(super) fn update(want: &Map<String, Value>, observed: &Map<String, Value>, class: Class) -> Option<Map<String, Value>> {
-    let relevant: Map<_, _> = want.iter().filter(|(key, _)| Class::of(key) == class).map(|(k, v)| (k.clone(), v.clone())).collect();
+/// The update that brings the fields of `class` from `observed` to `want`, if any differs. Fields
+/// of later classes stay as they are, and so does what `want` does not speak of.
+pub(super) fn update(
+    want: &Map<String, Value>,
+    observed: &Map<String, Value>,
+    class: Class,
+) -> Option<Map<String, Value>> {
+    let relevant: Map<_, _> = want
+        .iter()
+        .filter(|(key, _)| Class::of(key) == class)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     if diff(&relevant, observed).is_empty() {
         return None;
     }
@@ -175,10 +199,17 @@ pub(super) fn update(want: &Map<String, Value>, observed: &Map<String, Value>, c
 }
 
 /// What nats-server can never change, checked before anything is written.
-pub(super) fn immutable(want: &Map<String, Value>, observed: &Map<String, Value>) -> Result<(), Error> {
-    let fixed = |key: &str| normal(key, want.get(key).unwrap_or(&Value::Null)) != normal(key, observed.get(key).unwrap_or(&Value::Null));
+pub(super) fn immutable(
+    want: &Map<String, Value>,
+    observed: &Map<String, Value>,
+) -> Result<(), Error> {
+    let fixed = |key: &str| {
+        normal(key, want.get(key).unwrap_or(&Value::Null))
+            != normal(key, observed.get(key).unwrap_or(&Value::Null))
+    };
     let differs = ["storage", "mirror", "sealed"].into_iter().find(|key| fixed(key));
-    let work_queue = (observed.get("retention").and_then(Value::as_str) == Some("workqueue")).then_some("retention");
+    let work_queue = (observed.get("retention").and_then(Value::as_str) == Some("workqueue"))
+        .then_some("retention");
     match differs.or(work_queue) {
         None => Ok(()),
         Some(key) => Err(Error::ImmutableField {
@@ -189,30 +220,49 @@ pub(super) fn immutable(want: &Map<String, Value>, observed: &Map<String, Value>
     }
 }
 
-/// Whether a stream without an owner may be taken over: nothing that its present user relies on is taken away,
-/// and no event is dropped.
+/// Whether a stream without an owner may be taken over: nothing that its present user relies on is
+/// taken away, and no event is dropped.
 pub(super) fn adoptable(desired: &Desired, observed: &Observed) -> Result<(), Error> {
-    let incompatible = |why: String| Err(Error::Incompatible { stream: desired.name.to_string(), why });
+    let incompatible =
+        |why: String| Err(Error::Incompatible { stream: desired.name.to_string(), why });
     let want = whole(desired, None);
     let config = &observed.config;
     if let Err(Error::ImmutableField { field, desired, observed }) = immutable(&want, config) {
-        return incompatible(format!("its {field} is {observed}, not {desired}, and cannot be changed"));
+        return incompatible(format!(
+            "its {field} is {observed}, not {desired}, and cannot be changed"
+        ));
     }
     for key in ["sources", "republish", "subject_transform"] {
         if !normal(key, config.get(key).unwrap_or(&Value::Null)).is_null() {
             return incompatible(format!("it has {key}, which a channel's stream must not have"));
         }
     }
-    let subjects = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let subjects =
+        |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let kept = subjects(want.get("subjects"));
-    if let Some(lost) = subjects(config.get("subjects")).iter().find(|subject| !kept.contains(subject)) {
-        return incompatible(format!("it takes the subject {}, which spec.stream.subjects does not name", text("subjects", lost)));
+    if let Some(lost) =
+        subjects(config.get("subjects")).iter().find(|subject| !kept.contains(subject))
+    {
+        return incompatible(format!(
+            "it takes the subject {}, which spec.stream.subjects does not name",
+            text("subjects", lost)
+        ));
     }
     if observed.bytes > desired.max_bytes {
-        return incompatible(format!("its {} bytes of events are more than spec.stream.maxBytes keeps", observed.bytes));
+        return incompatible(format!(
+            "its {} bytes of events are more than spec.stream.maxBytes keeps",
+            observed.bytes
+        ));
     }
-    if let Some(max) = desired.max_messages.and_then(|max| u64::try_from(max).ok()).filter(|max| observed.messages > *max) {
-        return incompatible(format!("its {} events are more than the {max} of spec.stream.maxMessages", observed.messages));
+    if let Some(max) = desired
+        .max_messages
+        .and_then(|max| u64::try_from(max).ok())
+        .filter(|max| observed.messages > *max)
+    {
+        return incompatible(format!(
+            "its {} events are more than the {max} of spec.stream.maxMessages",
+            observed.messages
+        ));
     }
     Ok(())
 }
@@ -220,20 +270,35 @@ pub(super) fn adoptable(desired: &Desired, observed: &Observed) -> Result<(), Er
 /// The owner that a stream's metadata names.
 pub(super) fn owner(config: &Map<String, Value>) -> Option<Owner> {
     let entry = |key| config.get("metadata")?.get(key)?.as_str().map(str::to_owned);
-    Some(Owner { cluster: entry(CLUSTER)?, namespace: entry(NAMESPACE)?, name: entry(NAME)?, uid: entry(UID)? })
+    Some(Owner {
+        cluster: entry(CLUSTER)?,
+        namespace: entry(NAMESPACE)?,
+        name: entry(NAME)?,
+        uid: entry(UID)?,
+    })
 }
 
 /// Whether a stream's metadata has some but not all marks of an owner.
 pub(super) fn partly_owned(config: &Map<String, Value>) -> bool {
-    [CLUSTER, NAMESPACE, NAME, UID].iter().any(|key| config.get("metadata").is_some_and(|m| m.get(key).is_some()))
+    [CLUSTER, NAMESPACE, NAME, UID]
+        .iter()
+        .any(|key| config.get("metadata").is_some_and(|m| m.get(key).is_some()))
 }
 
 pub(super) fn epoch_mark(config: &Map<String, Value>) -> &str {
-    config.get("metadata").and_then(|m| m.get(EPOCH_METADATA)).and_then(Value::as_str).unwrap_or_default()
+    config
+        .get("metadata")
+        .and_then(|m| m.get(EPOCH_METADATA))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 pub(super) fn replicas(config: &Map<String, Value>) -> usize {
-    config.get("num_replicas").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
+    config
+        .get("num_replicas")
+        .and_then(Value::as_u64)
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(1)
 }
 
 fn spec_path(key: &str) -> String {
@@ -254,8 +319,12 @@ fn spec_path(key: &str) -> String {
 /// A value as the spec would write it.
 fn text(key: &str, value: &Value) -> String {
     match (key, value) {
-        ("max_age" | "duplicate_window", Value::Number(nanos)) => duration_text(nanos.as_u64().unwrap_or_default() / 1_000_000),
-        ("max_bytes" | "max_msg_size", Value::Number(bytes)) if bytes.as_u64().is_some() => size_text(bytes.as_u64().unwrap_or_default()),
+        ("max_age" | "duplicate_window", Value::Number(nanos)) => {
+            duration_text(nanos.as_u64().unwrap_or_default() / 1_000_000)
+        }
+        ("max_bytes" | "max_msg_size", Value::Number(bytes)) if bytes.as_u64().is_some() => {
+            size_text(bytes.as_u64().unwrap_or_default())
+        }
         (_, Value::Number(number)) if number.as_i64() == Some(-1) => "unlimited".to_owned(),
         (_, Value::String(text)) => text.clone(),
         (_, Value::Null) => "unset".to_owned(),
@@ -294,7 +363,16 @@ mod tests {
     fn what_a_server_leaves_out_is_off() {
         let want = whole(&desired(&json!({})), None);
         let mut observed = want.clone();
-        for key in ["no_ack", "sealed", "mirror", "sources", "republish", "subject_transform", "placement", "compression"] {
+        for key in [
+            "no_ack",
+            "sealed",
+            "mirror",
+            "sources",
+            "republish",
+            "subject_transform",
+            "placement",
+            "compression",
+        ] {
             observed.remove(key);
         }
         observed.insert("consumer_limits".to_owned(), json!({}));
@@ -323,20 +401,46 @@ mod tests {
     #[test]
     fn differences_are_told_in_the_words_of_the_spec() {
         let want = whole(&desired(&json!({})), None);
-        let observed = whole(&desired(&json!({"stream": {"maxAge": "1h30m", "maxBytes": "512Mi", "maxMessages": 5}})), None);
-        let told: Vec<_> = diff(&want, &observed).into_iter().map(|d| format!("{}: {} {}", d.field, d.desired, d.observed)).collect();
-        assert_eq!(told, ["spec.stream.maxAge: 24h 1h30m", "spec.stream.maxBytes: 1Gi 512Mi", "spec.stream.maxMessages: unlimited 5"]);
+        let observed = whole(
+            &desired(
+                &json!({"stream": {"maxAge": "1h30m", "maxBytes": "512Mi", "maxMessages": 5}}),
+            ),
+            None,
+        );
+        let told: Vec<_> = diff(&want, &observed)
+            .into_iter()
+            .map(|d| format!("{}: {} {}", d.field, d.desired, d.observed))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "spec.stream.maxAge: 24h 1h30m",
+                "spec.stream.maxBytes: 1Gi 512Mi",
+                "spec.stream.maxMessages: unlimited 5"
+            ]
+        );
     }
 
     #[test]
     fn replicas_and_placement_are_never_in_one_update_with_anything_else() {
-        let want = whole(&desired(&json!({"stream": {"replicas": 3, "maxAge": "2h", "placement": {"cluster": "eu"}}})), None);
+        let want = whole(
+            &desired(
+                &json!({"stream": {"replicas": 3, "maxAge": "2h", "placement": {"cluster": "eu"}}}),
+            ),
+            None,
+        );
         let observed = whole(&desired(&json!({})), None);
         let settings = update(&want, &observed, Class::Settings).unwrap();
-        assert_eq!((settings["num_replicas"].clone(), settings.get("placement")), (json!(1), Some(&Value::Null)));
+        assert_eq!(
+            (settings["num_replicas"].clone(), settings.get("placement")),
+            (json!(1), Some(&Value::Null))
+        );
         assert_eq!(settings["max_age"], want["max_age"]);
         let scaled = update(&want, &settings, Class::Replicas).unwrap();
-        assert_eq!((scaled["num_replicas"].clone(), scaled.get("placement")), (json!(3), Some(&Value::Null)));
+        assert_eq!(
+            (scaled["num_replicas"].clone(), scaled.get("placement")),
+            (json!(3), Some(&Value::Null))
+        );
         let moved = update(&want, &scaled, Class::Placement).unwrap();
         assert_eq!(diff(&want, &moved), []);
         assert_eq!(update(&want, &moved, Class::Settings), None);
@@ -352,8 +456,14 @@ mod tests {
         observed["metadata"]["_nats.ver"] = json!("2.15.1");
         observed["metadata"][EPOCH_METADATA] = json!("3");
         let update = update(&want, &observed, Class::Settings).unwrap();
-        assert_eq!((&update["deny_delete"], &update["field_of_a_later_server"]), (&json!(true), &json!(5)));
-        assert_eq!((&update["metadata"]["team"], &update["metadata"][EPOCH_METADATA]), (&json!("shop"), &json!("3")));
+        assert_eq!(
+            (&update["deny_delete"], &update["field_of_a_later_server"]),
+            (&json!(true), &json!(5))
+        );
+        assert_eq!(
+            (&update["metadata"]["team"], &update["metadata"][EPOCH_METADATA]),
+            (&json!("shop"), &json!("3"))
+        );
         assert_eq!(update["metadata"].get("_nats.ver"), None);
     }
 }

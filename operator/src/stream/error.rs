@@ -1,4 +1,5 @@
-//! What can be wrong with a stream, each with the reason of its condition and with what to do about it.
+//! What can be wrong with a stream, each with the reason of its condition and with what to do about
+//! it.
 
 use async_nats::jetstream::ErrorCode;
 use serde_json::{Map, Value};
@@ -9,13 +10,17 @@ use crate::crd::condition::reason;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// NATS does not answer.
-    #[error("NATS at {servers} cannot be reached. Pods go on with what they have; start nats-server, or correct the operator's --nats")]
+    #[error(
+        "NATS at {servers} cannot be reached. Pods go on with what they have; start nats-server, or correct the operator's --nats"
+    )]
     Unreachable {
         /// Where it was looked for.
         servers: String,
     },
     /// NATS refuses the operator.
-    #[error("NATS at {servers} refuses the operator: {trouble}. Correct --nats-credentials, or allow the user to publish to $JS.API.>")]
+    #[error(
+        "NATS at {servers} refuses the operator: {trouble}. Correct --nats-credentials, or allow the user to publish to $JS.API.>"
+    )]
     AuthFailed {
         /// Where.
         servers: String,
@@ -23,10 +28,14 @@ pub enum Error {
         trouble: String,
     },
     /// JetStream is off.
-    #[error("JetStream is not enabled: {0}. Enable `jetstream` in nats-server's configuration and for the account")]
+    #[error(
+        "JetStream is not enabled: {0}. Enable `jetstream` in nats-server's configuration and for the account"
+    )]
     JetStreamDisabled(String),
     /// The server is too old.
-    #[error("nats-server {0} is too old: history is served by batch direct get, which needs 2.11 or newer")]
+    #[error(
+        "nats-server {0} is too old: history is served by batch direct get, which needs 2.11 or newer"
+    )]
     ServerTooOld(String),
     /// The stream is another channel's.
     #[error(
@@ -55,7 +64,9 @@ pub enum Error {
         why: String,
     },
     /// A field that the server never changes.
-    #[error("{field} is {observed} and nats-server cannot change it to {desired}; set it back. The stream goes on serving")]
+    #[error(
+        "{field} is {observed} and nats-server cannot change it to {desired}; set it back. The stream goes on serving"
+    )]
     ImmutableField {
         /// Path of the field.
         field: String,
@@ -65,7 +76,9 @@ pub enum Error {
         observed: String,
     },
     /// Another stream takes one of the subjects.
-    #[error("another stream already takes one of the subjects {subjects}: change spec.stream.subjects, or delete that stream ({text})")]
+    #[error(
+        "another stream already takes one of the subjects {subjects}: change spec.stream.subjects, or delete that stream ({text})"
+    )]
     SubjectOverlap {
         /// The subjects asked for.
         subjects: String,
@@ -84,7 +97,9 @@ pub enum Error {
         known: Option<usize>,
     },
     /// A limit of server or account.
-    #[error("a limit of the NATS server or account is reached: {0}. Lower spec.stream.maxBytes, or raise the limit")]
+    #[error(
+        "a limit of the NATS server or account is reached: {0}. Lower spec.stream.maxBytes, or raise the limit"
+    )]
     QuotaExceeded(String),
     /// The server refused for another reason.
     #[error("nats-server refused the stream: {text} (error {code})")]
@@ -134,9 +149,16 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::AuthFailed { .. } | Self::NotApplied { .. } | Self::Protocol(_) => true,
+            Self::Unreachable { .. }
+            | Self::AuthFailed { .. }
+            | Self::NotApplied { .. }
+            | Self::Protocol(_) => true,
             // 10124: a move of the stream is under way.
-            Self::Api { code, .. } => [ErrorCode::CLUSTER_NOT_LEADER, ErrorCode::STREAM_MOVE_IN_PROGRESS].iter().any(|c| c.0 == *code),
+            Self::Api { code, .. } => {
+                [ErrorCode::CLUSTER_NOT_LEADER, ErrorCode::STREAM_MOVE_IN_PROGRESS]
+                    .iter()
+                    .any(|c| c.0 == *code)
+            }
             Self::JetStreamDisabled(_)
             | Self::ServerTooOld(_)
             | Self::OwnedByOther { .. }
@@ -154,14 +176,23 @@ impl Error {
         let Self::Api { code, text } = self else { return self };
         let replicas = super::config::replicas(config);
         match ErrorCode(code) {
-            ErrorCode::STREAM_SUBJECT_OVERLAP => {
-                Self::SubjectOverlap { subjects: config.get("subjects").map(ToString::to_string).unwrap_or_default(), text }
-            }
+            ErrorCode::STREAM_SUBJECT_OVERLAP => Self::SubjectOverlap {
+                subjects: config.get("subjects").map(ToString::to_string).unwrap_or_default(),
+                text,
+            },
             ErrorCode::STREAM_NAME_EXIST => {
                 // Somebody else made a stream of this name between our read and our write.
-                Self::Unowned { stream: config.get("name").and_then(Value::as_str).unwrap_or_default().to_owned() }
+                Self::Unowned {
+                    stream: config
+                        .get("name")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .to_owned(),
+                }
             }
-            ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS if replicas > 1 => {
+            ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS
+                if replicas > 1 =>
+            {
                 Self::NotEnoughServers { replicas, known: None }
             }
             ErrorCode::INSUFFICIENT_RESOURCES
@@ -172,10 +203,14 @@ impl Error {
             | ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED
             | ErrorCode::STREAM_LIMITS
             | ErrorCode::NO_LIMITS => Self::QuotaExceeded(text),
-            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => Self::JetStreamDisabled(text),
-            _ if text.contains("stream configuration update can not") => {
-                Self::ImmutableField { field: "a setting of the stream".to_owned(), desired: text, observed: "fixed".to_owned() }
+            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+                Self::JetStreamDisabled(text)
             }
+            _ if text.contains("stream configuration update can not") => Self::ImmutableField {
+                field: "a setting of the stream".to_owned(),
+                desired: text,
+                observed: "fixed".to_owned(),
+            },
             _ => Self::Api { code, text },
         }
     }

@@ -1,5 +1,6 @@
-//! What was seen of each stream: a last sequence that goes back in one and the same life of a stream means that it
-//! was restored from an older copy, or lost writes. In memory only: at worst a restart of the operator forgets it.
+//! What was seen of each stream: a last sequence that goes back in one and the same life of a
+//! stream means that it was restored from an older copy, or lost writes. In memory only: at worst a
+//! restart of the operator forgets it.
 
 use std::{
     collections::HashMap,
@@ -19,13 +20,16 @@ struct Seen {
 
 impl History {
     pub(super) fn seen(&self, name: &str, observed: &Observed) {
-        let seen = Seen { created: observed.created.clone(), last_sequence: observed.last_sequence };
+        let seen =
+            Seen { created: observed.created.clone(), last_sequence: observed.last_sequence };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), seen);
     }
 
     pub(super) fn remember(&self, name: &str, created: &str) {
         let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        history.entry(name.to_owned()).or_insert_with(|| Seen { created: created.to_owned(), last_sequence: 0 });
+        history
+            .entry(name.to_owned())
+            .or_insert_with(|| Seen { created: created.to_owned(), last_sequence: 0 });
     }
 
     pub(super) fn is_same(&self, name: &str, observed: &Observed) -> bool {
@@ -47,6 +51,8 @@ impl History {
 
     pub(super) fn regressed(&self, name: &str, observed: &Observed) -> bool {
         let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        history.get(name).is_some_and(|seen| seen.created == observed.created && seen.last_sequence > observed.last_sequence)
+        history.get(name).is_some_and(|seen| {
+            seen.created == observed.created && seen.last_sequence > observed.last_sequence
+        })
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct Observed {
 impl Observed {
     pub(super) fn created_nanos(&self) -> Result<i128, Error> {
         let time = async_nats::datetime::parse_rfc3339(&self.created);
-        time.map(|t| t.unix_timestamp_nanos()).map_err(|e| Error::Protocol(format!("creation time {:?}: {e}", self.created)))
+        time.map(|t| t.unix_timestamp_nanos())
+            .map_err(|e| Error::Protocol(format!("creation time {:?}: {e}", self.created)))
     }
 }
 
@@ -56,14 +57,22 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(context: jetstream::Context, servers: &str, state: Option<watch::Receiver<nats::State>>) -> Self {
+    pub(super) fn new(
+        context: jetstream::Context,
+        servers: &str,
+        state: Option<watch::Receiver<nats::State>>,
+    ) -> Self {
         Self { context, servers: servers.to_owned(), state }
     }
 
-    /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's status would
-    /// be written again and again.
+    /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's
+    /// status would be written again and again.
     fn unreachable(&self) -> Error {
-        let trouble = self.state.as_ref().and_then(|state| state.borrow().trouble.clone()).unwrap_or_default();
+        let trouble = self
+            .state
+            .as_ref()
+            .and_then(|state| state.borrow().trouble.clone())
+            .unwrap_or_default();
         let refused = ["authorization violation", "authentication", "permissions violation"];
         let lower = trouble.to_lowercase();
         if refused.iter().any(|text| lower.contains(text)) {
@@ -81,22 +90,33 @@ impl Server {
         let version = client.server_info().version;
         let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
         match (parts.next().flatten(), parts.next().flatten()) {
-            (Some(major), Some(minor)) if (major, minor) < OLDEST_SERVER => Err(Error::ServerTooOld(version)),
+            (Some(major), Some(minor)) if (major, minor) < OLDEST_SERVER => {
+                Err(Error::ServerTooOld(version))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Whether the servers can hold `replicas` copies, as far as can be told before asking: some versions take more
-    /// copies than there are servers in an update, and then do not start again.
-    pub(super) fn check_cluster_size(&self, replicas: usize, observed: Option<&Observed>) -> Result<(), Error> {
+    /// Whether the servers can hold `replicas` copies, as far as can be told before asking: some
+    /// versions take more copies than there are servers in an update, and then do not start again.
+    pub(super) fn check_cluster_size(
+        &self,
+        replicas: usize,
+        observed: Option<&Observed>,
+    ) -> Result<(), Error> {
         if replicas <= 1 {
             return Ok(());
         }
         let info = self.context.client().server_info();
-        let alone = info.cluster.as_deref().unwrap_or_default().is_empty() && !observed.is_some_and(|o| o.clustered);
+        let alone = info.cluster.as_deref().unwrap_or_default().is_empty()
+            && !observed.is_some_and(|o| o.clustered);
         // Empty when servers do not tell their addresses; then the server's own refusal must do.
         let known = if alone { 1 } else { info.connect_urls.len() };
-        if known > 0 && known < replicas { Err(Error::NotEnoughServers { replicas, known: Some(known) }) } else { Ok(()) }
+        if known > 0 && known < replicas {
+            Err(Error::NotEnoughServers { replicas, known: Some(known) })
+        } else {
+            Ok(())
+        }
     }
 
     /// Version of the server as it said when the connection was made.
@@ -108,7 +128,8 @@ impl Server {
     pub(super) async fn account(&self) -> Result<(), Error> {
         match self.request::<_, Value>("INFO", &json!({})).await {
             Err(Error::Api { code, text })
-                if code == ErrorCode::JETSTREAM_NOT_ENABLED.0 || code == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT.0 =>
+                if code == ErrorCode::JETSTREAM_NOT_ENABLED.0
+                    || code == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT.0 =>
             {
                 Err(Error::JetStreamDisabled(text))
             }
@@ -134,11 +155,17 @@ impl Server {
 
     pub(super) async fn create(&self, config: &Map<String, Value>) -> Result<(), Error> {
         let config: Map<_, _> = config.iter().filter(|(_, v)| !v.is_null()).collect_map();
-        self.request::<_, Value>(&format!("STREAM.CREATE.{}", name(&config)), &config).await.map(|_| ()).map_err(|e| e.explained(&config))
+        self.request::<_, Value>(&format!("STREAM.CREATE.{}", name(&config)), &config)
+            .await
+            .map(|_| ())
+            .map_err(|e| e.explained(&config))
     }
 
     pub(super) async fn update(&self, config: &Map<String, Value>) -> Result<(), Error> {
-        self.request::<_, Value>(&format!("STREAM.UPDATE.{}", name(config)), config).await.map(|_| ()).map_err(|e| e.explained(config))
+        self.request::<_, Value>(&format!("STREAM.UPDATE.{}", name(config)), config)
+            .await
+            .map(|_| ())
+            .map_err(|e| e.explained(config))
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {
@@ -148,21 +175,36 @@ impl Server {
         }
     }
 
-    async fn request<T: Serialize + ?Sized, V: serde::de::DeserializeOwned>(&self, subject: &str, payload: &T) -> Result<V, Error> {
+    async fn request<T: Serialize + ?Sized, V: serde::de::DeserializeOwned>(
+        &self,
+        subject: &str,
+        payload: &T,
+    ) -> Result<V, Error> {
         // A request while disconnected would wait for its whole time limit.
         if self.context.client().connection_state() != State::Connected {
             return Err(self.unreachable());
         }
-        let answer = self.context.request(subject.to_owned(), payload).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Error::JetStreamDisabled("nobody answers its API".to_owned()),
-            RequestErrorKind::TimedOut => self.unreachable(),
-            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => Error::Protocol(error.to_string()),
-        })?;
+        let answer =
+            self.context.request(subject.to_owned(), payload).await.map_err(|error| match error
+                .kind()
+            {
+                RequestErrorKind::NoResponders => {
+                    Error::JetStreamDisabled("nobody answers its API".to_owned())
+                }
+                RequestErrorKind::TimedOut => self.unreachable(),
+                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                    Error::Protocol(error.to_string())
+                }
+            })?;
         match answer {
             Response::Ok(value) => Ok(value),
             // There is no leader just now.
-            Response::Err { error } if error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE => Err(self.unreachable()),
-            Response::Err { error } => Err(Error::Api { code: error.error_code().0, text: error.to_string() }),
+            Response::Err { error } if error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE => {
+                Err(self.unreachable())
+            }
+            Response::Err { error } => {
+                Err(Error::Api { code: error.error_code().0, text: error.to_string() })
+            }
         }
     }
 }

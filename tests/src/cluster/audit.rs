@@ -86,8 +86,8 @@ impl Entry {
         !matches!(self.verb.as_str(), "get" | "list" | "watch")
     }
 
-    /// Whether the caller's rights did not cover it. An answer of 403 that authorization had allowed is
-    /// another thing: nothing can be created in a namespace that is being deleted.
+    /// Whether the caller's rights did not cover it. An answer of 403 that authorization had
+    /// allowed is another thing: nothing can be created in a namespace that is being deleted.
     pub fn is_denied(&self) -> bool {
         let decision = self.annotations.get("authorization.k8s.io/decision").map(String::as_str);
         self.response_status.code == 403 && decision != Some("allow")
@@ -96,8 +96,18 @@ impl Entry {
     /// `patch apps/deployments/scale team/orders → 200`.
     pub fn brief(&self) -> String {
         let of = &self.object_ref;
-        let parts: Vec<&str> = [of.api_group.as_str(), &of.resource, &of.subresource].into_iter().filter(|p| !p.is_empty()).collect();
-        format!("{} {} {}/{} → {}", self.verb, parts.join("/"), of.namespace, of.name, self.response_status.code)
+        let parts: Vec<&str> = [of.api_group.as_str(), &of.resource, &of.subresource]
+            .into_iter()
+            .filter(|p| !p.is_empty())
+            .collect();
+        format!(
+            "{} {} {}/{} → {}",
+            self.verb,
+            parts.join("/"),
+            of.namespace,
+            of.name,
+            self.response_status.code
+        )
     }
 }
 
@@ -118,7 +128,10 @@ impl Audit {
         whole
             .lines()
             .filter(|line| line.contains(user))
-            .map(|line| serde_json::from_str::<Entry>(line).unwrap_or_else(|e| panic!("audit entry: {e}: {line}")))
+            .map(|line| {
+                serde_json::from_str::<Entry>(line)
+                    .unwrap_or_else(|e| panic!("audit entry: {e}: {line}"))
+            })
             .filter(|entry| entry.user.username == user)
             .collect()
     }

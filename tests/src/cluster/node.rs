@@ -1,16 +1,16 @@
-//! A stand-in for a node: it binds each pod to itself and runs the pod's real program with the pod's real
-//! arguments as a process on a loopback address of the pod's own.
+//! A stand-in for a node: it binds each pod to itself and runs the pod's real program with the
+//! pod's real arguments as a process on a loopback address of the pod's own.
 //!
-//! No kubelet, because that needs a container runtime and cgroups of its own, and what is tested here is the
-//! operator: what matters of a pod is that the real data plane runs as its template says, that its probes
-//! decide whether it is ready, that its files follow the ConfigMap, and that it ends as a pod ends. Real nodes
-//! have a suite of their own.
+//! No kubelet, because that needs a container runtime and cgroups of its own, and what is tested
+//! here is the operator: what matters of a pod is that the real data plane runs as its template
+//! says, that its probes decide whether it is ready, that its files follow the ConfigMap, and that
+//! it ends as a pod ends. Real nodes have a suite of their own.
 //!
-//! What it knows of a pod: one container; arguments, environment (`value`, `fieldRef`); volumes from
-//! ConfigMaps, Secrets and `emptyDir`; start-up and readiness probes over HTTP (no liveness probe);
-//! termination by SIGTERM and the grace period; restart after an exit. Paths under a mount become paths in
-//! the pod's own directory, and `0.0.0.0` becomes the pod's address. Any image is "there" unless its tag is
-//! `missing`.
+//! What it knows of a pod: one container; arguments, environment (`value`, `fieldRef`); volumes
+//! from ConfigMaps, Secrets and `emptyDir`; start-up and readiness probes over HTTP (no liveness
+//! probe); termination by SIGTERM and the grace period; restart after an exit. Paths under a mount
+//! become paths in the pod's own directory, and `0.0.0.0` becomes the pod's address. Any image is
+//! "there" unless its tag is `missing`.
 
 mod container;
 mod status;
@@ -77,16 +77,29 @@ impl Node {
     /// Registers the node and starts to run pods, on the calling runtime.
     pub(super) async fn start(client: Client) -> Self {
         let nodes: Api<NodeObject> = Api::all(client.clone());
-        let node = NodeObject { metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() }, ..NodeObject::default() };
+        let node = NodeObject {
+            metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() },
+            ..NodeObject::default()
+        };
         nodes.create(&PostParams::default(), &node).await.expect("a Node object");
 
         let (config_maps, writer) = reflector::store();
-        let follow = reflector(writer, watcher(Api::<ConfigMap>::all(client.clone()), watcher::Config::default()).default_backoff());
+        let follow = reflector(
+            writer,
+            watcher(Api::<ConfigMap>::all(client.clone()), watcher::Config::default())
+                .default_backoff(),
+        );
         tokio::spawn(follow.for_each(|_| std::future::ready(())));
 
-        // Two runs of the tests at once take different addresses, most likely; a clash is noticed by binding.
+        // Two runs of the tests at once take different addresses, most likely; a clash is noticed
+        // by binding.
         let base = rand::rng().random_range(0x0010_0000..0x00F0_0000);
-        let shared = Arc::new(Shared { client, config_maps, state: Mutex::default(), addresses: AtomicU32::new(base) });
+        let shared = Arc::new(Shared {
+            client,
+            config_maps,
+            state: Mutex::default(),
+            addresses: AtomicU32::new(base),
+        });
         tokio::spawn(run(shared.clone()));
         Self { shared }
     }
@@ -145,7 +158,9 @@ impl Shared {
         loop {
             let next = self.addresses.fetch_add(1, Ordering::Relaxed);
             let address = Ipv4Addr::from(0x7F00_0000 | (next & 0x00FF_FFFF));
-            if !matches!(address.octets()[3], 0 | 255) && ports.iter().all(|port| TcpListener::bind((address, *port)).is_ok()) {
+            if !matches!(address.octets()[3], 0 | 255)
+                && ports.iter().all(|port| TcpListener::bind((address, *port)).is_ok())
+            {
                 return address;
             }
         }
@@ -160,7 +175,8 @@ fn locked(process: &Mutex<Process>) -> MutexGuard<'_, Process> {
 async fn run(shared: Arc<Shared>) {
     let mut tasks: HashMap<String, watch::Sender<Pod>> = HashMap::new();
     let mut listed = HashSet::new();
-    let pods = watcher(Api::<Pod>::all(shared.client.clone()), watcher::Config::default()).default_backoff();
+    let pods = watcher(Api::<Pod>::all(shared.client.clone()), watcher::Config::default())
+        .default_backoff();
     let mut pods = std::pin::pin!(pods);
     // An error of the watch is followed by a new attempt.
     while let Some(event) = pods.next().await {
@@ -191,10 +207,16 @@ async fn run_pod(shared: Arc<Shared>, mut object: watch::Receiver<Pod>) {
     let pod = object.borrow().clone();
     let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), &namespace);
-    if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_none() && pod.metadata.deletion_timestamp.is_none() {
+    if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()).is_none()
+        && pod.metadata.deletion_timestamp.is_none()
+    {
         let binding = Binding {
             metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
-            target: ObjectReference { kind: Some("Node".to_owned()), name: Some(NAME.to_owned()), ..ObjectReference::default() },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(NAME.to_owned()),
+                ..ObjectReference::default()
+            },
         };
         let bound: Result<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status, _> =
             api.create_subresource("binding", &name, &PostParams::default(), &binding).await;
@@ -216,8 +238,14 @@ async fn run_pod(shared: Arc<Shared>, mut object: watch::Receiver<Pod>) {
     }
 }
 
-/// Runs the container, again and again, until the pod is to end; true when its object has gone by itself.
-async fn live(shared: &Arc<Shared>, key: &(String, String), object: &mut watch::Receiver<Pod>, status: &mut status::Reporter) -> bool {
+/// Runs the container, again and again, until the pod is to end; true when its object has gone by
+/// itself.
+async fn live(
+    shared: &Arc<Shared>,
+    key: &(String, String),
+    object: &mut watch::Receiver<Pod>,
+    status: &mut status::Reporter,
+) -> bool {
     let (namespace, name) = key;
     let pod = object.borrow().clone();
     let mut container = match Container::new(&pod) {
@@ -255,7 +283,8 @@ async fn live(shared: &Arc<Shared>, key: &(String, String), object: &mut watch::
     }
 }
 
-/// Looks after one run of the container; `None` when it ended by itself, else whether the object has gone.
+/// Looks after one run of the container; `None` when it ended by itself, else whether the object
+/// has gone.
 async fn watch_process(
     shared: &Arc<Shared>,
     container: &mut Container,
@@ -274,7 +303,9 @@ async fn watch_process(
         if kill_at.is_none() && is_ending(object) {
             locked(process).terminate();
             let grace = object.borrow().metadata.deletion_grace_period_seconds.unwrap_or(30);
-            kill_at = Some(Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or_default()));
+            kill_at = Some(
+                Instant::now() + Duration::from_secs(u64::try_from(grace).unwrap_or_default()),
+            );
         }
         if kill_at.is_some_and(|at| Instant::now() >= at) {
             locked(process).kill();

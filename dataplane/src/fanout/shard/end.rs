@@ -26,7 +26,9 @@ impl Shard {
     pub(super) fn tick(&mut self) {
         while let Some((at, key, ticket)) = self.timers.due(self.now) {
             match self.slots.get_mut(key) {
-                Some(Slot::Stream(connection)) if connection.ticket == ticket && connection.timer_at == Some(at) => {
+                Some(Slot::Stream(connection))
+                    if connection.ticket == ticket && connection.timer_at == Some(at) =>
+                {
                     connection.timer_at = None;
                     self.look(key);
                 }
@@ -59,7 +61,8 @@ impl Shard {
                 set_timer(&mut self.timers, self.now + (timeout - blocked), key, connection);
                 return;
             }
-            // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to the place.
+            // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to
+            // the place.
             tracing::debug!(peer = %entry.connection().peer, ?blocked, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
             return self.remove(key);
@@ -82,7 +85,8 @@ impl Shard {
         };
         let waiting = self.readers.entry(place).or_default();
         waiting.push(address);
-        // The first to ask has an answer for its own position; the others find the segment in the cache then, or ask.
+        // The first to ask has an answer for its own position; the others find the segment in the
+        // cache then, or ask.
         if waiting.len() == 1 {
             self.store.ask(question, move |answer| Message::Read(place, answer), &self.inbox);
         }
@@ -113,7 +117,8 @@ impl Shard {
             let slot = self.slots.vacant_entry();
             let key = slot.key();
             // Under its new key.
-            if self.poll.registry().reregister(&mut socket, Token(key), Interest::READABLE).is_ok() {
+            if self.poll.registry().reregister(&mut socket, Token(key), Interest::READABLE).is_ok()
+            {
                 slot.insert(Slot::Lingering(socket, ticket));
                 self.timers.set(self.now + LINGER, key, ticket);
             }

@@ -7,8 +7,8 @@ use crate::fanout::group::{Delivered, Tally};
 
 /// Subscribers of a channel that are visited in one turn: about two milliseconds' worth.
 const VISITS: usize = 512;
-/// Visits after which the head is looked at again. Who is visited later gets what has come meanwhile with the same write, instead of
-/// with another one a round later.
+/// Visits after which the head is looked at again. Who is visited later gets what has come
+/// meanwhile with the same write, instead of with another one a round later.
 const LOOK_EVERY: usize = 64;
 
 impl Shard {

@@ -1,4 +1,5 @@
-//! Which events of a sealed segment pass a filter: found once, however many subscribers with that filter read it.
+//! Which events of a sealed segment pass a filter: found once, however many subscribers with that
+//! filter read it.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -7,8 +8,9 @@ use sluice_channel::Filter;
 
 use super::Entry;
 
-/// What is kept of matches for each event of a segment, bytes at most: a segment of 1,024 events has room for about fifty short
-/// filters. Part of the segment's cost from the start, so that the cache's bound holds whoever comes later.
+/// What is kept of matches for each event of a segment, bytes at most: a segment of 1,024 events
+/// has room for about fifty short filters. Part of the segment's cost from the start, so that the
+/// cache's bound holds whoever comes later.
 pub(super) const ENTRY_BYTES: usize = 16;
 
 /// One bit for each event of the segment.
@@ -37,7 +39,8 @@ impl Matches {
         if let Some((_, passing)) = known.filters.iter().find(|(other, _)| other == filter) {
             return Arc::clone(passing);
         }
-        // Under the lock: who comes at the same moment with the same filter waits rather than finds it again.
+        // Under the lock: who comes at the same moment with the same filter waits rather than finds
+        // it again.
         let passing = find(filter, entries, topics);
         known.keep(filter, &passing, entries.len() * ENTRY_BYTES);
         passing
@@ -64,7 +67,12 @@ fn find(filter: &Filter, entries: &[Entry], topics: &[Box<str>]) -> Passing {
     let passes = |entry: &Entry| topics.get(entry.topic as usize).is_some_and(|passes| *passes);
     entries
         .chunks(u64::BITS as usize)
-        .map(|chunk| chunk.iter().enumerate().fold(0, |bits, (at, entry)| bits | (u64::from(passes(entry)) << at)))
+        .map(|chunk| {
+            chunk
+                .iter()
+                .enumerate()
+                .fold(0, |bits, (at, entry)| bits | (u64::from(passes(entry)) << at))
+        })
         .collect()
 }
 
@@ -86,7 +94,9 @@ mod tests {
     use super::*;
 
     fn entries(count: u32) -> Vec<Entry> {
-        (0..count).map(|i| Entry { sequence: u64::from(i), time_nanos: 0, topic: i % 3, end: 0 }).collect()
+        (0..count)
+            .map(|i| Entry { sequence: u64::from(i), time_nanos: 0, topic: i % 3, end: 0 })
+            .collect()
     }
 
     #[test]
@@ -95,7 +105,10 @@ mod tests {
         let matches = Matches::default();
         let passing = matches.of(&Filter::new(["b"]).unwrap(), &entries(200), &topics);
         assert_eq!(from(&passing, 0).collect::<Vec<_>>(), (1..200).step_by(3).collect::<Vec<_>>());
-        assert_eq!(from(&passing, 64).collect::<Vec<_>>(), (64..200).step_by(3).collect::<Vec<_>>());
+        assert_eq!(
+            from(&passing, 64).collect::<Vec<_>>(),
+            (64..200).step_by(3).collect::<Vec<_>>()
+        );
         assert_eq!(from(&passing, 65).next(), Some(67));
         assert_eq!(from(&passing, 200).next(), None);
         let again = matches.of(&Filter::new(["b"]).unwrap(), &entries(200), &topics);
@@ -109,7 +122,8 @@ mod tests {
         for i in 0..1_000 {
             matches.of(&Filter::new([format!("orders.{i}")]).unwrap(), &entries, &topics);
             let known = matches.known.lock();
-            let sum: usize = known.filters.iter().map(|(filter, passing)| bytes_of(filter, passing)).sum();
+            let sum: usize =
+                known.filters.iter().map(|(filter, passing)| bytes_of(filter, passing)).sum();
             assert!(sum == known.bytes && sum <= 1_024 * ENTRY_BYTES, "{sum}");
         }
         assert!(matches.known.lock().filters.len() > 40);

@@ -5,7 +5,13 @@ use super::*;
 const EPOCH: Epoch = Epoch::from_bits(1);
 
 fn event(sequence: u64, topic: &str) -> Event {
-    Event { sequence, time_nanos: 1_000, topic: topic.into(), name: None, payload: format!("p{sequence}").into() }
+    Event {
+        sequence,
+        time_nanos: 1_000,
+        topic: topic.into(),
+        name: None,
+        payload: format!("p{sequence}").into(),
+    }
 }
 
 /// Sequences 10, 11, 14, 15 of 10..18; 12–13 and 16–17 are missing. Odd ones have topic `odd`.
@@ -13,7 +19,13 @@ fn segment(reason: GapReason) -> Segment {
     let mut segment = Segment::open(10);
     for sequence in [10, 11, 14, 15] {
         let topic = if sequence % 2 == 0 { "even" } else { "odd" };
-        assert!(segment.append(EPOCH, &event(sequence, topic), Dialect::Plain, Encoding::Text, reason));
+        assert!(segment.append(
+            EPOCH,
+            &event(sequence, topic),
+            Dialect::Plain,
+            Encoding::Text,
+            reason
+        ));
     }
     segment.skip_to(18, reason);
     segment
@@ -78,7 +90,8 @@ fn one_slice_is_bounded_but_never_empty_for_a_large_event() {
 }
 
 proptest! {
-    /// A segment says the same before it is sealed and after, wherever one starts to read and whatever passes.
+    /// A segment says the same before it is sealed and after, wherever one starts to read and
+    /// whatever passes.
     #[test]
     fn open_and_sealed_are_alike(lengths in proptest::collection::vec(0usize..4_000, 1..200), from in 0usize..200, filtered: bool) {
         let (mut open, mut gathered) = (Segment::open(1), Segment::gather(1));
@@ -112,7 +125,8 @@ proptest! {
 }
 
 proptest! {
-    /// A slice of a sealed segment has the events that one gets by going through it event by event, whatever their sizes.
+    /// A slice of a sealed segment has the events that one gets by going through it event by event,
+    /// whatever their sizes.
     #[test]
     fn slices_end_where_a_walk_ends(sizes in prop::collection::vec(prop_oneof![0usize..200, 0usize..9_000, Just(20_000)], 1..200), missing in 0usize..3) {
         let mut segment = Segment::gather(1);
@@ -129,7 +143,8 @@ proptest! {
         let end = segment.end();
         let segment = segment.seal();
         for first in 0..sequences.len() {
-            // By hand: events are taken until there are SLICE_BYTES or more, or a sequence is missing.
+            // By hand: events are taken until there are SLICE_BYTES or more, or a sequence is
+            // missing.
             let (mut bytes, mut after) = (0, first);
             while after < sequences.len() && bytes < limits::SLICE_BYTES && sequences[after] == sequences[first] + (after - first) as u64 {
                 bytes += frames[after];

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use crate::source::REQUEST_TIMEOUT;
 
-/// How to reach NATS. The credentials are read again at each (re)connect, so a rotated secret needs no new pod.
+/// How to reach NATS. The credentials are read again at each (re)connect, so a rotated secret needs
+/// no new pod.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// `nats://`, `tls://` or `wss://` URLs.
@@ -61,7 +62,9 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
         .connection_timeout(Duration::from_secs(3))
         .ping_interval(Duration::from_secs(5))
         .request_timeout(Some(REQUEST_TIMEOUT))
-        .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY))
+        .reconnect_delay_callback(|attempts| {
+            Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
+        })
         .event_callback(move |event| {
             let set_up = Arc::clone(&set_up);
             async move { observe(&set_up, &event) }
@@ -86,7 +89,11 @@ fn observe(up: &watch::Sender<bool>, event: &Event) {
             tracing::warn!("disconnected from NATS; trying again");
             up.send_replace(false);
         }
-        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
+        Event::LameDuckMode
+        | Event::Draining
+        | Event::SlowConsumer(_)
+        | Event::ServerError(_)
+        | Event::ClientError(_) => {
             tracing::warn!(%event, "NATS connection");
         }
     }
@@ -94,8 +101,10 @@ fn observe(up: &watch::Sender<bool>, event: &Event) {
 
 /// Signs the server's nonce with what the credentials file holds now.
 async fn credentials(path: &Path, nonce: &[u8]) -> Result<async_nats::Auth, String> {
-    let text = tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
-    let Credentials { jwt, seed } = Credentials::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let text =
+        tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
+    let Credentials { jwt, seed } =
+        Credentials::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut auth = async_nats::Auth::new();
     auth.signature = Some(key.sign(nonce).map_err(|e| e.to_string())?);
@@ -133,6 +142,8 @@ impl Connection {
     }
 
     pub(super) fn api_prefix(&self) -> String {
-        self.domain.as_ref().map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
+        self.domain
+            .as_ref()
+            .map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
     }
 }

@@ -1,6 +1,6 @@
 //! What JetStream says of a delivery in its reply subject (ADR-15):
-//! `$JS.ACK.<stream>.<consumer>.<times>.<stream sequence>.<consumer sequence>.<time>.<pending>`, or with a domain and an account
-//! before the stream and, maybe, a token at the end.
+//! `$JS.ACK.<stream>.<consumer>.<times>.<stream sequence>.<consumer sequence>.<time>.<pending>`, or
+//! with a domain and an account before the stream and, maybe, a token at the end.
 
 /// The numbers of one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +34,28 @@ mod tests {
 
     #[test]
     fn both_forms_of_reply_subjects() {
-        let expected = Some(Numbers { delivery_sequence: 7, sequence: 42, time_nanos: 1_700_000_000_123_456_789, pending: 3 });
+        let expected = Some(Numbers {
+            delivery_sequence: 7,
+            sequence: 42,
+            time_nanos: 1_700_000_000_123_456_789,
+            pending: 3,
+        });
         assert_eq!(delivery("$JS.ACK.orders.reader.1.42.7.1700000000123456789.3"), expected);
-        assert_eq!(delivery("$JS.ACK._.ACCOUNT.orders.reader.1.42.7.1700000000123456789.3"), expected);
-        assert_eq!(delivery("$JS.ACK.hub.ACCOUNT.orders.reader.1.42.7.1700000000123456789.3.token"), expected);
-        for none in ["", "_INBOX.a.b", "$JS.ACK.orders.reader.1.42", "$JS.ACK.orders.reader.1.x.7.1.3", "$JS.ACK.orders.reader.1.-1.7.1.3"]
-        {
+        assert_eq!(
+            delivery("$JS.ACK._.ACCOUNT.orders.reader.1.42.7.1700000000123456789.3"),
+            expected
+        );
+        assert_eq!(
+            delivery("$JS.ACK.hub.ACCOUNT.orders.reader.1.42.7.1700000000123456789.3.token"),
+            expected
+        );
+        for none in [
+            "",
+            "_INBOX.a.b",
+            "$JS.ACK.orders.reader.1.42",
+            "$JS.ACK.orders.reader.1.x.7.1.3",
+            "$JS.ACK.orders.reader.1.-1.7.1.3",
+        ] {
             assert_eq!(delivery(none), None, "{none}");
         }
     }

@@ -11,8 +11,8 @@ use crate::source::{Batch, Error, ReadLimit};
 /// JetStream's `no message found`.
 const MESSAGE_NOT_FOUND: u64 = 10_037;
 
-/// Reads events from `from` on with one request (ADR-31). The answer is a run of messages that ends with a
-/// message of status 204; 404 says that the replica has nothing there.
+/// Reads events from `from` on with one request (ADR-31). The answer is a run of messages that ends
+/// with a message of status 204; 404 says that the replica has nothing there.
 pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Result<Batch, Error> {
     // `next_by_subj`, because a plain `seq` answers 404 when just that one message is deleted.
     let request = json!({"seq": from.max(1), "next_by_subj": ">", "batch": limit.events, "max_bytes": limit.bytes});
@@ -21,7 +21,8 @@ pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Res
 
 /// The first event stored at or after a time.
 pub(super) async fn first_since(source: &JetStream, time_nanos: i64) -> Result<Option<u64>, Error> {
-    let time = jiff::Timestamp::from_nanosecond(i128::from(time_nanos)).map_err(|e| Error::Refused(e.to_string()))?;
+    let time = jiff::Timestamp::from_nanosecond(i128::from(time_nanos))
+        .map_err(|e| Error::Refused(e.to_string()))?;
     let request = json!({"start_time": time.to_string(), "next_by_subj": ">", "batch": 1});
     Ok(batch(source, &request).await?.events.first().map(|e| e.sequence))
 }
@@ -29,15 +30,21 @@ pub(super) async fn first_since(source: &JetStream, time_nanos: i64) -> Result<O
 async fn batch(source: &JetStream, request: &serde_json::Value) -> Result<Batch, Error> {
     let client = source.client();
     let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.map_err(|e| Error::Unreachable(e.to_string()))?;
+    let mut answers =
+        client.subscribe(inbox.clone()).await.map_err(|e| Error::Unreachable(e.to_string()))?;
     let subject = format!("{}.DIRECT.GET.{}", source.connection.api_prefix(), source.stream);
-    client.publish_with_reply(subject, inbox, request.to_string().into()).await.map_err(|e| Error::Unreachable(e.to_string()))?;
+    client
+        .publish_with_reply(subject, inbox, request.to_string().into())
+        .await
+        .map_err(|e| Error::Unreachable(e.to_string()))?;
     let mut batch = Batch::default();
     loop {
         let message = source.answer(&mut answers, "a direct get").await?;
         match message.status.map(|status| status.as_u16()) {
             None | Some(200) => {
-                let event = event(source, &message).ok_or_else(|| Error::Refused("a direct get answer without its headers".into()))?;
+                let event = event(source, &message).ok_or_else(|| {
+                    Error::Refused("a direct get answer without its headers".into())
+                })?;
                 batch.events.push(event);
             }
             Some(204) => {
@@ -83,11 +90,14 @@ struct Raw {
 pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<Event>, Error> {
     let request = json!({"seq": from.max(1), "next_by_subj": ">"});
     let subject = format!("STREAM.MSG.GET.{}", source.stream);
-    let answer: Answer = source.ask("STREAM.MSG.GET", source.context.request(subject, &request)).await?;
+    let answer: Answer =
+        source.ask("STREAM.MSG.GET", source.context.request(subject, &request)).await?;
     match (answer.message, answer.error) {
         (Some(raw), _) => raw_event(source, &raw).map(Some),
         (None, Some(error)) if error.err_code == MESSAGE_NOT_FOUND => Ok(None),
-        (None, Some(error)) if error.err_code == STREAM_NOT_FOUND => Err(Error::NoStream(source.stream.to_string())),
+        (None, Some(error)) if error.err_code == STREAM_NOT_FOUND => {
+            Err(Error::NoStream(source.stream.to_string()))
+        }
         (None, Some(error)) if error.code == 503 => Err(Error::Unreachable(error.description)),
         (None, Some(error)) => Err(Error::Refused(error.description)),
         (None, None) => Err(Error::Refused("an empty STREAM.MSG.GET answer".into())),

@@ -1,8 +1,10 @@
-//! Runs: pull consumers for those who read on and on. Their answers name sequence and time in the reply subject (ADR-13, ADR-37),
-//! where those of a direct get have six headers each, which cost both ends more than the event.
+//! Runs: pull consumers for those who read on and on. Their answers name sequence and time in the
+//! reply subject (ADR-13, ADR-37), where those of a direct get have six headers each, which cost
+//! both ends more than the event.
 //!
-//! A consumer has its price, too, so a run begins where one read has followed another for a while, and few live at a time. Whatever
-//! goes wrong with one, it is given up, and a direct get has the answer.
+//! A consumer has its price, too, so a run begins where one read has followed another for a while,
+//! and few live at a time. Whatever goes wrong with one, it is given up, and a direct get has the
+//! answer.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +27,8 @@ const RUNS: usize = 4;
 const READS_BEFORE: u32 = 2;
 /// Ends of reads that are remembered, to know the next in a row.
 const ENDS: usize = 16;
-/// A run that was used since is not given up for another: crowds at many places must not make consumers one after the other.
+/// A run that was used since is not given up for another: crowds at many places must not make
+/// consumers one after the other.
 const IDLE: Duration = Duration::from_secs(1);
 /// Bytes of one pull at most. What is more than was asked for waits for the next read.
 const PULL_BYTES: usize = limits::SEGMENT_BYTES;
@@ -59,10 +62,11 @@ struct Run {
     more: bool,
     /// Which of the stream's lives it is of.
     life: u64,
-    /// The stream's epoch after the consumer was made. A consumer dies with its stream, so all that it delivers is of it.
+    /// The stream's epoch after the consumer was made. A consumer dies with its stream, so all that
+    /// it delivers is of it.
     epoch: Epoch,
-    /// Everything before this was given out, or is not there; everything from here on is in the surplus or yet to be delivered. A
-    /// read that begins anywhere else is none of this run's.
+    /// Everything before this was given out, or is not there; everything from here on is in the
+    /// surplus or yet to be delivered. A read that begins anywhere else is none of this run's.
     next: u64,
     /// Came with the last pull, but is more than was asked for. No more than one pull.
     surplus: VecDeque<Event>,
@@ -71,7 +75,10 @@ struct Run {
 
 impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Run").field("consumer", &self.consumer).field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("Run")
+            .field("consumer", &self.consumer)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +90,8 @@ enum Way {
 }
 
 impl Runs {
-    /// The stream is of `epoch` and has come to `last`. What runs of another one have is of no use, nor of one that was set back.
+    /// The stream is of `epoch` and has come to `last`. What runs of another one have is of no use,
+    /// nor of one that was set back.
     pub(super) fn saw(&self, epoch: Epoch, last: u64) {
         let mut known = self.0.lock();
         if known.seen.is_some_and(|(before, highest)| before != epoch || highest > last) {
@@ -100,9 +108,15 @@ impl Known {
         if let Some(at) = self.runs.iter().position(|run| run.next == from) {
             return Way::Run(Box::new(self.runs.swap_remove(at)));
         }
-        let Some(at) = self.ends.iter().position(|(end, _)| *end == from) else { return Way::Direct(0) };
+        let Some(at) = self.ends.iter().position(|(end, _)| *end == from) else {
+            return Way::Direct(0);
+        };
         let in_a_row = self.ends.remove(at).map_or(0, |(_, in_a_row)| in_a_row);
-        if in_a_row < READS_BEFORE || !self.make_room() { Way::Direct(in_a_row) } else { Way::Begin(self.lives) }
+        if in_a_row < READS_BEFORE || !self.make_room() {
+            Way::Direct(in_a_row)
+        } else {
+            Way::Begin(self.lives)
+        }
     }
 
     fn make_room(&mut self) -> bool {
@@ -165,21 +179,39 @@ pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Res
 
 impl Run {
     async fn begin(source: &JetStream, from: u64, life: u64) -> Result<Self, Error> {
-        let consumer = format!("{}_history_{:016x}", source.reader_name, rand::rng().random::<u64>());
+        let consumer =
+            format!("{}_history_{:016x}", source.reader_name, rand::rng().random::<u64>());
         let inbox = source.client().new_inbox();
-        let answers = source.client().subscribe(format!("{inbox}.*")).await.map_err(|e| Error::Unreachable(e.to_string()))?;
+        let answers = source
+            .client()
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|e| Error::Unreachable(e.to_string()))?;
         source.create_consumer(&consumer, "replays of a sluice data plane", from).await?;
         // Without the runs, which own this one.
         let source = JetStream { runs: Arc::default(), ..source.clone() };
         let (surplus, used) = (VecDeque::new(), Instant::now());
         let epoch = Epoch::from_bits(0);
-        let mut run =
-            Self { source, consumer, inbox, answers, pulls: 0, delivered: 0, more: false, life, epoch, next: from, surplus, used };
+        let mut run = Self {
+            source,
+            consumer,
+            inbox,
+            answers,
+            pulls: 0,
+            delivered: 0,
+            more: false,
+            life,
+            epoch,
+            next: from,
+            surplus,
+            used,
+        };
         run.epoch = run.source.state().await?.epoch;
         Ok(run)
     }
 
-    /// Events from `from` on up to `limit`. The first one after that is named, too: it shows that there is nothing between.
+    /// Events from `from` on up to `limit`. The first one after that is named, too: it shows that
+    /// there is nothing between.
     async fn read(&mut self, from: u64, limit: ReadLimit) -> Result<Batch, Error> {
         let to = from.saturating_add(limit.events.max(1) - 1);
         let mut batch = Batch { epoch: Some(self.epoch), ..Batch::default() };
@@ -208,9 +240,15 @@ impl Run {
     async fn pull(&mut self, count: u64) -> Result<(), Error> {
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
-        let subject = format!("{}.CONSUMER.MSG.NEXT.{}.{}", self.source.connection.api_prefix(), self.source.stream, self.consumer);
+        let subject = format!(
+            "{}.CONSUMER.MSG.NEXT.{}.{}",
+            self.source.connection.api_prefix(),
+            self.source.stream,
+            self.consumer
+        );
         let request = json!({"batch": count, "max_bytes": PULL_BYTES, "no_wait": true}).to_string();
-        let asked = self.source.client().publish_with_reply(subject, reply.clone(), request.into()).await;
+        let asked =
+            self.source.client().publish_with_reply(subject, reply.clone(), request.into()).await;
         asked.map_err(|e| Error::Unreachable(e.to_string()))?;
         let (mut left, mut bytes_left) = (count, PULL_BYTES);
         // The server says when it ends early, but not when the bytes are used up exactly.
@@ -234,10 +272,17 @@ impl Run {
     }
 
     fn take(&mut self, message: &Message) -> Result<(), Error> {
-        let delivery =
-            message.reply.as_deref().and_then(delivery).ok_or_else(|| Error::TailEnded("a delivery without its numbers".into()))?;
+        let delivery = message
+            .reply
+            .as_deref()
+            .and_then(delivery)
+            .ok_or_else(|| Error::TailEnded("a delivery without its numbers".into()))?;
         if delivery.delivery_sequence != self.delivered + 1 {
-            return Err(Error::TailEnded(format!("delivery {} came where {} was due", delivery.delivery_sequence, self.delivered + 1)));
+            return Err(Error::TailEnded(format!(
+                "delivery {} came where {} was due",
+                delivery.delivery_sequence,
+                self.delivered + 1
+            )));
         }
         (self.delivered, self.more) = (delivery.delivery_sequence, delivery.pending > 0);
         let (sequence, time_nanos) = (delivery.sequence, delivery.time_nanos);

@@ -1,7 +1,7 @@
 //! The tail: one pull consumer whose position we own.
 //!
-//! Not the client library's ordered consumer: reset before its first message it starts again at the head
-//! of the stream. Ours is created by start sequence each time, and the log says which.
+//! Not the client library's ordered consumer: reset before its first message it starts again at the
+//! head of the stream. Ours is created by start sequence each time, and the log says which.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::source::{Delivery, Error, Tail};
 
 /// Messages asked for ahead of those handled.
 const BATCH_MESSAGES: usize = 1_000;
-/// Bytes asked for ahead of those handled: bounds the client's buffer, and leaves room for several of the
-/// largest messages.
+/// Bytes asked for ahead of those handled: bounds the client's buffer, and leaves room for several
+/// of the largest messages.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The server says this often that it is still there; two missed ones end the tail.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -32,8 +32,14 @@ pub(super) struct JetStreamTail {
 pub(super) async fn open(source: JetStream, from: u64) -> Result<JetStreamTail, Error> {
     let consumer = format!("{}_{:08x}", source.reader_name, rand::rng().random::<u32>());
     let created = source.create_consumer(&consumer, "tail of a sluice data plane", from).await?;
-    let builder = created.stream().max_messages_per_batch(BATCH_MESSAGES).max_bytes_per_batch(BATCH_BYTES);
-    let messages = source.ask("the first pull", builder.expires(Duration::from_secs(30)).heartbeat(HEARTBEAT).messages()).await?;
+    let builder =
+        created.stream().max_messages_per_batch(BATCH_MESSAGES).max_bytes_per_batch(BATCH_BYTES);
+    let messages = source
+        .ask(
+            "the first pull",
+            builder.expires(Duration::from_secs(30)).heartbeat(HEARTBEAT).messages(),
+        )
+        .await?;
     Ok(JetStreamTail { source, messages, consumer })
 }
 

@@ -5,10 +5,12 @@ use serde_json::{Map, Value};
 /// Whether `live` has everything that `want` has. More in it is others' business.
 pub(super) fn contains(live: &Value, want: &Value) -> bool {
     match (live, want) {
-        (Value::Object(live), Value::Object(want)) => {
-            want.iter().all(|(key, want)| live.get(key).map_or_else(|| is_empty(want), |live| contains(live, want)))
+        (Value::Object(live), Value::Object(want)) => want.iter().all(|(key, want)| {
+            live.get(key).map_or_else(|| is_empty(want), |live| contains(live, want))
+        }),
+        (Value::Array(live), Value::Array(want)) => {
+            live.len() == want.len() && live.iter().zip(want).all(|(l, w)| contains(l, w))
         }
-        (Value::Array(live), Value::Array(want)) => live.len() == want.len() && live.iter().zip(want).all(|(l, w)| contains(l, w)),
         (live, want) => live == want,
     }
 }
@@ -27,10 +29,14 @@ fn is_empty(value: &Value) -> bool {
 pub(super) fn project(want: &Value, live: &Value) -> Value {
     match (want, live) {
         (Value::Object(want), Value::Object(live)) => {
-            let fields = want.iter().map(|(key, want)| (key.clone(), project(want, live.get(key).unwrap_or(&Value::Null))));
+            let fields = want.iter().map(|(key, want)| {
+                (key.clone(), project(want, live.get(key).unwrap_or(&Value::Null)))
+            });
             Value::Object(fields.collect::<Map<_, _>>())
         }
-        (Value::Array(want), Value::Array(live)) if want.len() == live.len() => want.iter().zip(live).map(|(w, l)| project(w, l)).collect(),
+        (Value::Array(want), Value::Array(live)) if want.len() == live.len() => {
+            want.iter().zip(live).map(|(w, l)| project(w, l)).collect()
+        }
         (_, live) => live.clone(),
     }
 }
@@ -44,7 +50,10 @@ mod tests {
     #[test]
     fn more_than_desired_is_fine_and_less_is_not() {
         let want = json!({"a": {"b": 1}, "list": [{"n": "x"}], "none": {}, "nothing": null});
-        assert!(contains(&json!({"a": {"b": 1, "c": 2}, "list": [{"n": "x", "more": 1}], "other": 1}), &want));
+        assert!(contains(
+            &json!({"a": {"b": 1, "c": 2}, "list": [{"n": "x", "more": 1}], "other": 1}),
+            &want
+        ));
         for less in [
             json!({"a": {"b": 2}, "list": [{"n": "x"}]}),
             json!({"a": {}, "list": [{"n": "x"}]}),

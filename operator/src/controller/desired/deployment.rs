@@ -1,5 +1,6 @@
-//! The Deployment. What only a new process can take (image, resources, NATS address) is in the pods' template, so a
-//! change of it rolls them; everything else is in the ConfigMap and reaches running pods.
+//! The Deployment. What only a new process can take (image, resources, NATS address) is in the
+//! pods' template, so a change of it rolls them; everything else is in the ConfigMap and reaches
+//! running pods.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +8,16 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-            LocalObjectReference, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec,
-            Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
-            VolumeMount, WeightedPodAffinityTerm,
+            Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar,
+            EnvVarSource, HTTPGetAction, LocalObjectReference, ObjectFieldSelector,
+            PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+            TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
+    },
 };
 use sluice_channel::limits::{ADMIN_PORT, HTTP_PORT};
 
@@ -25,10 +29,12 @@ use crate::{
 
 /// Name of the container.
 pub const CONTAINER: &str = "dataplane";
-/// Where the channel's file is mounted: as a directory, because a single file (`subPath`) is never updated.
+/// Where the channel's file is mounted: as a directory, because a single file (`subPath`) is never
+/// updated.
 const CONFIG_DIR: &str = "/etc/sluice/channels";
 const NATS_DIR: &str = "/etc/sluice/nats";
-/// The conventional `nonroot` of distroless images; numeric, because `runAsNonRoot` cannot check a name.
+/// The conventional `nonroot` of distroless images; numeric, because `runAsNonRoot` cannot check a
+/// name.
 const USER: i64 = 65_532;
 
 pub(super) fn deployment(channel: &Channel, settings: &Settings, load: Load) -> Deployment {
@@ -40,13 +46,17 @@ pub(super) fn deployment(channel: &Channel, settings: &Settings, load: Load) -> 
             revision_history_limit: Some(3),
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
-                // New pods are ready before old ones drain: subscribers always have somewhere to go.
+                // New pods are ready before old ones drain: subscribers always have somewhere to
+                // go.
                 rolling_update: Some(RollingUpdateDeployment {
                     max_surge: Some(IntOrString::String("25%".to_owned())),
                     max_unavailable: Some(IntOrString::Int(0)),
                 }),
             }),
-            template: PodTemplateSpec { metadata: Some(template_metadata(channel)), spec: Some(pod(channel, settings)) },
+            template: PodTemplateSpec {
+                metadata: Some(template_metadata(channel)),
+                spec: Some(pod(channel, settings)),
+            },
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
@@ -57,7 +67,11 @@ fn template_metadata(channel: &Channel) -> ObjectMeta {
     let mut pod_labels = channel.workload.pod_labels.clone();
     pod_labels.extend(labels(channel));
     let annotations = channel.workload.pod_annotations.clone();
-    ObjectMeta { labels: Some(pod_labels), annotations: (!annotations.is_empty()).then_some(annotations), ..ObjectMeta::default() }
+    ObjectMeta {
+        labels: Some(pod_labels),
+        annotations: (!annotations.is_empty()).then_some(annotations),
+        ..ObjectMeta::default()
+    }
 }
 
 fn pod(channel: &Channel, settings: &Settings) -> PodSpec {
@@ -65,14 +79,22 @@ fn pod(channel: &Channel, settings: &Settings) -> PodSpec {
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let (volumes, mounts) = volumes(channel, settings);
     PodSpec {
-        service_account_name: Some(given(&workload.service_account_name).unwrap_or_else(|| object_name(channel.name.as_str()))),
+        service_account_name: Some(
+            given(&workload.service_account_name)
+                .unwrap_or_else(|| object_name(channel.name.as_str())),
+        ),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         priority_class_name: given(&workload.priority_class_name),
         node_selector: (!workload.node_selector.is_empty()).then(|| workload.node_selector.clone()),
         tolerations: (!workload.tolerations.is_empty()).then(|| workload.tolerations.clone()),
-        image_pull_secrets: (!workload.image_pull_secrets.is_empty())
-            .then(|| workload.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect()),
+        image_pull_secrets: (!workload.image_pull_secrets.is_empty()).then(|| {
+            workload
+                .image_pull_secrets
+                .iter()
+                .map(|s| LocalObjectReference { name: s.name.clone() })
+                .collect()
+        }),
         termination_grace_period_seconds: Some(workload.termination_grace_period_seconds),
         affinity: apart_by_zone(channel),
         topology_spread_constraints: spread(channel),
@@ -80,7 +102,10 @@ fn pod(channel: &Channel, settings: &Settings) -> PodSpec {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
             run_as_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
             ..PodSecurityContext::default()
         }),
         containers: vec![container(channel, settings, mounts)],
@@ -99,12 +124,19 @@ fn container(channel: &Channel, settings: &Settings, mounts: Vec<VolumeMount>) -
     };
     Container {
         name: CONTAINER.to_owned(),
-        image: Some(if workload.image.is_empty() { settings.image.clone() } else { workload.image.clone() }),
+        image: Some(if workload.image.is_empty() {
+            settings.image.clone()
+        } else {
+            workload.image.clone()
+        }),
         args: Some(args(channel, settings)),
         env: Some(vec![EnvVar {
             name: "SLUICE_INSTANCE".to_owned(),
             value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector { field_path: "metadata.name".to_owned(), api_version: Some("v1".to_owned()) }),
+                field_ref: Some(ObjectFieldSelector {
+                    field_path: "metadata.name".to_owned(),
+                    api_version: Some("v1".to_owned()),
+                }),
                 ..EnvVarSource::default()
             }),
             ..EnvVar::default()
@@ -146,15 +178,17 @@ fn args(channel: &Channel, settings: &Settings) -> Vec<String> {
         args.push(format!("--nats-client-cert={NATS_DIR}/client/tls.crt"));
         args.push(format!("--nats-client-key={NATS_DIR}/client/tls.key"));
     }
-    args.extend(settings.jetstream_domain.iter().map(|domain| format!("--jetstream-domain={domain}")));
+    args.extend(
+        settings.jetstream_domain.iter().map(|domain| format!("--jetstream-domain={domain}")),
+    );
     args.push(format!("--drain-delay={}s", drain.delay_seconds));
     args.push(format!("--drain-period={}s", drain.period_seconds));
     args.push("--log-format=json".to_owned());
     args
 }
 
-/// How a pod spends its grace period: it goes on accepting until every proxy knows that it leaves, then closes its
-/// streams one by one, and is gone some time before it would be killed.
+/// How a pod spends its grace period: it goes on accepting until every proxy knows that it leaves,
+/// then closes its streams one by one, and is gone some time before it would be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Drain {
     delay_seconds: i64,
@@ -170,18 +204,32 @@ impl Drain {
 }
 
 fn volumes(channel: &Channel, settings: &Settings) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let mount =
-        |name: &str, path: String| VolumeMount { name: name.to_owned(), mount_path: path, read_only: Some(true), ..VolumeMount::default() };
-    let config = ConfigMapVolumeSource { name: object_name(channel.name.as_str()), ..ConfigMapVolumeSource::default() };
-    let mut volumes = vec![Volume { name: "config".to_owned(), config_map: Some(config), ..Volume::default() }];
+    let mount = |name: &str, path: String| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path,
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let config = ConfigMapVolumeSource {
+        name: object_name(channel.name.as_str()),
+        ..ConfigMapVolumeSource::default()
+    };
+    let mut volumes =
+        vec![Volume { name: "config".to_owned(), config_map: Some(config), ..Volume::default() }];
     let mut mounts = vec![mount("config", CONFIG_DIR.to_owned())];
-    let secrets =
-        [("credentials", &settings.credentials_secret), ("ca", &settings.ca_secret), ("client", &settings.client_certificate_secret)];
+    let secrets = [
+        ("credentials", &settings.credentials_secret),
+        ("ca", &settings.ca_secret),
+        ("client", &settings.client_certificate_secret),
+    ];
     for (part, secret) in secrets {
         if let Some(secret) = secret {
             let name = format!("nats-{part}");
             mounts.push(mount(&name, format!("{NATS_DIR}/{part}")));
-            let source = SecretVolumeSource { secret_name: Some(secret.clone()), ..SecretVolumeSource::default() };
+            let source = SecretVolumeSource {
+                secret_name: Some(secret.clone()),
+                ..SecretVolumeSource::default()
+            };
             volumes.push(Volume { name, secret: Some(source), ..Volume::default() });
         }
     }
@@ -189,7 +237,9 @@ fn volumes(channel: &Channel, settings: &Settings) -> (Vec<Volume>, Vec<VolumeMo
 }
 
 fn quantities(amounts: &BTreeMap<String, Amount>) -> Option<BTreeMap<String, Quantity>> {
-    (!amounts.is_empty()).then(|| amounts.iter().map(|(name, amount)| (name.clone(), Quantity(amount.0.clone()))).collect())
+    (!amounts.is_empty()).then(|| {
+        amounts.iter().map(|(name, amount)| (name.clone(), Quantity(amount.0.clone()))).collect()
+    })
 }
 
 fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
@@ -222,8 +272,8 @@ fn spread(channel: &Channel) -> Option<Vec<TopologySpreadConstraint>> {
     }])
 }
 
-/// Zones as well, where there are any. Not by a constraint: on nodes that have no zone, the scheduler would disregard the
-/// constraint on nodes too, or schedule nothing at all.
+/// Zones as well, where there are any. Not by a constraint: on nodes that have no zone, the
+/// scheduler would disregard the constraint on nodes too, or schedule nothing at all.
 fn apart_by_zone(channel: &Channel) -> Option<Affinity> {
     if channel.workload.topology_spread == TopologySpread::None {
         return None;
@@ -235,7 +285,10 @@ fn apart_by_zone(channel: &Channel) -> Option<Affinity> {
         ..PodAffinityTerm::default()
     };
     let preferred = vec![WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term }];
-    let apart = PodAntiAffinity { preferred_during_scheduling_ignored_during_execution: Some(preferred), ..PodAntiAffinity::default() };
+    let apart = PodAntiAffinity {
+        preferred_during_scheduling_ignored_during_execution: Some(preferred),
+        ..PodAntiAffinity::default()
+    };
     Some(Affinity { pod_anti_affinity: Some(apart), ..Affinity::default() })
 }
 

@@ -1,4 +1,5 @@
-//! The PodDisruptionBudget: a node drain takes one pod at a time, and a pod that is broken anyway at any time.
+//! The PodDisruptionBudget: a node drain takes one pod at a time, and a pod that is broken anyway
+//! at any time.
 
 use k8s_openapi::{
     api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},

@@ -1,8 +1,8 @@
 //! The way in from outside: an Ingress or an HTTPRoute to the channel's Service.
 
 use k8s_openapi::api::networking::v1::{
-    HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule, IngressServiceBackend, IngressSpec, IngressTLS,
-    ServiceBackendPort,
+    HTTPIngressPath, HTTPIngressRuleValue, Ingress, IngressBackend, IngressRule,
+    IngressServiceBackend, IngressSpec, IngressTLS, ServiceBackendPort,
 };
 use serde_json::json;
 
@@ -40,9 +40,13 @@ pub(super) fn ingress(channel: &Channel) -> Option<Ingress> {
         metadata,
         spec: Some(IngressSpec {
             ingress_class_name: given(&spec.class_name),
-            rules: Some(vec![IngressRule { host: Some(spec.host.clone()), http: Some(HTTPIngressRuleValue { paths: vec![path] }) }]),
-            tls: given(&spec.tls_secret_name)
-                .map(|secret| vec![IngressTLS { hosts: Some(vec![spec.host.clone()]), secret_name: Some(secret) }]),
+            rules: Some(vec![IngressRule {
+                host: Some(spec.host.clone()),
+                http: Some(HTTPIngressRuleValue { paths: vec![path] }),
+            }]),
+            tls: given(&spec.tls_secret_name).map(|secret| {
+                vec![IngressTLS { hosts: Some(vec![spec.host.clone()]), secret_name: Some(secret) }]
+            }),
             ..IngressSpec::default()
         }),
         ..Ingress::default()
@@ -55,12 +59,12 @@ pub(super) fn http_route(channel: &Channel) -> Option<HTTPRoute> {
     let mut rule = json!({
         "matches": [{"path": {"type": "PathPrefix", "value": public}}],
         "backendRefs": [{"name": object_name(channel.name.as_str()), "port": service::PORT}],
-        // A stream is one request that lasts; the limits of some Gateways are 15 s by default. Zero means none.
+        // A stream is one request that lasts; the limits of some Gateways are 15 s by default. Zero
+        // means none.
         "timeouts": {"request": "0s"},
     });
     if !is_above(&public, &served) {
-        rule["filters"] =
-            json!([{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": served}}}]);
+        rule["filters"] = json!([{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": served}}}]);
     }
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let parents = spec.parent_refs.iter().map(|parent| ParentReference {
@@ -84,11 +88,14 @@ pub(super) fn http_route(channel: &Channel) -> Option<HTTPRoute> {
 fn public_path(channel: &Channel, spec: &exposure::HttpRouteSpec) -> String {
     match spec.path.as_str() {
         "" => served_path(channel),
-        path => Some(path.trim_end_matches('/')).filter(|p| !p.is_empty()).unwrap_or("/").to_owned(),
+        path => {
+            Some(path.trim_end_matches('/')).filter(|p| !p.is_empty()).unwrap_or("/").to_owned()
+        }
     }
 }
 
-/// Whether requests for `served` match `public` as they are; otherwise the path has to be rewritten.
+/// Whether requests for `served` match `public` as they are; otherwise the path has to be
+/// rewritten.
 fn is_above(public: &str, served: &str) -> bool {
     public == "/" || served == public || served.starts_with(&format!("{public}/"))
 }
@@ -101,7 +108,11 @@ pub fn external_urls(channel: &Channel) -> Vec<String> {
     let served = served_path(channel);
     if let Some(ingress) = &channel.exposure.ingress {
         let scheme = if ingress.tls_secret_name.is_empty() { "http" } else { "https" };
-        return Some(ingress.host.as_str()).filter(is_one).map(|host| url(scheme, host, &served)).into_iter().collect();
+        return Some(ingress.host.as_str())
+            .filter(is_one)
+            .map(|host| url(scheme, host, &served))
+            .into_iter()
+            .collect();
     }
     let Some(route) = &channel.exposure.http_route else { return Vec::new() };
     let scheme = match route.scheme {
@@ -110,5 +121,11 @@ pub fn external_urls(channel: &Channel) -> Vec<String> {
     };
     let public = public_path(channel, route);
     let path = if is_above(&public, &served) { served } else { public };
-    route.hostnames.iter().map(|h| h.0.as_str()).filter(is_one).map(|host| url(scheme, host, &path)).collect()
+    route
+        .hostnames
+        .iter()
+        .map(|h| h.0.as_str())
+        .filter(is_one)
+        .map(|host| url(scheme, host, &path))
+        .collect()
 }

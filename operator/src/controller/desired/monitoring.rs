@@ -8,7 +8,10 @@ use crate::controller::{
 
 pub(super) fn pod_monitor(channel: &Channel) -> PodMonitor {
     let endpoint = PodMetricsEndpoint { port: "admin".to_owned(), path: "/metrics".to_owned() };
-    let mut monitor = PodMonitor::new("", PodMonitorSpec { selector: selector(channel), pod_metrics_endpoints: vec![endpoint] });
+    let mut monitor = PodMonitor::new(
+        "",
+        PodMonitorSpec { selector: selector(channel), pod_metrics_endpoints: vec![endpoint] },
+    );
     monitor.metadata = metadata(channel);
     monitor
 }

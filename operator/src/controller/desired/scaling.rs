@@ -1,7 +1,9 @@
-//! How many pods: by the spec, by the connections that were counted, or by a HorizontalPodAutoscaler.
+//! How many pods: by the spec, by the connections that were counted, or by a
+//! HorizontalPodAutoscaler.
 
 use k8s_openapi::api::autoscaling::v2::{
-    CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec, MetricTarget, ResourceMetricSource,
+    CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec,
+    MetricTarget, ResourceMetricSource,
 };
 
 use super::{metadata, object_name};
@@ -12,8 +14,9 @@ use crate::{controller::validate::Channel, crd::workload::Autoscaling};
 pub struct Load {
     /// Pods that the connections ask for; `None` when they are not counted.
     pub asked: Option<i32>,
-    /// Whether the Deployment exists and has pods. Something else may scale it then, so its number of pods is left alone
-    /// where a HorizontalPodAutoscaler is in charge; another one starts with the fewest.
+    /// Whether the Deployment exists and has pods. Something else may scale it then, so its number
+    /// of pods is left alone where a HorizontalPodAutoscaler is in charge; another one starts with
+    /// the fewest.
     pub deployed: bool,
 }
 
@@ -34,7 +37,11 @@ fn least(scaling: &Autoscaling, load: Load) -> i32 {
 pub(super) fn autoscaler(channel: &Channel, load: Load) -> Option<HorizontalPodAutoscaler> {
     let scaling = channel.workload.autoscaling.as_ref()?;
     let utilization = scaling.cpu_utilization?;
-    let target = MetricTarget { type_: "Utilization".to_owned(), average_utilization: Some(utilization), ..MetricTarget::default() };
+    let target = MetricTarget {
+        type_: "Utilization".to_owned(),
+        average_utilization: Some(utilization),
+        ..MetricTarget::default()
+    };
     Some(HorizontalPodAutoscaler {
         metadata: metadata(channel),
         spec: Some(HorizontalPodAutoscalerSpec {

@@ -53,5 +53,8 @@ pub(super) fn service(channel: &Channel) -> Service {
 #[must_use]
 pub fn internal_url(channel: &Channel, settings: &Settings) -> String {
     let (name, service) = (channel.name.as_str(), object_name(channel.name.as_str()));
-    format!("http://{service}.{}.svc.{}/channels/{name}", channel.namespace, settings.cluster_domain)
+    format!(
+        "http://{service}.{}.svc.{}/channels/{name}",
+        channel.namespace, settings.cluster_domain
+    )
 }

@@ -17,7 +17,12 @@ fn settings() -> Settings {
 }
 
 fn children(spec: &Value) -> Children {
-    desired(&validate::validate(&channel("orders", spec), "c").unwrap(), &settings(), Load::default()).unwrap()
+    desired(
+        &validate::validate(&channel("orders", spec), "c").unwrap(),
+        &settings(),
+        Load::default(),
+    )
+    .unwrap()
 }
 
 fn template(spec: &Value) -> Value {
@@ -38,7 +43,10 @@ fn a_default_channel() {
         http_route,
         pod_monitor,
     } = children(&json!({}));
-    assert_eq!((network_policy, autoscaler, ingress, http_route, pod_monitor), (None, None, None, None, None));
+    assert_eq!(
+        (network_policy, autoscaler, ingress, http_route, pod_monitor),
+        (None, None, None, None, None)
+    );
     insta::assert_yaml_snapshot!("service_account", service_account);
     insta::assert_yaml_snapshot!("config", config);
     insta::assert_yaml_snapshot!("deployment", deployment);
@@ -64,7 +72,8 @@ fn a_channel_with_everything() {
         ..settings()
     };
     let channel = validate::validate(&channel("orders", &spec), "c").unwrap();
-    let Children { service_account, deployment, service, disruption_budget, .. } = desired(&channel, &settings, Load::default()).unwrap();
+    let Children { service_account, deployment, service, disruption_budget, .. } =
+        desired(&channel, &settings, Load::default()).unwrap();
     assert_eq!((service_account, disruption_budget), (None, None));
     insta::assert_yaml_snapshot!("everything_deployment", deployment);
     insta::assert_yaml_snapshot!("everything_service", service);
@@ -90,8 +99,10 @@ fn what_running_pods_can_take_rolls_none() {
 #[test]
 fn channels_whose_names_look_alike_share_nothing() {
     let names = ["a", "a-sse", "a-sse-sse", "b"];
-    let objects: std::collections::BTreeSet<_> = names.iter().map(|name| object_name(name)).collect();
-    let selectors: std::collections::BTreeSet<_> = names.iter().map(|name| selector_text(name)).collect();
+    let objects: std::collections::BTreeSet<_> =
+        names.iter().map(|name| object_name(name)).collect();
+    let selectors: std::collections::BTreeSet<_> =
+        names.iter().map(|name| selector_text(name)).collect();
     assert_eq!((objects.len(), selectors.len()), (names.len(), names.len()));
 }
 
@@ -107,11 +118,15 @@ fn names_fit_into_kubernetes_limits() {
 
 #[test]
 fn the_ways_in_from_outside() {
-    let tls = children(&json!({"exposure": {"ingress": {"className": "nginx", "host": "events.example.com", "tlsSecretName": "events-tls",
-        "annotations": {"a/b": "c"}}}}));
+    let tls = children(
+        &json!({"exposure": {"ingress": {"className": "nginx", "host": "events.example.com", "tlsSecretName": "events-tls",
+        "annotations": {"a/b": "c"}}}}),
+    );
     insta::assert_yaml_snapshot!("ingress", tls.ingress);
-    let route = children(&json!({"exposure": {"httpRoute": {"path": "/live/", "hostnames": ["events.example.com", "*.example.org"],
-        "parentRefs": [{"name": "web", "namespace": "infra", "sectionName": "https"}, {"name": "own"}]}}}));
+    let route = children(
+        &json!({"exposure": {"httpRoute": {"path": "/live/", "hostnames": ["events.example.com", "*.example.org"],
+        "parentRefs": [{"name": "web", "namespace": "infra", "sectionName": "https"}, {"name": "own"}]}}}),
+    );
     insta::assert_yaml_snapshot!("http_route", route.http_route);
     assert_eq!((tls.http_route, route.ingress), (None, None));
 }
@@ -129,16 +144,34 @@ fn a_path_above_the_channel_is_not_rewritten_and_addresses_say_where_it_is() {
     ] {
         let spec = json!({"exposure": {"httpRoute": {"path": path, "scheme": scheme, "hostnames": ["*.a.example", "a.example"], "parentRefs": [{"name": "g"}]}}});
         let valid = validate::validate(&channel("orders", &spec), "c").unwrap();
-        let rule = desired(&valid, &settings(), Load::default()).unwrap().http_route.unwrap().spec.rules.remove(0);
+        let rule = desired(&valid, &settings(), Load::default())
+            .unwrap()
+            .http_route
+            .unwrap()
+            .spec
+            .rules
+            .remove(0);
         assert_eq!(rule.get("filters").is_some(), rewritten, "{path}");
         assert_eq!(rule["timeouts"]["request"], "0s", "streams are not cut");
         assert_eq!(exposure::external_urls(&valid), [url], "{path}");
     }
     let urls = |ingress: Value| {
-        exposure::external_urls(&validate::validate(&channel("orders", &json!({"exposure": {"ingress": ingress}})), "c").unwrap())
+        exposure::external_urls(
+            &validate::validate(
+                &channel("orders", &json!({"exposure": {"ingress": ingress}})),
+                "c",
+            )
+            .unwrap(),
+        )
     };
-    assert_eq!(urls(json!({"host": "a.example", "path": "/"})), ["http://a.example/channels/orders"]);
-    assert_eq!(urls(json!({"host": "a.example", "tlsSecretName": "t"})), ["https://a.example/channels/orders"]);
+    assert_eq!(
+        urls(json!({"host": "a.example", "path": "/"})),
+        ["http://a.example/channels/orders"]
+    );
+    assert_eq!(
+        urls(json!({"host": "a.example", "tlsSecretName": "t"})),
+        ["https://a.example/channels/orders"]
+    );
     assert!(urls(json!({"host": "*.a.example"})).is_empty());
 }
 
@@ -146,9 +179,11 @@ fn a_path_above_the_channel_is_not_rewritten_and_addresses_say_where_it_is() {
 fn network_policies() {
     let open = children(&json!({"networkPolicy": {"mode": "Restrict"}}));
     insta::assert_yaml_snapshot!("network_policy_open", open.network_policy);
-    let named = children(&json!({"monitoring": {"podMonitor": "Enabled"}, "networkPolicy": {"mode": "Restrict", "from": [
+    let named = children(
+        &json!({"monitoring": {"podMonitor": "Enabled"}, "networkPolicy": {"mode": "Restrict", "from": [
         {"namespaceLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}, "podLabels": {"app": "nginx"}},
-        {"namespaceLabels": {"team": "shop"}}, {"podLabels": {"app": "tester"}}, {"cidr": "10.0.0.0/8"}]}}));
+        {"namespaceLabels": {"team": "shop"}}, {"podLabels": {"app": "tester"}}, {"cidr": "10.0.0.0/8"}]}}),
+    );
     insta::assert_yaml_snapshot!("network_policy_named", named.network_policy);
     insta::assert_yaml_snapshot!("pod_monitor", named.pod_monitor);
 }
@@ -182,6 +217,7 @@ fn who_says_how_many_pods_there_are() {
 fn an_autoscaler() {
     insta::assert_yaml_snapshot!(
         "autoscaler",
-        children(&json!({"workload": {"autoscaling": {"maxReplicas": 5, "cpuUtilization": 70}}})).autoscaler
+        children(&json!({"workload": {"autoscaling": {"maxReplicas": 5, "cpuUtilization": 70}}}))
+            .autoscaler
     );
 }

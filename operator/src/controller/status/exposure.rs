@@ -55,7 +55,9 @@ pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
     let no = |why, message: String| Verdict::new(EXPOSED, Some(false), why, message);
     match exposure {
         Exposure::NotRequested => not_requested(),
-        Exposure::Waiting => no(reason::PENDING, "it is made once the channel's pods are".to_owned()),
+        Exposure::Waiting => {
+            no(reason::PENDING, "it is made once the channel's pods are".to_owned())
+        }
         Exposure::Failed(apply::Error::UnknownKind { kind }) => {
             let message = format!(
                 "the cluster does not know the kind {kind}: install the Gateway API (version 1.2 or newer), or use spec.exposure.ingress; it is looked for again by itself"
@@ -84,13 +86,25 @@ fn not_requested() -> Verdict {
 }
 
 fn by_ingress(ingress: &Ingress) -> Verdict {
-    let points = ingress.status.iter().flat_map(|s| &s.load_balancer).flat_map(|b| b.ingress.iter().flatten());
-    let address = points.filter_map(|point| point.hostname.as_deref().or(point.ip.as_deref())).find(|address| !address.is_empty());
+    let points = ingress
+        .status
+        .iter()
+        .flat_map(|s| &s.load_balancer)
+        .flat_map(|b| b.ingress.iter().flatten());
+    let address = points
+        .filter_map(|point| point.hostname.as_deref().or(point.ip.as_deref()))
+        .find(|address| !address.is_empty());
     if let Some(address) = address {
-        return Verdict::new(EXPOSED, Some(true), reason::ACCEPTED, format!("the Ingress has the address {address}"));
+        return Verdict::new(
+            EXPOSED,
+            Some(true),
+            reason::ACCEPTED,
+            format!("the Ingress has the address {address}"),
+        );
     }
     let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
-    let class = class.map_or_else(|| "the cluster's default class".to_owned(), |class| format!("class {class}"));
+    let class = class
+        .map_or_else(|| "the cluster's default class".to_owned(), |class| format!("class {class}"));
     let message = format!(
         "Ingress {} has no address: see that a controller for {class} runs and publishes its address in the status of Ingresses",
         ingress.name_any()
@@ -99,11 +113,21 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
 }
 
 fn by_route(route: &HTTPRoute) -> Verdict {
-    let refused = route.spec.parent_refs.iter().find_map(|parent| objection(route, parent).map(|what| (parent, what)));
+    let refused = route
+        .spec
+        .parent_refs
+        .iter()
+        .find_map(|parent| objection(route, parent).map(|what| (parent, what)));
     match refused {
-        None => Verdict::new(EXPOSED, Some(true), reason::ACCEPTED, "every Gateway has taken the HTTPRoute"),
+        None => Verdict::new(
+            EXPOSED,
+            Some(true),
+            reason::ACCEPTED,
+            "every Gateway has taken the HTTPRoute",
+        ),
         Some((parent, what)) => {
-            let message = format!("Gateway {}/{}: {what}", namespace_of(route, parent), parent.name);
+            let message =
+                format!("Gateway {}/{}: {what}", namespace_of(route, parent), parent.name);
             Verdict::new(EXPOSED, Some(false), reason::NOT_ACCEPTED, message)
         }
     }
@@ -112,19 +136,29 @@ fn by_route(route: &HTTPRoute) -> Verdict {
 /// What keeps a Gateway from taking the route; `None` = it has taken it.
 fn objection(route: &HTTPRoute, parent: &ParentReference) -> Option<String> {
     let same = |other: &ParentReference| {
-        other.name == parent.name && namespace_of(route, other) == namespace_of(route, parent) && other.section_name == parent.section_name
+        other.name == parent.name
+            && namespace_of(route, other) == namespace_of(route, parent)
+            && other.section_name == parent.section_name
     };
     // What was said of an older generation says nothing of this one.
-    let current = |condition: &&Condition| condition.observed_generation >= route.metadata.generation;
-    let said = route.status.iter().flat_map(|status| &status.parents).filter(|status| same(&status.parent_ref));
+    let current =
+        |condition: &&Condition| condition.observed_generation >= route.metadata.generation;
+    let said = route
+        .status
+        .iter()
+        .flat_map(|status| &status.parents)
+        .filter(|status| same(&status.parent_ref));
     let mut objection =
         "it has not said whether it takes the HTTPRoute; see that the Gateway is there, and a controller for its class".to_owned();
     for status in said {
-        let find = |type_: &str| status.conditions.iter().filter(current).find(|c| c.type_ == type_);
+        let find =
+            |type_: &str| status.conditions.iter().filter(current).find(|c| c.type_ == type_);
         let Some(accepted) = find("Accepted") else { continue };
         match find("ResolvedRefs").filter(|c| c.status == "False") {
             None if accepted.status == "True" => return None,
-            Some(refs) if accepted.status == "True" => objection = format!("{}: {}", refs.reason, refs.message),
+            Some(refs) if accepted.status == "True" => {
+                objection = format!("{}: {}", refs.reason, refs.message)
+            }
             _ => objection = format!("{}: {}", accepted.reason, accepted.message),
         }
     }
@@ -162,22 +196,42 @@ mod tests {
 
     #[test]
     fn a_route_is_accepted_when_every_gateway_took_this_generation() {
-        let (web, own) = (json!({"name": "web", "namespace": "infra"}), json!({"group": "g", "name": "own", "namespace": "shop"}));
+        let (web, own) = (
+            json!({"name": "web", "namespace": "infra"}),
+            json!({"group": "g", "name": "own", "namespace": "shop"}),
+        );
         let good = |parent: &Value| said(parent, "Accepted", "True", 3);
         for (parents, expected) in [
             (json!([good(&web), good(&own)]), None),
             (json!([good(&own), said(&web, "Accepted", "False", 3), good(&web)]), None),
             (json!([]), Some("Gateway infra/web: it has not said")),
             (json!([good(&web)]), Some("Gateway shop/own: it has not said")),
-            (json!([good(&web), said(&own, "Accepted", "True", 2)]), Some("Gateway shop/own: it has not said")),
-            (json!([good(&web), said(&own, "Accepted", "False", 3)]), Some("Gateway shop/own: Because: so it is")),
-            (json!([said(&web, "ResolvedRefs", "False", 3), good(&own)]), Some("Gateway infra/web: Because: so it is")),
+            (
+                json!([good(&web), said(&own, "Accepted", "True", 2)]),
+                Some("Gateway shop/own: it has not said"),
+            ),
+            (
+                json!([good(&web), said(&own, "Accepted", "False", 3)]),
+                Some("Gateway shop/own: Because: so it is"),
+            ),
+            (
+                json!([said(&web, "ResolvedRefs", "False", 3), good(&own)]),
+                Some("Gateway infra/web: Because: so it is"),
+            ),
         ] {
             let verdict = by_route(&route(&parents));
             match expected {
-                None => assert_eq!((verdict.status, verdict.reason), (Some(true), reason::ACCEPTED), "{parents}"),
+                None => assert_eq!(
+                    (verdict.status, verdict.reason),
+                    (Some(true), reason::ACCEPTED),
+                    "{parents}"
+                ),
                 Some(text) => {
-                    assert_eq!((verdict.status, verdict.reason), (Some(false), reason::NOT_ACCEPTED), "{parents}");
+                    assert_eq!(
+                        (verdict.status, verdict.reason),
+                        (Some(false), reason::NOT_ACCEPTED),
+                        "{parents}"
+                    );
                     assert!(verdict.message.starts_with(text), "{}", verdict.message);
                 }
             }
@@ -187,8 +241,7 @@ mod tests {
     #[test]
     fn an_ingress_without_an_address_leads_nowhere() {
         let ingress = |points: Value| {
-            let status =
-                json!({"metadata": {"name": "orders-sse"}, "spec": {"ingressClassName": "nginx"}, "status": {"loadBalancer": points}});
+            let status = json!({"metadata": {"name": "orders-sse"}, "spec": {"ingressClassName": "nginx"}, "status": {"loadBalancer": points}});
             serde_json::from_value::<Ingress>(status).unwrap()
         };
         for nothing in [json!({}), json!({"ingress": []}), json!({"ingress": [{"ip": ""}]})] {

@@ -12,7 +12,13 @@ use crate::{
 };
 
 fn in_sync() -> Result<Report, stream::Error> {
-    let facts = Facts { name: "S".to_owned(), created: "t".to_owned(), epoch: Epoch::from_bits(1), owned: true, last_sequence: 0 };
+    let facts = Facts {
+        name: "S".to_owned(),
+        created: "t".to_owned(),
+        epoch: Epoch::from_bits(1),
+        owned: true,
+        last_sequence: 0,
+    };
     Ok(Report { change: Change::None, stream: Some(facts), drift: Vec::new() })
 }
 
@@ -31,10 +37,16 @@ fn deployment(wanted: i32, replicas: i32, updated: i32, ready: i32) -> Deploymen
 }
 
 fn pods(serves: &[Serves]) -> Pods {
-    Pods { ready: serves.iter().enumerate().map(|(i, s)| (format!("p{i}"), s.clone())).collect(), ..Pods::default() }
+    Pods {
+        ready: serves.iter().enumerate().map(|(i, s)| (format!("p{i}"), s.clone())).collect(),
+        ..Pods::default()
+    }
 }
 
-fn observation<'a>(stream: &'a Result<Report, stream::Error>, workload: Workload<'a>) -> Observation<'a> {
+fn observation<'a>(
+    stream: &'a Result<Report, stream::Error>,
+    workload: Workload<'a>,
+) -> Observation<'a> {
     Observation {
         name: "orders",
         stream_name: "S",
@@ -48,10 +60,17 @@ fn observation<'a>(stream: &'a Result<Report, stream::Error>, workload: Workload
     }
 }
 
-fn conditions(stream: &Result<Report, stream::Error>, workload: Workload<'_>, drift: Vec<Difference>) -> Vec<String> {
+fn conditions(
+    stream: &Result<Report, stream::Error>,
+    workload: Workload<'_>,
+    drift: Vec<Difference>,
+) -> Vec<String> {
     let seen = Observation { drift, ..observation(stream, workload) };
     let status = status(&channel("orders", &json!({})), &seen, Timestamp::UNIX_EPOCH);
-    assert_eq!(status.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), condition::TYPES);
+    assert_eq!(
+        status.conditions.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(),
+        condition::TYPES
+    );
     status.conditions.iter().map(|c| format!("{}={}/{}", c.type_, c.status, c.reason)).collect()
 }
 
@@ -65,9 +84,21 @@ fn ready_needs_the_stream_the_pods_and_this_generation_on_each() {
     for (deployment, pods, expected) in [
         (deployment(2, 2, 2, 2), pods(&[two.clone(), two.clone()]), "Ready=True/Ready"),
         (deployment(2, 2, 2, 2), pods(&[two.clone(), old]), "Ready=False/ConfigPropagating"),
-        (deployment(2, 2, 2, 2), pods(&[two.clone(), Serves::Nothing]), "Ready=False/ConfigPropagating"),
-        (deployment(2, 2, 2, 2), pods(&[two.clone(), Serves::Unreachable]), "Ready=False/PodUnreachable"),
-        (deployment(2, 3, 1, 2), pods(&[two.clone(), two.clone()]), "Ready=False/RolloutInProgress"),
+        (
+            deployment(2, 2, 2, 2),
+            pods(&[two.clone(), Serves::Nothing]),
+            "Ready=False/ConfigPropagating",
+        ),
+        (
+            deployment(2, 2, 2, 2),
+            pods(&[two.clone(), Serves::Unreachable]),
+            "Ready=False/PodUnreachable",
+        ),
+        (
+            deployment(2, 3, 1, 2),
+            pods(&[two.clone(), two.clone()]),
+            "Ready=False/RolloutInProgress",
+        ),
         (deployment(2, 2, 2, 1), pods(std::slice::from_ref(&two)), "Ready=False/PodsNotReady"),
         (deployment(0, 0, 0, 0), pods(&[]), "Ready=False/ScaledToZero"),
     ] {
@@ -77,7 +108,10 @@ fn ready_needs_the_stream_the_pods_and_this_generation_on_each() {
     let mut stale = stale;
     stale.metadata.generation = Some(4);
     let pods = pods(&[two.clone(), two]);
-    assert_eq!(conditions(&in_sync(), seen(&stale, &pods), Vec::new())[0], "Ready=False/RolloutInProgress");
+    assert_eq!(
+        conditions(&in_sync(), seen(&stale, &pods), Vec::new())[0],
+        "Ready=False/RolloutInProgress"
+    );
 }
 
 #[test]
@@ -136,10 +170,19 @@ fn trouble_with_the_stream_is_retried_or_waits_for_somebody() {
 #[test]
 fn what_is_known_of_the_stream_survives_an_outage() {
     let mut object = channel("orders", &json!({}));
-    let known = StreamStatus { name: "S".to_owned(), epoch: "00000001".to_owned(), created_time: "t".to_owned(), owned: true };
-    object.status = Some(SseChannelStatus { stream: Some(known.clone()), ..SseChannelStatus::default() });
+    let known = StreamStatus {
+        name: "S".to_owned(),
+        epoch: "00000001".to_owned(),
+        created_time: "t".to_owned(),
+        owned: true,
+    };
+    object.status =
+        Some(SseChannelStatus { stream: Some(known.clone()), ..SseChannelStatus::default() });
     let away = Err(stream::Error::Unreachable { servers: String::new() });
-    assert_eq!(status(&object, &observation(&away, Workload::Waiting), Timestamp::UNIX_EPOCH).stream, Some(known));
+    assert_eq!(
+        status(&object, &observation(&away, Workload::Waiting), Timestamp::UNIX_EPOCH).stream,
+        Some(known)
+    );
 }
 
 #[test]
@@ -147,7 +190,11 @@ fn the_same_observation_gives_the_same_status_at_any_time() {
     let (deployment, pods) = (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]));
     let (stream, mut object) = (in_sync(), channel("orders", &json!({})));
     let at = |object: &SseChannel, second| {
-        status(object, &observation(&stream, seen(&deployment, &pods)), Timestamp::from_second(second).unwrap())
+        status(
+            object,
+            &observation(&stream, seen(&deployment, &pods)),
+            Timestamp::from_second(second).unwrap(),
+        )
     };
     let first = at(&object, 10);
     object.status = Some(first.clone());
@@ -156,22 +203,44 @@ fn the_same_observation_gives_the_same_status_at_any_time() {
 
 #[test]
 fn addresses_outside_are_told_while_they_work() {
-    let (deployment, pods, stream) = (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]), in_sync());
-    let taken: Ingress = serde_json::from_value(json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}})).unwrap();
-    let (object, urls) = (channel("orders", &json!({})), || (0..9).map(|i| format!("e{i}")).collect::<Vec<_>>());
+    let (deployment, pods, stream) =
+        (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]), in_sync());
+    let taken: Ingress = serde_json::from_value(
+        json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}),
+    )
+    .unwrap();
+    let (object, urls) =
+        (channel("orders", &json!({})), || (0..9).map(|i| format!("e{i}")).collect::<Vec<_>>());
     for (ingress, expected) in [(taken, ENDPOINTS), (Ingress::default(), 1)] {
         let exposure = Exposure::Ingress(Some(&ingress));
-        let seen = Observation { exposure, external_urls: urls(), ..observation(&stream, seen(&deployment, &pods)) };
+        let seen = Observation {
+            exposure,
+            external_urls: urls(),
+            ..observation(&stream, seen(&deployment, &pods))
+        };
         let status = status(&object, &seen, Timestamp::UNIX_EPOCH);
-        assert_eq!((status.endpoints.len(), status.endpoints[0].type_), (expected, EndpointType::Internal));
-        assert_eq!(status.conditions[0].status, "True", "Ready does not wait for others' load balancers");
+        assert_eq!(
+            (status.endpoints.len(), status.endpoints[0].type_),
+            (expected, EndpointType::Internal)
+        );
+        assert_eq!(
+            status.conditions[0].status, "True",
+            "Ready does not wait for others' load balancers"
+        );
     }
 }
 
 #[test]
 fn a_missing_pod_monitor_is_told_and_stands_in_nobodys_way() {
-    let (deployment, pods, stream) = (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]), in_sync());
-    let seen = Observation { unmonitored: Some("not there".to_owned()), ..observation(&stream, seen(&deployment, &pods)) };
+    let (deployment, pods, stream) =
+        (deployment(1, 1, 1, 1), pods(&[Serves::Generation(7)]), in_sync());
+    let seen = Observation {
+        unmonitored: Some("not there".to_owned()),
+        ..observation(&stream, seen(&deployment, &pods))
+    };
     let ready = &status(&channel("orders", &json!({})), &seen, Timestamp::UNIX_EPOCH).conditions[0];
-    assert!(ready.status == "True" && ready.message.ends_with("no PodMonitor: not there"), "{ready:?}");
+    assert!(
+        ready.status == "True" && ready.message.ends_with("no PodMonitor: not there"),
+        "{ready:?}"
+    );
 }

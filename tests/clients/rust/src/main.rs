@@ -1,4 +1,5 @@
-//! `rust-adapter '{"client", "url", "names"}'`: runs one client until it is ended; prints what happens, one JSON object a line.
+//! `rust-adapter '{"client", "url", "names"}'`: runs one client until it is ended; prints what
+//! happens, one JSON object a line.
 
 use std::{error::Error, time::Duration};
 

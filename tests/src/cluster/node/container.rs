@@ -48,7 +48,14 @@ impl Container {
         };
         let dir = TempDir::with_prefix("sluice-pod-").expect("a directory for the pod");
         let volumes = spec.volumes.unwrap_or_default();
-        Ok(Self { template, volumes, dir, written: BTreeMap::new(), address: Ipv4Addr::LOCALHOST, probes })
+        Ok(Self {
+            template,
+            volumes,
+            dir,
+            written: BTreeMap::new(),
+            address: Ipv4Addr::LOCALHOST,
+            probes,
+        })
     }
 
     pub(super) fn ports(&self) -> Vec<u16> {
@@ -59,17 +66,30 @@ impl Container {
     /// The process to start.
     pub(super) fn command(&self, pod: &Pod) -> Command {
         let environment = self.environment(pod);
-        let own = |text: &str| self.own_paths(&expanded(text, &environment)).replace("0.0.0.0:", &format!("{}:", self.address));
-        let mut words = self.template.command.iter().flatten().chain(self.template.args.iter().flatten()).map(|word| own(word));
+        let own = |text: &str| {
+            self.own_paths(&expanded(text, &environment))
+                .replace("0.0.0.0:", &format!("{}:", self.address))
+        };
+        let mut words = self
+            .template
+            .command
+            .iter()
+            .flatten()
+            .chain(self.template.args.iter().flatten())
+            .map(|word| own(word));
         // An image's entry point is the program that it is called after, else the data plane.
         let program = if self.template.command.is_some() { words.next() } else { None };
-        let program =
-            program.as_deref().and_then(|p| p.rsplit('/').next().map(str::to_owned)).unwrap_or_else(|| self.entry_point().to_owned());
+        let program = program
+            .as_deref()
+            .and_then(|p| p.rsplit('/').next().map(str::to_owned))
+            .unwrap_or_else(|| self.entry_point().to_owned());
         let mut command = Command::new(workspace_program(&program));
         let words: Vec<String> = words.collect();
         command.args(&words);
         for (flag, port) in [("--listen", 8080), ("--admin", 9090)] {
-            if program == DATA_PLANE && !words.iter().any(|w| w == flag || w.starts_with(&format!("{flag}="))) {
+            if program == DATA_PLANE
+                && !words.iter().any(|w| w == flag || w.starts_with(&format!("{flag}=")))
+            {
                 command.arg(format!("{flag}={}:{port}", self.address));
             }
         }
@@ -86,7 +106,11 @@ impl Container {
     fn environment(&self, pod: &Pod) -> BTreeMap<String, String> {
         let mut all = BTreeMap::new();
         for variable in self.template.env.iter().flatten() {
-            let field = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref()).map(|field| field.field_path.as_str());
+            let field = variable
+                .value_from
+                .as_ref()
+                .and_then(|from| from.field_ref.as_ref())
+                .map(|field| field.field_path.as_str());
             let value = match field {
                 None => expanded(variable.value.as_deref().unwrap_or_default(), &all),
                 Some("metadata.name") => pod.name_any(),
@@ -105,30 +129,46 @@ impl Container {
     fn own_paths(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for mount in self.template.volume_mounts.iter().flatten() {
-            text = text.replace(&mount.mount_path, &self.dir.path().join(&mount.name).display().to_string());
+            text = text.replace(
+                &mount.mount_path,
+                &self.dir.path().join(&mount.name).display().to_string(),
+            );
         }
         text
     }
 
     /// Brings the files of all volumes up to date; an error says what is not there yet.
-    pub(super) async fn write_files(&mut self, shared: &Shared, namespace: &str) -> Result<(), String> {
+    pub(super) async fn write_files(
+        &mut self,
+        shared: &Shared,
+        namespace: &str,
+    ) -> Result<(), String> {
         let mut wanted = BTreeMap::new();
         for volume in &self.volumes {
             let dir = self.dir.path().join(&volume.name);
             fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-            for (file, bytes) in files_of(volume, shared, namespace, self.written.is_empty()).await? {
+            for (file, bytes) in
+                files_of(volume, shared, namespace, self.written.is_empty()).await?
+            {
                 wanted.insert(dir.join(file), bytes);
             }
             if volume.secret.is_some() {
                 // Secrets are read once; kept as they are afterwards.
-                wanted.extend(self.written.iter().filter(|(path, _)| path.starts_with(&dir)).map(|(p, b)| (p.clone(), b.clone())));
+                wanted.extend(
+                    self.written
+                        .iter()
+                        .filter(|(path, _)| path.starts_with(&dir))
+                        .map(|(p, b)| (p.clone(), b.clone())),
+                );
             }
         }
         for (path, bytes) in &wanted {
             if self.written.get(path) != Some(bytes) {
                 // A reader must never see half a file.
                 let part = path.with_extension("part");
-                fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(|e| e.to_string())?;
+                fs::write(&part, bytes)
+                    .and_then(|()| fs::rename(&part, path))
+                    .map_err(|e| e.to_string())?;
             }
         }
         for path in self.written.keys().filter(|path| !wanted.contains_key(*path)) {
@@ -139,11 +179,21 @@ impl Container {
     }
 }
 
-async fn files_of(volume: &Volume, shared: &Shared, namespace: &str, first: bool) -> Result<Vec<(String, Vec<u8>)>, String> {
+async fn files_of(
+    volume: &Volume,
+    shared: &Shared,
+    namespace: &str,
+    first: bool,
+) -> Result<Vec<(String, Vec<u8>)>, String> {
     if let Some(source) = &volume.config_map {
         let map = shared.config_maps.get(&ObjectRef::new(&source.name).within(namespace));
         return match map {
-            Some(map) => Ok(map.data.iter().flatten().map(|(file, text)| (file.clone(), text.clone().into_bytes())).collect()),
+            Some(map) => Ok(map
+                .data
+                .iter()
+                .flatten()
+                .map(|(file, text)| (file.clone(), text.clone().into_bytes()))
+                .collect()),
             None => Err(format!("configmap \"{}\" not found", source.name)),
         };
     }
@@ -151,7 +201,9 @@ async fn files_of(volume: &Volume, shared: &Shared, namespace: &str, first: bool
         let name = source.secret_name.clone().unwrap_or_default();
         let secrets: Api<Secret> = Api::namespaced(shared.client.clone(), namespace);
         return match secrets.get(&name).await {
-            Ok(secret) => Ok(secret.data.into_iter().flatten().map(|(file, bytes)| (file, bytes.0)).collect()),
+            Ok(secret) => {
+                Ok(secret.data.into_iter().flatten().map(|(file, bytes)| (file, bytes.0)).collect())
+            }
             Err(_) => Err(format!("secret \"{name}\" not found")),
         };
     }
@@ -160,7 +212,9 @@ async fn files_of(volume: &Volume, shared: &Shared, namespace: &str, first: bool
 
 /// `$(NAME)` is the variable's value, as in a pod.
 fn expanded(text: &str, environment: &BTreeMap<String, String>) -> String {
-    environment.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("$({name})"), value))
+    environment
+        .iter()
+        .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("$({name})"), value))
 }
 
 /// The probes that decide whether the container is ready.
@@ -173,7 +227,13 @@ pub(super) struct Probes {
 impl Probes {
     pub(super) fn reset(&mut self) {
         for probe in self.startup.iter_mut().chain(&mut self.readiness) {
-            *probe = HttpProbe { successes: 0, failures: 0, passing: false, next: Instant::now(), ..probe.clone() };
+            *probe = HttpProbe {
+                successes: 0,
+                failures: 0,
+                passing: false,
+                next: Instant::now(),
+                ..probe.clone()
+            };
         }
     }
 
@@ -217,7 +277,9 @@ impl HttpProbe {
                 .map(|p| p.container_port)
                 .expect("a probe names a port of the container"),
         };
-        let seconds = |value: Option<i32>, default: u32| value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default);
+        let seconds = |value: Option<i32>, default: u32| {
+            value.and_then(|v| u32::try_from(v).ok()).unwrap_or(default)
+        };
         Self {
             port: u16::try_from(port).expect("a port"),
             path: http.path.clone().unwrap_or_else(|| "/".to_owned()),
@@ -238,7 +300,9 @@ impl HttpProbe {
         }
         let url = format!("http://{address}:{}{}", self.port, self.path);
         let answer = client.get(url).timeout(self.timeout).send().await;
-        if answer.is_ok_and(|answer| answer.status().is_success() || answer.status().is_redirection()) {
+        if answer
+            .is_ok_and(|answer| answer.status().is_success() || answer.status().is_redirection())
+        {
             (self.successes, self.failures) = (self.successes + 1, 0);
             self.passing |= self.successes >= self.success_threshold;
         } else {
@@ -246,6 +310,7 @@ impl HttpProbe {
             self.passing &= self.failures < self.failure_threshold;
         }
         // Like kubelet, which does not wait a whole period for a container that is not ready yet.
-        self.next = Instant::now() + if self.passing { self.period } else { self.period.min(Duration::from_millis(500)) };
+        self.next = Instant::now()
+            + if self.passing { self.period } else { self.period.min(Duration::from_millis(500)) };
     }
 }

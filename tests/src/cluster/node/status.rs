@@ -37,13 +37,20 @@ impl Reporter {
 
     /// The container cannot start.
     pub(super) async fn waiting(&mut self, reason: &str, message: &str) {
-        self.report("Pending", None, false, &json!({"waiting": {"reason": reason, "message": message}})).await;
+        self.report(
+            "Pending",
+            None,
+            false,
+            &json!({"waiting": {"reason": reason, "message": message}}),
+        )
+        .await;
     }
 
     /// The container ended and will be started again.
     pub(super) async fn restarting(&mut self, address: Ipv4Addr) {
         self.restarts += 1;
-        let state = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "the program ended"}});
+        let state =
+            json!({"waiting": {"reason": "CrashLoopBackOff", "message": "the program ended"}});
         self.report("Running", Some(address), false, &state).await;
     }
 
@@ -81,7 +88,11 @@ impl Reporter {
         }
         // A merge patch replaces lists whole.
         let patch = json!({"status": status});
-        match self.api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match self
+            .api
+            .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
             Ok(_) => self.last = Some(what),
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => eprintln!("node stand-in: status of {}: {error}", self.name),
