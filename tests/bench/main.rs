@@ -84,6 +84,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if wanted("peer") {
         sides.push(runtime.block_on(Side::peer())?);
     }
+    if let Some(program) = std::env::var_os("BENCH_BEFORE").filter(|path| !path.is_empty()) {
+        sides.push(runtime.block_on(Side::before(program.into()))?);
+    }
     machine::pin(own_core)?;
     println!(
         "Servers (with nats-server) on core {server_core}, clients and publisher on core {own_core}; payload 256 bytes; plain HTTP/1.1."

@@ -1,5 +1,7 @@
 //! The one table: product beside floor and peer.
 
+use std::fmt::Write as _;
+
 use crate::side::SIDES;
 
 /// One line of the table.
@@ -26,36 +28,41 @@ impl Report {
         self.rows[index].values[side] = Some(value);
     }
 
-    /// Writes the table to standard output, as Markdown.
+    /// Writes the table to standard output, as Markdown: the figures of all sides that were
+    /// measured, then the product's as a multiple of each other one's.
     pub(crate) fn print(&self) {
+        let measured: Vec<usize> = (0..SIDES.len())
+            .filter(|side| self.rows.iter().any(|row| row.values[*side].is_some()))
+            .collect();
+        let others: Vec<usize> = measured.iter().copied().filter(|side| *side != 0).collect();
         let width = self.rows.iter().map(|r| r.label.chars().count()).max().unwrap_or(0);
-        let [product, floor, peer] = SIDES;
-        println!(
-            "\n| {:width$} | {product:>11} | {floor:>11} | {peer:>16} | × {floor:<5} | × peer |",
-            "measure"
-        );
-        println!(
-            "|-{:-<width$}-|-{:->11}-|-{:->11}-|-{:->16}-|---------|--------|",
-            "", "", "", ""
-        );
+        let mut lines = [format!("| {:width$} |", "measure"), format!("|-{:-<width$}-|", "")];
+        for side in &measured {
+            let _ = write!(lines[0], " {:>16} |", SIDES[*side]);
+            let _ = write!(lines[1], "-{:->16}-|", "");
+        }
+        for side in &others {
+            let _ = write!(lines[0], " {:>18} |", format!("× {}", SIDES[*side]));
+            let _ = write!(lines[1], "-{:->18}-|", "");
+        }
+        println!("\n{}\n{}", lines[0], lines[1]);
         for row in &self.rows {
-            let cell = |value: Option<f64>| {
-                value.map_or_else(|| "–".to_owned(), |v| grouped(v, row.digits))
-            };
-            let ratio = |other: Option<f64>| match (row.values[0], other) {
-                (Some(product), Some(other)) if other > 0.0 => format!("{:.2}", product / other),
-                _ => "–".to_owned(),
-            };
-            let [product, floor, peer] = row.values;
-            println!(
-                "| {:width$} | {:>11} | {:>11} | {:>16} | {:>7} | {:>6} |",
-                row.label,
-                cell(product),
-                cell(floor),
-                cell(peer),
-                ratio(floor),
-                ratio(peer)
-            );
+            let mut line = format!("| {:width$} |", row.label);
+            for side in &measured {
+                let cell = row.values[*side]
+                    .map_or_else(|| "–".to_owned(), |value| grouped(value, row.digits));
+                let _ = write!(line, " {cell:>16} |");
+            }
+            for side in &others {
+                let ratio = match (row.values[0], row.values[*side]) {
+                    (Some(product), Some(other)) if other > 0.0 => {
+                        format!("{:.2}", product / other)
+                    }
+                    _ => "–".to_owned(),
+                };
+                let _ = write!(line, " {ratio:>18} |");
+            }
+            println!("{line}");
         }
     }
 }

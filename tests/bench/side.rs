@@ -2,13 +2,14 @@
 
 use std::{
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::Context;
 use sluice_tests::{
-    dataplane::{ConfigDir, DataPlane, channel_config},
+    dataplane::{ConfigDir, DataPlane, Options, channel_config},
     nats::{NatsServer, Streams, names, stream_config},
     process::Process,
 };
@@ -16,9 +17,9 @@ use sluice_tests::{
 use crate::{generator::Target, publisher::Publisher};
 
 /// Names of the sides, in the order of the table.
-pub(crate) const SIDES: [&str; 3] = ["sluice", "floor", "axum + broadcast"];
+pub(crate) const SIDES: [&str; 4] = ["sluice", "floor", "axum + broadcast", "before"];
 /// What this program is called as, to be one of them.
-const ROLES: [&str; SIDES.len()] = ["", "floor", "peer"];
+const ROLES: [&str; SIDES.len()] = ["", "floor", "peer", ""];
 /// How long the floor or the peer may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -36,6 +37,18 @@ pub(crate) struct Product {
     pub(crate) nats: NatsServer,
     pub(crate) configs: ConfigDir,
     pub(crate) plane: DataPlane,
+    /// Another build of it, which this one is measured beside.
+    program: Option<PathBuf>,
+}
+
+impl Product {
+    async fn start(&mut self) {
+        self.plane = start_plane(&self.nats, &self.configs, self.program.as_deref()).await;
+    }
+}
+
+async fn start_plane(nats: &NatsServer, configs: &ConfigDir, program: Option<&Path>) -> DataPlane {
+    DataPlane::start_with(&nats.url(), configs, &Options { program, ..Options::default() }).await
 }
 
 pub(crate) struct Side {
@@ -55,12 +68,21 @@ pub(crate) struct Side {
 impl Side {
     /// Starts nats-server and the data plane, with one channel.
     pub(crate) async fn product() -> anyhow::Result<Self> {
+        Self::of_program(0, None).await
+    }
+
+    /// The same with another build of the data plane, for a comparison within one run.
+    pub(crate) async fn before(program: PathBuf) -> anyhow::Result<Self> {
+        Self::of_program(3, Some(program)).await
+    }
+
+    async fn of_program(number: usize, program: Option<PathBuf>) -> anyhow::Result<Self> {
         let mut nats = NatsServer::start().await;
         let names = names("bench");
         let epoch =
             Streams::connect(&nats.url()).await.create(stream_config(&names)).await.to_string();
         let configs = ConfigDir::new(&[channel_config(&names)]);
-        let plane = DataPlane::start(&nats.url(), &configs).await;
+        let plane = start_plane(&nats, &configs, program.as_deref()).await;
         let address = nats
             .url()
             .trim_start_matches("nats://")
@@ -68,10 +90,10 @@ impl Side {
             .context("the address of nats-server")?;
         let publisher = Publisher::nats(address, &format!("{}load", names.prefix))?;
         nats.process();
-        let server = Server::Product(Box::new(Product { nats, configs, plane }));
+        let server = Server::Product(Box::new(Product { nats, configs, plane, program }));
         Ok(Self {
-            name: SIDES[0],
-            number: 0,
+            name: SIDES[number],
+            number,
             replays: true,
             server,
             publisher,
@@ -142,7 +164,7 @@ impl Side {
     pub(crate) async fn restart(&mut self) {
         if let Server::Product(product) = &mut self.server {
             product.plane.drain(Duration::from_secs(20)).await;
-            product.plane = DataPlane::start(&product.nats.url(), &product.configs).await;
+            product.start().await;
         }
     }
 

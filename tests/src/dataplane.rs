@@ -114,6 +114,8 @@ pub struct Options<'a> {
     pub not_ready: bool,
     /// Its limit of open files; none: as it is here.
     pub open_files: Option<u32>,
+    /// Another build of the program; none: the workspace's.
+    pub program: Option<&'a Path>,
 }
 
 impl DataPlane {
@@ -127,7 +129,9 @@ impl DataPlane {
     /// # Panics
     /// When it does not listen, or does not become ready.
     pub async fn start_with(nats: &str, configs: &ConfigDir, options: &Options<'_>) -> Self {
-        let program = workspace_program("sluice-dataplane");
+        let program = options
+            .program
+            .map_or_else(|| workspace_program("sluice-dataplane"), Path::to_path_buf);
         let mut command =
             Command::new(if options.open_files.is_some() { "sh".into() } else { program.clone() });
         if let Some(limit) = options.open_files {
