@@ -14,23 +14,23 @@ use tempfile::TempDir;
 
 use crate::terminal::{Terminal, data, events};
 
-const TEST_LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const TEST_LIMIT: Duration = Duration::from_secs(600);
 /// The epoch of the pages' examples.
 const EPOCH: &str = "5f3c01aa";
 
 /// Where a reader works: ports, a data directory and a copy of `examples/` of its own.
-struct Desk {
+pub(crate) struct Desk {
     http: u16,
     admin: u16,
-    nats: u16,
-    data: TempDir,
+    pub(crate) nats: u16,
+    pub(crate) data: TempDir,
     examples: TempDir,
     /// What stands on the pages, and what it is here.
     here: Vec<(String, String)>,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (http, admin, nats) = (free_port(), free_port(), free_port());
         let examples = TempDir::with_prefix("sluice-examples-").unwrap();
         for entry in std::fs::read_dir(docs::root().join("examples")).unwrap().flatten() {
@@ -48,7 +48,7 @@ impl Desk {
         }
     }
 
-    fn is_here(&mut self, page: impl Into<String>, here: impl Into<String>) {
+    pub(crate) fn is_here(&mut self, page: impl Into<String>, here: impl Into<String>) {
         self.here.push((page.into(), here.into()));
     }
 
@@ -58,7 +58,7 @@ impl Desk {
 
     /// Types a command. What a reader leaves to `make run`'s defaults (ports, directories) is given
     /// as variables.
-    fn types(&self, command: &str) -> Terminal {
+    pub(crate) fn types(&self, command: &str) -> Terminal {
         let path = |dir: &TempDir| dir.path().display().to_string();
         let variables = [
             ("LISTEN", format!("127.0.0.1:{}", self.http)),
@@ -91,7 +91,7 @@ impl Desk {
             .collect()
     }
 
-    async fn nats_client(&self) -> Streams {
+    pub(crate) async fn nats_client(&self) -> Streams {
         Streams::connect(&format!("nats://127.0.0.1:{}", self.nats)).await
     }
 }
@@ -144,7 +144,7 @@ fn header(answer: &str, name: &str) -> String {
     value.unwrap_or_else(|| panic!("no {name} in\n{answer}")).1.trim().to_owned()
 }
 
-async fn until_nothing_runs(desk: &Desk) {
+pub(crate) async fn until_nothing_runs(desk: &Desk) {
     eventually("everything that was started has ended", Duration::from_secs(20), async || {
         desk.running().is_empty().then_some(())
     })

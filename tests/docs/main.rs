@@ -4,6 +4,7 @@
 //! `tests/clients`, and `tests/tidy` sees to it that no block is forgotten.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod debugging;
 mod local;
 mod manifests;
 mod terminal;
