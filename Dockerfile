@@ -1,7 +1,8 @@
 # The images of sluice, for those who have a container engine:
 #
-#   docker build --target operator  -t sluice-operator:0.1.0  .
-#   docker build --target dataplane -t sluice-dataplane:0.1.0 .
+#   version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+#   docker build --build-arg VERSION=$version --target operator  -t sluice-operator:$version  .
+#   docker build --build-arg VERSION=$version --target dataplane -t sluice-dataplane:$version .
 #
 # Without an engine `make images` makes the same: a static program, the certificate authorities, nothing else. This file was
 # written where no engine could run it: the commands of the build stage are those of images/build.sh, which was run.
@@ -21,7 +22,8 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /out/sluice-operator /sluice-operator
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
-LABEL org.opencontainers.image.title="sluice-operator" org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
+ARG VERSION
+LABEL org.opencontainers.image.title="sluice-operator" org.opencontainers.image.version="$VERSION" org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["/sluice-operator"]
 
 FROM scratch AS dataplane
@@ -29,6 +31,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 COPY --from=build /out/sluice-dataplane /sluice-dataplane
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
-LABEL org.opencontainers.image.title="sluice-dataplane" org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
+ARG VERSION
+LABEL org.opencontainers.image.title="sluice-dataplane" org.opencontainers.image.version="$VERSION" org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 8080 9090
 ENTRYPOINT ["/sluice-dataplane"]

@@ -20,6 +20,8 @@ CARGO    ?= cargo
 CLUSTER  ?=
 # Nodes of `make cluster`.
 NODES    ?= 3
+# Words of the names of tests that `make unit` and `make test-SUITE` run; empty = all.
+FILTER ?=
 # Passed to `cargo test`, for example: make test TEST_ARGS='-p sluice-channel'
 TEST_ARGS ?= --workspace
 
@@ -38,26 +40,14 @@ need = @command -v $(firstword $(1)) >/dev/null || { echo "$(firstword $(1)) was
 rust   = $(call need,$(CARGO),to build,Install Rust 1.89 or newer: https://rustup.rs)
 golang = $(call need,go,to build etcd and kube-apiserver for the tests,Install Go 1.26 or newer: https://go.dev/dl)
 
+# A line of help is what follows `##` behind a target's name; a line of its own that begins with `##:` is printed as it stands.
 .PHONY: help
 help: ## list these commands
-	@echo "make run      start nats-server with JetStream, apply examples/, serve http://$(LISTEN)/channels/orders"
-	@echo "make test     everything: format, lints, build, all tests on real servers (first time 30 to 60 min on 2 cores)"
-	@echo "make cluster  a Kubernetes cluster with $(NODES) nodes on this machine, the product's images on them (needs root); make cluster-down"
-	@echo "make cluster-test  the tests on such a cluster, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out"
-	@echo "make lint     format and lints only"
-	@echo "make crds     write crds/ and the chart's copy from the Rust types"
-	@echo "make test-clients   browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)"
-	@echo "make bench    benchmarks: the parts, then load beside a floor and a peer; BENCH_SECONDS, BENCH_CONNECTIONS"
-	@echo "make bench-scale  100,000 connections over several data planes, and what NATS does for them; BENCH_SECONDS, BENCH_CONNECTIONS"
-	@echo "make images   container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev"
-	@echo "make tools    obtain nats-server, etcd, kube-apiserver and helm into .tools/bin"
-	@echo "make clean    remove build output and local data (tools stay)"
-	@echo
-	@echo "make run takes LISTEN=$(LISTEN) ADMIN=$(ADMIN) DATA=$(DATA) EXAMPLES=$(EXAMPLES) NATS=nats://host:4222 PROFILE=release"
+	@awk -F ':.*## ' '/^[a-z][a-z_-]*:.*## / { printf "make %-15s %s\n", $$1, $$2 } /^##:/ { print substr($$0, 5) }' $(MAKEFILE_LIST)
 
 # `exec`: the operator is the recipe's only process, so Ctrl-C reaches it and make ends when it has ended.
 .PHONY: run
-run: run-tools run-build ## the first command
+run: run-tools run-build ## start nats-server with JetStream, apply examples/, serve http://127.0.0.1:8080/channels/orders
 	@exec $(BUILT)/sluice-operator local $(EXAMPLES) --listen $(LISTEN) --admin $(ADMIN) --data $(DATA) \
 	  $(if $(NATS),--nats $(NATS),--nats-server $(SLUICE_TOOLS)/nats-server) $(RUN_ARGS)
 
@@ -72,10 +62,11 @@ run-build:
 	@$(CARGO) build --profile $(PROFILE) --locked --workspace --bins
 
 .PHONY: test
-test: ## everything
+test: ## everything: format, lints, build, all tests on real servers (first time 30 to 60 min on 2 cores)
 	$(rust)
 	$(golang)
 	@echo "== format"; $(CARGO) fmt --all --check
+	@echo "== lints of dependencies, shell and Python"; $(MAKE) lint-deny lint-shell lint-python
 	@echo "== tools: nats-server, etcd, Kubernetes, helm (the first time about 7 minutes on 2 cores)"; tests/tools/build.sh all
 	@echo "== lints"; $(clippy)
 	@echo "== build"; $(CARGO) build --workspace --bins --locked $(QUIET)
@@ -86,15 +77,29 @@ test: ## everything
 	if [ "$(CLUSTER)" = 0 ]; then echo "left out: CLUSTER=0"; else QUIET=$(QUIET) CLUSTER=$(CLUSTER) tests/cluster/run.sh || code=$$?; fi; \
 	exit $$code
 
+.PHONY: unit
+unit: ## unit tests only: no servers, no tools, seconds once it is built
+	$(rust)
+	@$(CARGO) test --locked $(QUIET) --workspace --lib --bins -- $(FILTER)
+
+# One for each test program of the tests crate, so that a shell completes them.
+SUITES := stream operator local docs jetstream source chart tidy fuzz
+.PHONY: $(SUITES:%=test-%)
+$(SUITES:%=test-%): test-%:
+	$(rust)
+	@case " stream local docs jetstream source fuzz " in *" $* "*) tests/tools/build.sh nats ;; " tidy ") ;; *) tests/tools/build.sh all ;; esac
+	@$(CARGO) build --workspace --bins --locked $(QUIET)
+	@$(CARGO) test --locked $(QUIET) --workspace --test $* -- $(FILTER)
+
 .PHONY: cluster-test
-cluster-test: ## the tests on a cluster with nodes
+cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out
 	$(rust)
 	$(golang)
 	@$(CARGO) build --workspace --bins --locked $(QUIET)
 	@QUIET=$(QUIET) CLUSTER=$(or $(CLUSTER),required) tests/cluster/run.sh
 
 .PHONY: cluster
-cluster: ## a cluster with nodes, to work with
+cluster: ## a Kubernetes cluster with NODES=3 nodes on this machine, the images on them (needs root)
 	$(rust)
 	$(golang)
 	@why=$$(tests/cluster/bed/check.sh) || { echo "A cluster cannot run here: $$why" >&2; exit 1; }
@@ -114,15 +119,39 @@ cluster: ## a cluster with nodes, to work with
 cluster-down: ## end what make cluster has started
 	@tests/cluster/bed/down.sh
 
+# Each check is a command of its own, so that one can be run alone; shfmt reads .editorconfig, ruff tests/clients/ruff.toml.
 .PHONY: lint
-lint: ## format and lints
+lint: lint-rust lint-deny lint-shell lint-python ## format and lints of Rust, dependencies, shell and Python
+
+.PHONY: lint-rust
+lint-rust: ## rustfmt and clippy
 	$(rust)
 	@$(CARGO) fmt --all --check
 	@$(clippy)
 
+.PHONY: lint-tools
+lint-tools:
+	@tests/tools/build.sh lint
+
+# Advisories need a copy of the RustSec database, which is no package: a clone of it is named by ADVISORY_DB.
+.PHONY: lint-deny
+lint-deny: lint-tools ## licences, bans and sources of dependencies; advisories too with ADVISORY_DB=DIR (a folder that holds a clone of the RustSec advisory-db)
+	@$(SLUICE_TOOLS)/cargo-deny --log-level error --locked check --hide-inclusion-graph bans licenses sources
+	@$(if $(ADVISORY_DB),$(SLUICE_TOOLS)/cargo-deny --log-level error --locked check --disable-fetch advisories,echo "advisories: not checked; ADVISORY_DB names no copy of the database")
+
+.PHONY: lint-shell
+lint-shell: lint-tools ## shellcheck and shfmt
+	@$(SLUICE_TOOLS)/shellcheck $$(git ls-files '*.sh' .ci/run)
+	@$(SLUICE_TOOLS)/shfmt -d $$(git ls-files '*.sh' .ci/run)
+
+.PHONY: lint-python
+lint-python: lint-tools ## ruff, the linter and the formatter
+	@$(SLUICE_TOOLS)/ruff check --quiet tests
+	@$(SLUICE_TOOLS)/ruff format --quiet --check tests
+
 # The generator prints to a file beside the target first: a failure must not leave half a CRD behind.
 .PHONY: crds
-crds: ## crds/ssechannels.yaml and the chart's copy
+crds: ## write crds/ and the chart's copy from the Rust types
 	$(rust)
 	@mkdir -p crds charts/sluice/files
 	@$(CARGO) run --quiet --locked -p sluice-operator -- crd > crds/.ssechannels.yaml.new
@@ -133,7 +162,7 @@ crds: ## crds/ssechannels.yaml and the chart's copy
 # Apart from `make test`: it needs a browser and two proxies from the system's packages, and about five minutes of waiting.
 CLIENTS ?=
 .PHONY: test-clients
-test-clients: ## clients and proxies that people use
+test-clients: ## browser, npm, PyPI, crates, Go, curl and five proxies against the real data plane (CLIENTS=... selects)
 	$(rust)
 	$(golang)
 	@tests/tools/build.sh nats
@@ -141,7 +170,7 @@ test-clients: ## clients and proxies that people use
 	@tests/clients/run.sh $(CLIENTS) </dev/null
 
 .PHONY: bench
-bench: ## the parts, then the load
+bench: ## benchmarks: the parts, then load beside a floor and a peer; BENCH_SECONDS, BENCH_CONNECTIONS, BENCH_BEFORE=<another build of sluice-dataplane>
 	$(rust)
 	@tests/tools/build.sh nats
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
@@ -149,23 +178,28 @@ bench: ## the parts, then the load
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load
 
 .PHONY: bench-scale
-bench-scale: ## more connections than one process can have
+bench-scale: ## 100,000 connections over several data planes, and what NATS does for them; BENCH_SECONDS, BENCH_CONNECTIONS
 	$(rust)
 	@tests/tools/build.sh nats
 	@$(CARGO) build --release --locked $(QUIET) -p sluice-dataplane --bins
 	@$(CARGO) bench --locked $(QUIET) -p sluice-tests --bench load -- scale
 
 .PHONY: images
-images: ## container images without a container engine
+images: ## container images as OCI archives in target/images, without a container engine; IMAGE_PROFILE=dev
 	$(rust)
 	@images/build.sh
 
 .PHONY: tools
-tools: ## third-party servers for the tests
+tools: ## obtain nats-server, etcd, kube-apiserver, helm and the linters into .tools/bin
 	$(golang)
 	@tests/tools/build.sh all
 
 .PHONY: clean
-clean: ## build output and local data
+clean: ## remove build output and local data (tools stay)
 	@$(CARGO) clean
 	@rm -rf .data
+
+##:
+##: make test-SUITE runs one suite: stream, operator, local, docs, jetstream, source, chart, tidy or fuzz.
+##: It and make unit take FILTER='words of the names of tests'.
+##: make run takes LISTEN=127.0.0.1:8080 ADMIN=127.0.0.1:9090 DATA=.data EXAMPLES=examples NATS=nats://host:4222 PROFILE=release

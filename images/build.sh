@@ -10,7 +10,7 @@
 #   IMAGE_PROFILE=release   release (static programs) | dev (the programs that `make test` has built, with their libraries: ready at once)
 #   IMAGE_PROGRAMS=...      a folder with the programs, instead of building them; they may be dynamic
 #   IMAGE_TAG=...           the workspace's version unless given
-#   IMAGE_PREFIX=docker.io/library/   what Kubernetes puts before a short name such as the chart's sluice-operator:0.1.0
+#   IMAGE_PREFIX=docker.io/library/   what Kubernetes puts before a short name such as the chart's sluice-operator:<version>
 #   IMAGE_CA=...            PEM bundle of certificate authorities; the building machine's unless given
 #   IMAGE_SOURCE=...        URL of the sources, for the label; none unless given
 #   IMAGE_OUT=target/images where to

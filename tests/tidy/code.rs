@@ -123,3 +123,50 @@ fn every_crate_takes_the_workspace_lints() {
         &findings,
     );
 }
+
+/// Columns of a line of comment; rustfmt sees to the code.
+const COLUMNS: usize = 100;
+
+#[test]
+fn comments_keep_to_the_width() {
+    let mut findings = Vec::new();
+    for file in tree::files().iter().filter(|file| file.is("rs")) {
+        for (number, line) in file.text.lines().enumerate() {
+            // Pictures cannot be wrapped, nor can an address.
+            let picture = line.contains('─') || line.contains("://");
+            if line.trim_start().starts_with("//") && line.chars().count() > COLUMNS && !picture {
+                findings.push(format!("{}:{}", file.path, number + 1));
+            }
+        }
+    }
+    tree::report(&format!("A comment has at most {COLUMNS} columns, as the code has."), &findings);
+}
+
+#[test]
+fn shared_bounds_have_two_users() {
+    let text = tree::read("channel/src/limits.rs");
+    let product = tree::product();
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    let mut findings = Vec::new();
+    for name in names {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let used = |crate_: &str| {
+            product
+                .iter()
+                .filter(|f| f.path.starts_with(&format!("{crate_}/src/")))
+                .filter(|f| f.path != "channel/src/limits.rs")
+                .flat_map(|f| f.product_code())
+                .any(|(_, line)| line.split(|c| !word(c)).any(|w| w == name))
+        };
+        let users: Vec<_> =
+            ["channel", "dataplane", "operator"].into_iter().filter(|c| used(c)).collect();
+        // What `channel` itself checks holds for both programs.
+        if users.len() < 2 && users != ["channel"] {
+            findings.push(format!("{name}: used by {users:?}"));
+        }
+    }
+    tree::report(
+        "channel/src/limits.rs holds what operator and pods agree on; a bound of one crate stands there.",
+        &findings,
+    );
+}

@@ -13,4 +13,5 @@ mod code;
 mod docs;
 mod generated;
 mod layering;
+mod modules;
 mod tree;
