@@ -18,7 +18,7 @@ use kube::{
     discovery::ApiResource,
 };
 use serde_json::Value;
-use sluice_tests::{cluster::audit::Audit, eventually};
+use sluice_tests::{eventually, kube_api::audit::Audit};
 use tempfile::NamedTempFile;
 use tokio::{runtime::Runtime, sync::OnceCell};
 

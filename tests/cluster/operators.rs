@@ -14,7 +14,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use sluice_tests::{cluster::audit::Entry, eventually};
+use sluice_tests::{eventually, kube_api::audit::Entry};
 
 use crate::{
     bed::{Bed, LIMIT, RELEASE, SHOP, SYSTEM},

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_tests::cluster::audit::Entry;
+use sluice_tests::kube_api::audit::Entry;
 
 use crate::{bed::Bed, operators, uninstall};
 

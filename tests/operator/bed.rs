@@ -17,8 +17,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::{Cluster, audit::Entry},
     eventually,
+    kube_api::{KubeApi, audit::Entry},
     nats::{NatsServer, Streams},
     process::{Process, free_port, workspace_program},
 };
@@ -40,7 +40,7 @@ pub(crate) const IMAGE: &str = "sluice.test/dataplane:1";
 
 /// A namespace, a NATS server and an operator that looks after that namespace only.
 pub(crate) struct Bed {
-    pub(crate) cluster: &'static Cluster,
+    pub(crate) kube_api: &'static KubeApi,
     pub(crate) client: Client,
     /// All namespaces of the test; the first is the usual one.
     pub(crate) namespaces: Vec<String>,
@@ -65,29 +65,29 @@ pub(crate) fn test(hint: &str, body: impl AsyncFnOnce(&mut Bed)) {
 impl Bed {
     /// Everything but the operator.
     pub(crate) async fn new(hint: &str) -> Self {
-        let cluster = Cluster::shared();
-        let namespace = cluster.namespace(hint).await;
-        Self::in_namespaces(cluster, vec![namespace]).await
+        let kube_api = KubeApi::shared();
+        let namespace = kube_api.namespace(hint).await;
+        Self::in_namespaces(kube_api, vec![namespace]).await
     }
 
     /// On namespaces that are there already.
-    pub(crate) async fn in_namespaces(cluster: &'static Cluster, namespaces: Vec<String>) -> Self {
+    pub(crate) async fn in_namespaces(kube_api: &'static KubeApi, namespaces: Vec<String>) -> Self {
         static INSTALLED: OnceCell<()> = OnceCell::const_new();
-        INSTALLED.get_or_init(async || install_resource(Cluster::shared()).await).await;
-        Self::bare(cluster, namespaces).await
+        INSTALLED.get_or_init(async || install_resource(KubeApi::shared()).await).await;
+        Self::bare(kube_api, namespaces).await
     }
 
     /// The same without the resource's definition.
-    pub(crate) async fn bare(cluster: &'static Cluster, namespaces: Vec<String>) -> Self {
-        let client = cluster.client().await;
+    pub(crate) async fn bare(kube_api: &'static KubeApi, namespaces: Vec<String>) -> Self {
+        let client = kube_api.client().await;
         crate::rbac::grant(&client, &namespaces).await;
         let files = TempDir::with_prefix("sluice-bed-").unwrap();
-        cluster
+        kube_api
             .service_account_kubeconfig(&namespaces[0], ACCOUNT, &files.path().join("kubeconfig"))
             .await;
         let nats = NatsServer::start().await;
         Self {
-            cluster,
+            kube_api,
             client,
             namespaces,
             nats,
@@ -152,7 +152,7 @@ impl Bed {
 
     /// The operator's requests to the API server so far.
     pub(crate) fn requests(&self) -> Vec<Entry> {
-        self.cluster.audit().of_user(&self.operator_user())
+        self.kube_api.audit().of_user(&self.operator_user())
     }
 
     /// A fresh connection to the test's NATS server.
@@ -361,7 +361,7 @@ impl Bed {
     pub(crate) fn kubectl_with(&self, arguments: &[&str], input: &str) -> (bool, String) {
         let file = self.files.path().join("stdin");
         std::fs::write(&file, input).unwrap();
-        let mut command = self.cluster.kubectl();
+        let mut command = self.kube_api.kubectl();
         command
             .args(["--namespace", self.namespace()])
             .args(arguments)
@@ -405,7 +405,7 @@ impl Drop for Bed {
             ] {
                 println!("--- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments).1);
             }
-            self.cluster.node().each_process(self.namespace(), |pod, process| {
+            self.kube_api.node().each_process(self.namespace(), |pod, process| {
                 println!("--- pod {pod}\n{}", process.stderr())
             });
             let telling: Vec<Entry> = self
@@ -418,13 +418,13 @@ impl Drop for Bed {
             }
         }
         for namespace in &self.namespaces {
-            self.cluster.node().forget(namespace);
+            self.kube_api.node().forget(namespace);
         }
     }
 }
 
 /// Applies the resource's definition, as the file that users apply.
-pub(crate) async fn install_resource(cluster: &Cluster) {
+pub(crate) async fn install_resource(kube_api: &KubeApi) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/ssechannels.yaml");
     // Plain `apply` keeps a copy of the object in an annotation, so this also shows that it is
     // small enough.
@@ -432,7 +432,7 @@ pub(crate) async fn install_resource(cluster: &Cluster) {
         &["apply", "-f", file.to_str().unwrap()][..],
         &["wait", "--for=condition=Established", "crd/ssechannels.sluice.dev"],
     ] {
-        let output = cluster.kubectl().args(arguments).output().expect("kubectl runs");
+        let output = kube_api.kubectl().args(arguments).output().expect("kubectl runs");
         assert!(
             output.status.success(),
             "kubectl {}: {}",
@@ -443,16 +443,16 @@ pub(crate) async fn install_resource(cluster: &Cluster) {
 }
 
 /// Applies definitions of another project, by the names of their files among the tools.
-pub(crate) fn install_definitions(cluster: &Cluster, names: &[&str]) {
+pub(crate) fn install_definitions(kube_api: &KubeApi, names: &[&str]) {
     for name in names {
         let file = sluice_tests::process::tool(&format!("crds/{name}.yaml"));
         // One of them is too large for the annotation of a plain apply.
-        let mut command = cluster.kubectl();
+        let mut command = kube_api.kubectl();
         command.args(["apply", "--server-side", "-f", file.to_str().unwrap()]);
         let output = command.output().expect("kubectl runs");
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let mut command = cluster.kubectl();
+    let mut command = kube_api.kubectl();
     let output = command
         .args(["wait", "--for=condition=Established", "crd", "--all"])
         .output()

@@ -1,4 +1,4 @@
-//! An operator for all namespaces, on a cluster of its own that has no `SseChannel` yet.
+//! An operator for all namespaces, on an API server of its own that has no `SseChannel` yet.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use kube::{
     api::{DeleteParams, ListParams},
 };
 use serde_json::json;
-use sluice_tests::cluster::Cluster;
+use sluice_tests::kube_api::KubeApi;
 
 use crate::{
     bed::{Bed, TEST_LIMIT, install_resource},
@@ -17,11 +17,11 @@ use crate::{
 #[test]
 fn it_waits_for_the_definition_and_then_serves_every_namespace() {
     sluice_tests::run(TEST_LIMIT, async {
-        let cluster = Cluster::another();
+        let kube_api = KubeApi::another();
         for namespace in ["sluice-system", "one", "two"] {
-            cluster.create_namespace(namespace).await;
+            kube_api.create_namespace(namespace).await;
         }
-        let mut bed = Bed::bare(cluster, vec!["sluice-system".to_owned()]).await;
+        let mut bed = Bed::bare(kube_api, vec!["sluice-system".to_owned()]).await;
         rbac::grant_everywhere(&bed.client, "sluice-system").await;
         bed.everywhere = true;
         bed.start_operator().await;
@@ -29,7 +29,7 @@ fn it_waits_for_the_definition_and_then_serves_every_namespace() {
         let early = bed.requests().len();
         assert!(early < 40, "{early} requests in 3 s for a resource that is not there");
 
-        install_resource(cluster).await;
+        install_resource(kube_api).await;
         for namespace in ["one", "two"] {
             bed.try_create(namespace, "orders", json!({"workload": {"replicas": 1}}))
                 .await
@@ -49,6 +49,6 @@ fn it_waits_for_the_definition_and_then_serves_every_namespace() {
             bed.api_in(channel::DEPLOYMENT, "two").list(&ListParams::default()).await.unwrap();
         assert_eq!(left.items.len(), 1);
         bed.finish();
-        cluster.end();
+        kube_api.end();
     });
 }

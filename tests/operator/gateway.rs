@@ -1,5 +1,6 @@
 //! HTTPRoute and PodMonitor, whose definitions come from other projects: without them at first, on
-//! a cluster of its own. Their controllers' part, the status of a route, is written by the test.
+//! an API server of its own. Their controllers' part, the status of a route, is written by the
+//! test.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use sluice_tests::{cluster::Cluster, eventually};
+use sluice_tests::{eventually, kube_api::KubeApi};
 
 use crate::{
     bed::{Bed, LIMIT, RESYNC, TEST_LIMIT, install_definitions, install_resource},
@@ -40,10 +41,10 @@ async fn answer(bed: &Bed, status: &str, reason: &str) {
 #[test]
 fn routes_and_monitors_are_made_once_the_cluster_knows_them() {
     sluice_tests::run(TEST_LIMIT, async {
-        let cluster = Cluster::another();
-        let namespace = cluster.namespace("gateway").await;
-        let mut bed = Bed::bare(cluster, vec![namespace]).await;
-        install_resource(cluster).await;
+        let kube_api = KubeApi::another();
+        let namespace = kube_api.namespace("gateway").await;
+        let mut bed = Bed::bare(kube_api, vec![namespace]).await;
+        install_resource(kube_api).await;
         bed.start_operator().await;
         bed.create(
             "orders",
@@ -52,11 +53,11 @@ fn routes_and_monitors_are_made_once_the_cluster_knows_them() {
         )
         .await;
         without_definitions(&bed).await;
-        install_definitions(cluster, &["httproutes", "podmonitors"]);
+        install_definitions(kube_api, &["httproutes", "podmonitors"]);
         with_definitions(&bed).await;
         switched_over(&bed).await;
         bed.finish();
-        cluster.end();
+        kube_api.end();
     });
 }
 
@@ -80,7 +81,7 @@ async fn without_definitions(bed: &Bed) {
     let writes: Vec<_> = requests
         .iter()
         .filter(|e| e.is_write())
-        .map(sluice_tests::cluster::audit::Entry::brief)
+        .map(sluice_tests::kube_api::audit::Entry::brief)
         .collect();
     assert!(writes.is_empty(), "{writes:#?}");
     assert!(requests.len() <= 3 * 12, "{} requests in two looks", requests.len());

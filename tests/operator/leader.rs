@@ -18,8 +18,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::audit::Entry,
     eventually,
+    kube_api::audit::Entry,
     process::{Process, free_port, workspace_program},
     proxy::Proxy,
 };
@@ -58,7 +58,7 @@ impl Replica {
         rbac::grant_to(&bed.client, &bed.namespaces, account).await;
         let files = TempDir::with_prefix("sluice-replica-").unwrap();
         let kubeconfig = files.path().join("kubeconfig");
-        bed.cluster.service_account_kubeconfig(bed.namespace(), account, &kubeconfig).await;
+        bed.kube_api.service_account_kubeconfig(bed.namespace(), account, &kubeconfig).await;
         if let Some(proxy) = proxy {
             let mut config: Value =
                 serde_json::from_slice(&std::fs::read(&kubeconfig).unwrap()).unwrap();
@@ -137,7 +137,7 @@ impl Replica {
 
     /// What it asked the API server to change, but for the lease and what is said about it.
     fn acts(&self, bed: &Bed) -> Vec<Entry> {
-        let mut all = bed.cluster.audit().of_user(&self.user);
+        let mut all = bed.kube_api.audit().of_user(&self.user);
         all.retain(|entry| {
             let of_lease = entry.object_ref.resource == "leases"
                 || entry.request_object["regarding"]["kind"] == "Lease";
@@ -171,7 +171,7 @@ impl Replica {
 
     fn check(&self, bed: &Bed) {
         assert!(!self.process.stderr().contains("panicked at"), "{}", self.process.stderr());
-        let entries = bed.cluster.audit().of_user(&self.user);
+        let entries = bed.kube_api.audit().of_user(&self.user);
         let refused: Vec<String> =
             entries.iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
         assert!(
@@ -257,7 +257,7 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
             "a standby writes nothing: {:?}",
             b.acts_since(bed, Timestamp::UNIX_EPOCH)
         );
-        let writes = bed.cluster.audit().of_user(&b.user).iter().filter(|e| e.is_write()).count();
+        let writes = bed.kube_api.audit().of_user(&b.user).iter().filter(|e| e.is_write()).count();
         assert_eq!(writes, 0, "not even to the lease");
         // A standby is alive, ready, and says who leads.
         assert_eq!(b.get("/livez").await.as_deref(), Some("ok\n"));
@@ -518,7 +518,7 @@ fn without_an_election_two_agree_and_come_to_rest() {
             let told = bed.events(name).await;
             assert!(!told.iter().any(|(kind, ..)| kind == "Warning"), "{name}: {told:?}");
         }
-        assert_eq!(bed.cluster.node().starts(bed.namespace()), 1, "no pod was replaced");
+        assert_eq!(bed.kube_api.node().starts(bed.namespace()), 1, "no pod was replaced");
         assert_eq!(holder(bed).await, None);
         a.stop(bed).await;
         b.stop(bed).await;

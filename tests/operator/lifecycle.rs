@@ -145,7 +145,7 @@ fn a_live_change_reaches_the_pods_without_a_restart_and_ready_waits_for_it() {
         let address = bed.addresses("orders").await[0].1;
         let mut reader = Reader::open(address, &Request::get("/channels/orders")).await;
 
-        let node = bed.cluster.node();
+        let node = bed.kube_api.node();
         node.freeze_files(bed.namespace(), true);
         bed.change("orders", json!({"delivery": {"heartbeat": "1s"}})).await;
         bed.condition("orders", "Ready", "False", "ConfigPropagating").await;

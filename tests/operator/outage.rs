@@ -59,7 +59,7 @@ fn at_change() {
         let config = bed.streams().await.info(&channel::stream(&up)).await.config;
         assert_eq!(config.max_age, Duration::from_secs(48 * 3600));
         assert_eq!(bed.pod_uids("orders").await, pods, "pods serve on through an outage");
-        assert_eq!(bed.cluster.node().starts(bed.namespace()), 1);
+        assert_eq!(bed.kube_api.node().starts(bed.namespace()), 1);
     });
 }
 

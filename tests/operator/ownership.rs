@@ -3,7 +3,7 @@
 use kube::{ResourceExt, api::DeleteParams};
 use rand::Rng;
 use serde_json::json;
-use sluice_tests::{cluster::Cluster, eventually, nats};
+use sluice_tests::{eventually, kube_api::KubeApi, nats};
 
 use crate::{
     bed::{Bed, LIMIT, TEST_LIMIT, test},
@@ -14,13 +14,13 @@ use crate::{
 fn names_that_could_collide_do_not() {
     sluice_tests::run(TEST_LIMIT, async {
         // a-<x>/b-c and a-<x>-b/c: joined by '-' they are the same.
-        let (cluster, unique) =
-            (Cluster::shared(), format!("a-{:05x}", rand::rng().random_range(0..0x10_0000)));
+        let (kube_api, unique) =
+            (KubeApi::shared(), format!("a-{:05x}", rand::rng().random_range(0..0x10_0000)));
         let namespaces = vec![unique.clone(), format!("{unique}-b")];
         for namespace in &namespaces {
-            cluster.create_namespace(namespace).await;
+            kube_api.create_namespace(namespace).await;
         }
-        let mut bed = Bed::in_namespaces(cluster, namespaces.clone()).await;
+        let mut bed = Bed::in_namespaces(kube_api, namespaces.clone()).await;
         bed.start_operator().await;
         let mut streams = Vec::new();
         for (namespace, name) in namespaces.iter().zip(["b-c", "c"]) {

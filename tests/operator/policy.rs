@@ -40,10 +40,10 @@ async fn heals(bed: &Bed, object: &Value) {
 
 /// Writes of the operator but for statuses and Events.
 fn repairs(bed: &Bed) -> Vec<String> {
-    let others = |e: &&sluice_tests::cluster::audit::Entry| {
+    let others = |e: &&sluice_tests::kube_api::audit::Entry| {
         e.is_write() && e.object_ref.subresource != "status" && e.object_ref.resource != "events"
     };
-    bed.requests().iter().filter(others).map(sluice_tests::cluster::audit::Entry::brief).collect()
+    bed.requests().iter().filter(others).map(sluice_tests::kube_api::audit::Entry::brief).collect()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_tests::cluster::audit::Entry;
+use sluice_tests::kube_api::audit::Entry;
 
 use crate::{
     bed::{RESYNC, test},

@@ -59,7 +59,7 @@ fn pods_that_hang_and_come_back() {
     test("hang", async |bed| {
         bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         bed.ready("orders").await;
-        let node = bed.cluster.node();
+        let node = bed.kube_api.node();
         node.each_process(bed.namespace(), |_, process| process.pause());
         let object = bed
             .until("orders", "is not ready", |o| {
@@ -78,7 +78,7 @@ fn a_pod_that_dies_is_started_again() {
     test("crash", async |bed| {
         bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         bed.ready("orders").await;
-        let node = bed.cluster.node();
+        let node = bed.kube_api.node();
         node.each_process(bed.namespace(), |_, process| process.kill());
         bed.until("orders", "is not ready", |o| {
             channel::condition(o, "Ready").is_some_and(|c| c["status"] == "False")
@@ -116,11 +116,11 @@ fn one_object_that_does_not_decode_does_not_stop_the_others() {
         bed.create("victim", json!({"managementPolicy": "Paused"})).await;
         // As another version of the definition may have let it through: the API server would refuse
         // it today.
-        let store = bed.cluster.store();
-        let mut object = store.get("sluice.dev", "ssechannels", bed.namespace(), "victim").await;
+        let etcd = bed.kube_api.etcd();
+        let mut object = etcd.get("sluice.dev", "ssechannels", bed.namespace(), "victim").await;
         object["spec"]["workload"]["replicas"] = json!("many");
         object["spec"]["stream"]["subjects"] = json!({"not": "a list"});
-        store.put("sluice.dev", "ssechannels", bed.namespace(), "victim", &object).await;
+        etcd.put("sluice.dev", "ssechannels", bed.namespace(), "victim", &object).await;
         bed.create("orders", json!({"workload": {"replicas": 1}})).await;
         bed.ready("orders").await;
         // Also when the whole list is read anew, with the bad object in it.
@@ -185,7 +185,7 @@ fn the_operator_that_restarts_changes_nothing() {
         let writes: Vec<String> = bed.requests()[before..]
             .iter()
             .filter(|e| e.is_write())
-            .map(sluice_tests::cluster::audit::Entry::brief)
+            .map(sluice_tests::kube_api::audit::Entry::brief)
             .collect();
         let now = serde_json::to_value(bed.api(CHANNEL).get("orders").await.unwrap()).unwrap();
         assert_eq!(
@@ -194,6 +194,6 @@ fn the_operator_that_restarts_changes_nothing() {
         );
         // A new process cannot know that its objects are as it would make them, so it may apply
         // them; nothing may change by it.
-        assert_eq!(bed.cluster.node().starts(bed.namespace()), 1);
+        assert_eq!(bed.kube_api.node().starts(bed.namespace()), 1);
     });
 }

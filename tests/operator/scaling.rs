@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use serde_json::json;
 use sluice_tests::{
     clients::{Connection, Request},
-    cluster::audit::Entry,
     eventually,
+    kube_api::audit::Entry,
 };
 
 use crate::{

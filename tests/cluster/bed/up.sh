@@ -41,7 +41,7 @@ daemon cp kube-apiserver --etcd-servers=http://127.0.0.1:2379 --advertise-addres
   --requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \
   --requestheader-extra-headers-prefix=X-Remote-Extra- --enable-aggregator-routing \
   --proxy-client-cert-file="$pki/front-proxy-client.crt" --proxy-client-key-file="$pki/front-proxy-client.key" \
-  --audit-policy-file="$root/tests/src/cluster/audit-policy.yaml" --audit-log-path="$run/cp/audit.log" --audit-log-maxsize=1000 \
+  --audit-policy-file="$root/tests/src/kube_api/audit-policy.yaml" --audit-log-path="$run/cp/audit.log" --audit-log-maxsize=1000 \
   --default-not-ready-toleration-seconds=30 --default-unreachable-toleration-seconds=30
 wait_for 90 "kube-apiserver" kubectl get --raw /readyz; say "kube-apiserver is ready"
 account() { echo "--kubeconfig=$pki/$1.conf --authentication-kubeconfig=$pki/$1.conf --authorization-kubeconfig=$pki/$1.conf --bind-address=127.0.0.1 --leader-elect=false"; }

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 /// Client of etcd's JSON gateway.
 #[derive(Debug)]
-pub struct Store {
+pub struct Etcd {
     url: String,
 }
 
-impl Store {
+impl Etcd {
     pub(super) fn new(url: String) -> Self {
         Self { url }
     }

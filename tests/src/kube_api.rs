@@ -1,13 +1,13 @@
 //! A real Kubernetes API: etcd, kube-apiserver and kube-controller-manager as child processes on
 //! loopback, and a [`node`] stand-in that runs the pods.
 //!
-//! One cluster serves a whole test binary ([`Cluster::shared`]); tests keep apart by namespaces.
+//! One API server serves a whole test binary ([`KubeApi::shared`]); tests keep apart by namespaces.
 //! Nothing of it outlives the process: the kernel kills the children, and an exit handler removes
 //! their files.
 
 pub mod audit;
+pub mod etcd;
 pub mod node;
-pub mod store;
 
 use std::{
     path::Path,
@@ -28,13 +28,13 @@ use kube::{
 use rand::Rng;
 use tempfile::TempDir;
 
-use self::{audit::Audit, node::Node, store::Store};
+use self::{audit::Audit, etcd::Etcd, node::Node};
 use crate::process::{Process, free_port, tool};
 
 /// Longest wait for the API server to be ready. It takes about 4 s on an idle machine with two
 /// cores.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Longest wait for the node's tasks when a cluster ends.
+/// Longest wait for the node's tasks when an API server ends.
 const END_LIMIT: Duration = Duration::from_secs(2);
 /// Life of the tokens given out; longer than any run of the tests.
 const TOKEN_SECONDS: i64 = 3 * 60 * 60;
@@ -43,25 +43,25 @@ const TOKEN_SECONDS: i64 = 3 * 60 * 60;
 /// needs.
 const CONTROLLERS: &str = "deployment-controller,replicaset-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,horizontal-pod-autoscaler-controller";
 
-/// A running cluster.
-pub struct Cluster {
+/// A running API server, with its store, its controllers and its node.
+pub struct KubeApi {
     dir: TempDir,
     server: String,
     admin_token: String,
     node: Node,
-    store: Store,
+    etcd: Etcd,
     audit: Audit,
     processes: Mutex<Vec<Process>>,
     /// The node's tasks live on it, since a test's own runtime ends with the test.
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
 }
 
-static SHARED: OnceLock<&'static Cluster> = OnceLock::new();
-/// Every cluster of this process, for its end.
-static ALL: Mutex<Vec<&'static Cluster>> = Mutex::new(Vec::new());
+static SHARED: OnceLock<&'static KubeApi> = OnceLock::new();
+/// Every API server of this process, for its end.
+static ALL: Mutex<Vec<&'static KubeApi>> = Mutex::new(Vec::new());
 
-impl Cluster {
-    /// The cluster of this process, started at the first call.
+impl KubeApi {
+    /// The API server of this process, started at the first call.
     ///
     /// # Panics
     /// When it cannot be started; the message says which log to read.
@@ -69,31 +69,31 @@ impl Cluster {
         SHARED.get_or_init(Self::another)
     }
 
-    /// A cluster beside the shared one, for a test that changes what all namespaces share. It lives
-    /// until [`Cluster::end`] or the end of the process.
+    /// An API server beside the shared one, for a test that changes what all namespaces share. It
+    /// lives until [`KubeApi::end`] or the end of the process.
     ///
     /// # Panics
     /// When it cannot be started; the message says which log to read.
     pub fn another() -> &'static Self {
         // Starting blocks on a runtime, which is not allowed on a test's own runtime's threads.
-        let cluster = std::thread::spawn(Self::start)
+        let kube_api = std::thread::spawn(Self::start)
             .join()
-            .unwrap_or_else(|_| panic!("the cluster did not start"));
-        let cluster: &'static Self = Box::leak(Box::new(cluster));
+            .unwrap_or_else(|_| panic!("the API server did not start"));
+        let kube_api: &'static Self = Box::leak(Box::new(kube_api));
         let mut all = ALL.lock().expect("no panic while held");
         if all.is_empty() {
             end_at_exit();
         }
-        all.push(cluster);
-        cluster
+        all.push(kube_api);
+        kube_api
     }
 
     fn start() -> Self {
         let started = Instant::now();
-        let dir = TempDir::with_prefix("sluice-cluster-").expect("a directory for the cluster");
+        let dir = TempDir::with_prefix("sluice-kube-api-").expect("a directory for the API server");
         let mut processes = Vec::new();
-        let (etcd, store) = start_etcd(dir.path());
-        processes.push(etcd);
+        let (process, etcd) = start_etcd(dir.path());
+        processes.push(process);
 
         let admin_token = random_token();
         std::fs::write(
@@ -102,7 +102,7 @@ impl Cluster {
         )
         .expect("the token file");
         std::fs::write(dir.path().join("audit.yaml"), audit::POLICY).expect("the audit policy");
-        let (apiserver, server) = start_apiserver(dir.path(), &store);
+        let (apiserver, server) = start_apiserver(dir.path(), &etcd);
         processes.push(apiserver);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -124,7 +124,7 @@ impl Cluster {
             node
         });
         println!(
-            "cluster ready in {:.1} s: {}",
+            "Kubernetes API ready in {:.1} s: {}",
             started.elapsed().as_secs_f64(),
             dir.path().display()
         );
@@ -133,7 +133,7 @@ impl Cluster {
             server,
             admin_token,
             node,
-            store,
+            etcd,
             audit,
             processes: Mutex::new(processes),
             runtime: Mutex::new(Some(runtime)),
@@ -156,9 +156,9 @@ impl Cluster {
         &self.audit
     }
 
-    /// The store under the API server, for what the API server would refuse.
-    pub fn store(&self) -> &Store {
-        &self.store
+    /// The etcd under the API server, for what the API server would refuse.
+    pub fn etcd(&self) -> &Etcd {
+        &self.etcd
     }
 
     /// A new namespace; `hint` is part of its name.
@@ -232,7 +232,7 @@ impl Cluster {
     }
 }
 
-fn start_etcd(dir: &Path) -> (Process, Store) {
+fn start_etcd(dir: &Path) -> (Process, Etcd) {
     let (clients, peers) =
         (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
     let mut command = Command::new(tool("etcd"));
@@ -245,15 +245,15 @@ fn start_etcd(dir: &Path) -> (Process, Store) {
         &format!("--initial-advertise-peer-urls={peers}"),
         &format!("--initial-cluster=default={peers}"),
     ]);
-    (Process::spawn("etcd", command), Store::new(clients))
+    (Process::spawn("etcd", command), Etcd::new(clients))
 }
 
-fn start_apiserver(dir: &Path, store: &Store) -> (Process, String) {
+fn start_apiserver(dir: &Path, etcd: &Etcd) -> (Process, String) {
     let port = free_port();
     let own = |file: &str| dir.join(file).display().to_string();
     let mut command = Command::new(tool("kube-apiserver"));
     command.args([
-        format!("--etcd-servers={}", store.url()),
+        format!("--etcd-servers={}", etcd.url()),
         format!("--secure-port={port}"),
         "--bind-address=127.0.0.1".into(),
         "--advertise-address=127.0.0.1".into(),
@@ -381,12 +381,12 @@ fn random_token() -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// A static is never dropped, so the clusters' processes and files go when the process exits.
+/// A static is never dropped, so the API servers' processes and files go when the process exits.
 #[allow(unsafe_code)]
 fn end_at_exit() {
     extern "C" fn end() {
         if let Ok(all) = ALL.lock() {
-            all.iter().for_each(|cluster| cluster.end());
+            all.iter().for_each(|kube_api| kube_api.end());
         }
     }
     // SAFETY: `end` is an `extern "C"` function without arguments; a panic in it would abort, not
@@ -403,11 +403,11 @@ mod tests {
     #[test]
     fn it_is_real_and_ready_soon() {
         let started = Instant::now();
-        let cluster = Cluster::shared();
+        let kube_api = KubeApi::shared();
         let limit = Duration::from_secs(30);
         assert!(started.elapsed() < limit, "{:?}", started.elapsed());
         let said =
-            cluster.kubectl().args(["version", "--output=json"]).output().expect("kubectl runs");
+            kube_api.kubectl().args(["version", "--output=json"]).output().expect("kubectl runs");
         let versions: serde_json::Value =
             serde_json::from_slice(&said.stdout).expect("kubectl's JSON");
         assert_eq!(
@@ -415,21 +415,22 @@ mod tests {
             versions["clientVersion"]["gitVersion"]
         );
         crate::run(limit, async {
-            let namespace = cluster.namespace("smoke").await;
+            let namespace = kube_api.namespace("smoke").await;
             let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
-                Api::namespaced(cluster.client().await, &namespace);
+                Api::namespaced(kube_api.client().await, &namespace);
             let map = serde_json::from_value(
                 serde_json::json!({"metadata": {"name": "a"}, "data": {"k": "v"}}),
             )
             .expect("a ConfigMap");
             maps.create(&PostParams::default(), &map).await.expect("it is created");
-            let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client().await, &namespace);
+            let accounts: Api<ServiceAccount> =
+                Api::namespaced(kube_api.client().await, &namespace);
             crate::eventually("the controllers run", limit, async || {
                 accounts.get_opt("default").await.ok().flatten()
             })
             .await;
-            let path = cluster.dir.path().join("somebody.conf");
-            cluster.service_account_kubeconfig(&namespace, "default", &path).await;
+            let path = kube_api.dir.path().join("somebody.conf");
+            kube_api.service_account_kubeconfig(&namespace, "default", &path).await;
             let refused = Command::new(tool("kubectl"))
                 .arg("--kubeconfig")
                 .arg(&path)
@@ -438,7 +439,7 @@ mod tests {
                 .expect("kubectl runs");
             assert!(!refused.status.success(), "an account without rights may not read");
             let user = format!("system:serviceaccount:{namespace}:default");
-            let entries = cluster.audit().of_user(&user);
+            let entries = kube_api.audit().of_user(&user);
             assert!(
                 entries.iter().any(|e| e.response_status.code == 403
                     && e.object_ref.resource == "configmaps"
