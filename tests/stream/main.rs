@@ -7,7 +7,6 @@
     reason = "helpers of tests fail the test at their place"
 )]
 
-mod cluster;
 mod console;
 mod cursor;
 mod drain;
@@ -15,6 +14,7 @@ mod fanout;
 mod filter;
 mod http;
 mod metrics;
+mod nats_cluster;
 mod outage;
 mod payload;
 mod publish;
