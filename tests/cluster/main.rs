@@ -15,13 +15,13 @@ mod first_steps;
 mod fleet;
 mod ingress;
 mod kubectl;
+mod nats_away;
 mod nodes;
 mod operators;
 mod pages;
 mod pods;
 mod rights;
 mod scaling;
-mod store;
 mod subscriber;
 mod surroundings;
 mod uninstall;
@@ -109,7 +109,7 @@ fn cases() -> Vec<Trial> {
         case!(chaos::evictions_respect_the_budget),
         case!(chaos::a_node_is_drained),
         case!(chaos::the_operator_is_upgraded),
-        case!(store::nats_is_away),
+        case!(nats_away::nats_is_away),
         case!(operators::one_of_two_acts),
         case!(operators::a_lost_lease_stops_writes),
         case!(chaos::subscribers_leave),
