@@ -73,8 +73,8 @@ impl Bed {
         &self.runtime
     }
 
-    /// Directory of the cluster's state, where this project's own cluster runs (`bed/exec.sh` names
-    /// it).
+    /// Directory of the cluster's state, where this project's own cluster runs (`machine/exec.sh`
+    /// names it).
     fn state() -> Option<PathBuf> {
         std::env::var_os("SLUICE_CLUSTER").map(PathBuf::from)
     }

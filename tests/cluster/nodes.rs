@@ -28,8 +28,8 @@ pub(crate) async fn power_on(node: &str) {
 
 async fn script(verb: &str, node: &str) {
     let number =
-        node.strip_prefix("node-").unwrap_or_else(|| panic!("{node} is not one of bed/up.sh"));
-    let mut command = Command::new(Bed::root().join("tests/cluster/bed/node.sh"));
+        node.strip_prefix("node-").unwrap_or_else(|| panic!("{node} is not one of machine/up.sh"));
+    let mut command = Command::new(Bed::root().join("tests/cluster/machine/node.sh"));
     // What it starts must not have the test's output open: a runner waits until that is closed.
     let said = kubectl::run(command.args([verb, number])).await;
     assert!(said.ok, "node.sh {verb} {number}: {}{}", said.out, said.err);

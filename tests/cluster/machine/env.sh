@@ -2,8 +2,8 @@
 #
 # A host is a set of private namespaces (network, mounts, processes, name, IPC) held by one first process. When that
 # process ends, the kernel ends everything in the host; so nothing can be left behind that is not found by its id.
-bed=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$bed/../../.." && pwd)
+machine=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$machine/../../.." && pwd)
 bin=${SLUICE_TOOLS:-$root/.tools/bin}
 run=${CLUSTER_RUN:-$root/.tools/cluster} # state of the running cluster: logs, ids, keys, disks
 pki=$run/pki

@@ -5,4 +5,4 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 IMAGE_PROFILE=${IMAGE_PROFILE:-dev} "$root/images/build.sh"
 tag=$(sed -n '/^natsServer:/,$ s/^    tag: *//p' "$root/charts/sluice/values.yaml" | head -n 1)
-"$bed/image.sh" "docker.io/library/nats:$tag" "$root/target/images/nats.oci.tar" "$bin/nats-server"
+"$machine/image.sh" "docker.io/library/nats:$tag" "$root/target/images/nats.oci.tar" "$bin/nats-server"

@@ -83,6 +83,6 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 EOF
 daemon "$name" containerd --config "$state/containerd.toml"
 wait_for 60 "containerd on $name" in_host "$name" ctr version
-"$bed/load.sh" --only "$name" "$run/pause.tar"
+"$machine/load.sh" --only "$name" "$run/pause.tar"
 daemon "$name" kubelet --config="$state/kubelet.yaml" --kubeconfig="$pki/$name.conf" --hostname-override="$name" --node-ip="$ip"
 daemon "$name" kube-proxy --config="$state/kube-proxy.yaml"

@@ -5,7 +5,7 @@ set -euo pipefail
 [ -e "$run" ] || exit 0
 if watcher=$(cat "$run/watcher.pid" 2> /dev/null) && [ "$watcher" != $$ ]; then
   # Its whole session, `tail` included; unless the id belongs to something else by now.
-  ! tr '\0' ' ' < "/proc/$watcher/cmdline" 2> /dev/null | grep -qF "$bed/down.sh" || kill -TERM -- "-$watcher" 2> /dev/null || true
+  ! tr '\0' ' ' < "/proc/$watcher/cmdline" 2> /dev/null | grep -qF "$machine/down.sh" || kill -TERM -- "-$watcher" 2> /dev/null || true
 fi
 pids=()
 for dir in "$run"/*/; do stop_host "$(basename "$dir")" & pids+=($!); done

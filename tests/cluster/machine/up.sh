@@ -12,19 +12,19 @@ while [ $# -gt 0 ]; do
     *) fail "usage: up.sh [1..9] [--with PID]" ;;
   esac
 done
-why=$("$bed/check.sh") || fail "cannot run here: $why"
+why=$("$machine/check.sh") || fail "cannot run here: $why"
 for p in etcd kube-apiserver kubelet containerd coredns pause; do [ -x "$bin/$p" ] || fail "$p is missing: run tests/tools/build.sh cluster"; done
-"$bed/down.sh"
+"$machine/down.sh"
 mkdir -p "$run/cp/etcd"
 started=$(date +%s%N)
 say() { printf '%5s s  %s\n' "$(awk "BEGIN { printf \"%.1f\", ($(date +%s%N) - $started) / 1e9 }")" "$*"; }
 kubectl() { in_net cp "$bin/kubectl" "$@"; }
 
 # The watcher is outside of every host, so that it lives to end them.
-[ -z "$owner" ] || { setsid sh -c "tail --pid=$owner -f /dev/null; exec '$bed/down.sh'" < /dev/null > "$run/watcher.log" 2>&1 & echo $! > "$run/watcher.pid"; }
+[ -z "$owner" ] || { setsid sh -c "tail --pid=$owner -f /dev/null; exec '$machine/down.sh'" < /dev/null > "$run/watcher.log" 2>&1 & echo $! > "$run/watcher.pid"; }
 trap 'code=$?; [ $code = 0 ] || { tail -n 5 "$run"/*/*.log >&2 || true; }' EXIT
 
-"$bed/keys.sh" "$nodes"; say "keys are made"
+"$machine/keys.sh" "$nodes"; say "keys are made"
 start_host cp
 in_net cp sh -ec "ip link add br0 type bridge; ip addr add $cp_ip/24 dev br0; ip link set br0 up; sysctl -qw net.ipv4.ip_forward=1"
 daemon cp etcd --data-dir "$run/cp/etcd" --unsafe-no-fsync --log-level warn --listen-client-urls http://127.0.0.1:2379 \
@@ -52,15 +52,15 @@ daemon cp kube-controller-manager $(account kube-controller-manager) --use-servi
 # shellcheck disable=SC2046
 daemon cp kube-scheduler $(account kube-scheduler)
 
-"$bed/image.sh" sluice.test/pause:1 "$run/pause.tar" "$bin/pause"
-"$bed/image.sh" sluice.test/coredns:1 "$run/coredns.tar" "$bin/coredns"
+"$machine/image.sh" sluice.test/pause:1 "$run/pause.tar" "$bin/pause"
+"$machine/image.sh" sluice.test/coredns:1 "$run/coredns.tar" "$bin/coredns"
 pids=()
-for i in $(seq "$nodes"); do "$bed/node.sh" up "$i" & pids+=($!); done
+for i in $(seq "$nodes"); do "$machine/node.sh" up "$i" & pids+=($!); done
 for p in "${pids[@]}"; do wait "$p"; done
 all_ready() { [ "$(kubectl get nodes -o name | wc -l)" = "$nodes" ] && kubectl wait --for=condition=Ready node --all --timeout=2s; }
 wait_for 120 "$nodes ready nodes" all_ready; say "$nodes node(s) are ready"
-"$bed/load.sh" "$run/coredns.tar"
-sed "s/@DNS_IP@/$dns_ip/" "$bed/coredns.yaml" | kubectl apply -f - > /dev/null
-"$bed/volumes.sh" "$nodes" | kubectl apply -f - > /dev/null
+"$machine/load.sh" "$run/coredns.tar"
+sed "s/@DNS_IP@/$dns_ip/" "$machine/coredns.yaml" | kubectl apply -f - > /dev/null
+"$machine/volumes.sh" "$nodes" | kubectl apply -f - > /dev/null
 kubectl -n kube-system rollout status deploy/coredns --timeout=120s > /dev/null; say "DNS is ready"
 wait_for 60 "the default service account" kubectl get serviceaccount default
