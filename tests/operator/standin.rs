@@ -17,7 +17,7 @@ use sluice_tests::{
     nats::{NatsServer, Streams, names, stream_config},
 };
 
-use crate::bed::LIMIT;
+use crate::fixture::LIMIT;
 
 fn config(generation: i64) -> String {
     let names = names("orders");

@@ -39,7 +39,7 @@ pub(crate) const ACCOUNT: &str = "sluice-operator";
 pub(crate) const IMAGE: &str = "sluice.test/dataplane:1";
 
 /// A namespace, a NATS server and an operator that looks after that namespace only.
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     pub(crate) kube_api: &'static KubeApi,
     pub(crate) client: Client,
     /// All namespaces of the test; the first is the usual one.
@@ -52,17 +52,18 @@ pub(crate) struct Bed {
     pub(crate) everywhere: bool,
 }
 
-/// Runs a test: `body` on a bed whose operator runs, and then the checks that every test shares.
-pub(crate) fn test(hint: &str, body: impl AsyncFnOnce(&mut Bed)) {
+/// Runs a test: `body` on a fixture whose operator runs, and then the checks that every test
+/// shares.
+pub(crate) fn test(hint: &str, body: impl AsyncFnOnce(&mut Fixture)) {
     sluice_tests::run(TEST_LIMIT, async {
-        let mut bed = Bed::new(hint).await;
-        bed.start_operator().await;
-        body(&mut bed).await;
-        bed.finish();
+        let mut fixture = Fixture::new(hint).await;
+        fixture.start_operator().await;
+        body(&mut fixture).await;
+        fixture.finish();
     });
 }
 
-impl Bed {
+impl Fixture {
     /// Everything but the operator.
     pub(crate) async fn new(hint: &str) -> Self {
         let kube_api = KubeApi::shared();
@@ -81,7 +82,7 @@ impl Bed {
     pub(crate) async fn bare(kube_api: &'static KubeApi, namespaces: Vec<String>) -> Self {
         let client = kube_api.client().await;
         crate::rbac::grant(&client, &namespaces).await;
-        let files = TempDir::with_prefix("sluice-bed-").unwrap();
+        let files = TempDir::with_prefix("sluice-fixture-").unwrap();
         kube_api
             .service_account_kubeconfig(&namespaces[0], ACCOUNT, &files.path().join("kubeconfig"))
             .await;
@@ -395,7 +396,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Fixture {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for arguments in [
