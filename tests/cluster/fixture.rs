@@ -40,7 +40,7 @@ pub(crate) const LIVE: &str = "live";
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// The cluster and what is on it.
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     runtime: Runtime,
     client: OnceCell<Client>,
     /// The connected subscribers, while there are some.
@@ -50,7 +50,7 @@ pub(crate) struct Bed {
     context: tokio::sync::Mutex<Option<NamedTempFile>>,
 }
 
-static BED: LazyLock<Bed> = LazyLock::new(|| Bed {
+static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| Fixture {
     runtime: tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -62,10 +62,10 @@ static BED: LazyLock<Bed> = LazyLock::new(|| Bed {
     context: tokio::sync::Mutex::new(None),
 });
 
-impl Bed {
+impl Fixture {
     /// The one of this process.
     pub(crate) fn get() -> &'static Self {
-        &BED
+        &FIXTURE
     }
 
     /// Where all cases run.
