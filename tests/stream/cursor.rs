@@ -18,7 +18,7 @@ use sluice_tests::{
 };
 use tokio::sync::Mutex;
 
-use crate::rig::{ORDERS, QUIET, Rig, SOON, Setup};
+use crate::fixture::{Fixture, ORDERS, QUIET, SOON, Setup};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const STORED: u64 = 100_000;
@@ -274,10 +274,10 @@ fn foreign_cursors(epoch: Epoch) -> Vec<(&'static str, String, &'static str)> {
 #[test]
 fn a_cursor_of_no_place_here_is_a_gap_and_then_the_oldest_event() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let log = rig.publish_many("a", 20).await;
-        for (what, cursor, reason) in foreign_cursors(rig.epoch) {
-            let mut reader = rig.resume(ORDERS, &cursor).await;
+        let fixture = Fixture::new().await;
+        let log = fixture.publish_many("a", 20).await;
+        for (what, cursor, reason) in foreign_cursors(fixture.epoch) {
+            let mut reader = fixture.resume(ORDERS, &cursor).await;
             reader.until_sequence(20, SOON).await;
             assert_one_gap(what, &reader.ledger, reason);
             reader.ledger.assert_exactly(what, &expected(&log, 0, 20, &[]));
@@ -288,14 +288,14 @@ fn a_cursor_of_no_place_here_is_a_gap_and_then_the_oldest_event() {
 #[test]
 fn a_cursor_of_no_place_here_is_a_gap_and_then_only_new_events_where_the_channel_says_so() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.on_gap = Start::Latest).await;
-        rig.publish_many("a", 20).await;
+        let fixture = Fixture::channel(|c| c.delivery.on_gap = Start::Latest).await;
+        fixture.publish_many("a", 20).await;
         // The newest event is what this pod knows as such.
-        rig.open("/channels/orders?from=earliest").await.until_sequence(20, SOON).await;
-        for (what, cursor, reason) in foreign_cursors(rig.epoch) {
-            let mut reader = rig.resume(ORDERS, &cursor).await;
+        fixture.open("/channels/orders?from=earliest").await.until_sequence(20, SOON).await;
+        for (what, cursor, reason) in foreign_cursors(fixture.epoch) {
+            let mut reader = fixture.resume(ORDERS, &cursor).await;
             reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
-            let next = rig.publish("a", "new").await;
+            let next = fixture.publish("a", "new").await;
             reader.until_sequence(next.sequence, SOON).await;
             assert_one_gap(what, &reader.ledger, reason);
             assert_eq!(reader.ledger.sequences(), [next.sequence], "{what}");
@@ -326,19 +326,19 @@ fn assert_gap(ledger: &Ledger, index: usize, from: u64, to: u64, reason: &str) {
 #[test]
 fn a_cursor_before_what_is_kept_is_told_what_it_missed() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let log = rig.publish_many("a", 100).await;
-        rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::new().await;
+        let log = fixture.publish_many("a", 100).await;
+        fixture.streams.purge_before(fixture.names.stream.as_str(), 51).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(10))).await;
         reader.until_sequence(100, SOON).await;
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_gap(&reader.ledger, 0, 11, 50, "expired");
         reader.ledger.assert_exactly("evicted", &expected(&log, 50, 100, &[]));
         // Whoever missed nothing is told nothing.
         for request in [
-            Request::get(ORDERS).resume(rig.cursor(50)),
+            Request::get(ORDERS).resume(fixture.cursor(50)),
             Request::get("/channels/orders?from=earliest"),
         ] {
             let mut reader = Reader::open(plane.http(), &request).await;
@@ -354,11 +354,11 @@ fn limits_that_evict_events_are_told_to_a_cursor_before_them() {
     run(LIMIT, async {
         let limited =
             Setup { stream: &|s: &mut Config| s.max_messages = 1_000, ..Setup::default() };
-        let rig = Rig::with(limited).await;
-        let log = rig.publish_many("a", 5_000).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::with(limited).await;
+        let log = fixture.publish_many("a", 5_000).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(3_000))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(3_000))).await;
         reader.until_sequence(5_000, SOON).await;
         assert_eq!(reader.ledger.gaps.len(), 1);
         assert_gap(&reader.ledger, 0, 3_001, 4_000, "expired");
@@ -369,14 +369,14 @@ fn limits_that_evict_events_are_told_to_a_cursor_before_them() {
 #[test]
 fn an_evicted_cursor_goes_on_with_new_events_where_the_channel_says_so() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.on_gap = Start::Latest).await;
-        rig.publish_many("a", 100).await;
-        rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::channel(|c| c.delivery.on_gap = Start::Latest).await;
+        fixture.publish_many("a", 100).await;
+        fixture.streams.purge_before(fixture.names.stream.as_str(), 51).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
-        let next = rig.publish("a", "new").await;
+        let next = fixture.publish("a", "new").await;
         reader.until_sequence(next.sequence, SOON).await;
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_eq!(reader.ledger.sequences(), [next.sequence]);
@@ -386,21 +386,21 @@ fn an_evicted_cursor_goes_on_with_new_events_where_the_channel_says_so() {
 #[test]
 fn a_purge_of_everything_is_told_and_new_events_follow() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 100).await;
-        rig.streams.purge_before(rig.names.stream.as_str(), 101).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 100).await;
+        fixture.streams.purge_before(fixture.names.stream.as_str(), 101).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
         assert_gap(&reader.ledger, 0, 11, 100, "expired");
-        let next = rig.publish("a", "new").await;
+        let next = fixture.publish("a", "new").await;
         assert_eq!(next.sequence, 101);
         reader.until_sequence(101, SOON).await;
         assert_eq!((reader.ledger.sequences(), reader.ledger.gaps.len()), (vec![101], 1));
         // A cursor at the end missed nothing.
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(100))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(100))).await;
         reader.until_sequence(101, SOON).await;
         assert_eq!(reader.ledger.gaps, []);
     });
@@ -409,14 +409,14 @@ fn a_purge_of_everything_is_told_and_new_events_follow() {
 #[test]
 fn single_deleted_events_are_named_and_the_rest_is_exact() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let mut log = rig.publish_many("a", 50).await;
+        let fixture = Fixture::new().await;
+        let mut log = fixture.publish_many("a", 50).await;
         for sequence in [20, 21, 33] {
-            rig.streams.delete_message(rig.names.stream.as_str(), sequence).await;
+            fixture.streams.delete_message(fixture.names.stream.as_str(), sequence).await;
             log.remove(&sequence);
         }
         // A data plane that has them in memory may still serve them; one that starts now cannot.
-        let plane = rig.another().await;
+        let plane = fixture.another().await;
         let mut reader =
             Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(50, SOON).await;
@@ -440,12 +440,13 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
             channel: &|c| c.stream.compacted = true,
             ..Setup::default()
         };
-        let rig = Rig::with(setup).await;
-        let published = rig.streams.publish_all(&rig.names.prefix, events(2_000, 50, 100, 3)).await;
+        let fixture = Fixture::with(setup).await;
+        let published =
+            fixture.streams.publish_all(&fixture.names.prefix, events(2_000, 50, 100, 3)).await;
         let newest: std::collections::HashMap<_, _> =
             published.iter().map(|p| (p.topic.clone(), p.clone())).collect();
         let log = log(newest.into_values());
-        let plane = rig.another().await;
+        let plane = fixture.another().await;
         let mut reader =
             Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(2_000, SOON).await;
@@ -457,7 +458,7 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
         );
         // A cursor whose successor was superseded.
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(5))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(5))).await;
         reader.until_sequence(2_000, SOON).await;
         reader.ledger.assert_exactly("resumed", &expected(&log, 5, 2_000, &[]));
         assert!(
@@ -471,11 +472,11 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
 #[test]
 fn since_an_age_starts_after_what_is_older() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 5).await;
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 5).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        rig.publish_many("a", 5).await;
-        let mut reader = rig.open("/channels/orders?since=3s").await;
+        fixture.publish_many("a", 5).await;
+        let mut reader = fixture.open("/channels/orders?since=3s").await;
         reader.until_sequence(10, SOON).await;
         assert_eq!(reader.ledger.sequences(), [6, 7, 8, 9, 10]);
     });
@@ -484,9 +485,9 @@ fn since_an_age_starts_after_what_is_older() {
 #[test]
 fn start_at_earliest_is_the_start_of_a_first_connection() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.start_at = Start::Earliest).await;
-        let log = rig.publish_many("a", 30).await;
-        let mut reader = rig.open(ORDERS).await;
+        let fixture = Fixture::channel(|c| c.delivery.start_at = Start::Earliest).await;
+        let log = fixture.publish_many("a", 30).await;
+        let mut reader = fixture.open(ORDERS).await;
         reader.until_sequence(30, SOON).await;
         reader.ledger.assert_exactly("earliest", &expected(&log, 0, 30, &[]));
     });
@@ -495,16 +496,16 @@ fn start_at_earliest_is_the_start_of_a_first_connection() {
 #[test]
 fn an_empty_stream_is_a_place_to_start_too() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let mut readers = Vec::new();
         for query in ["", "?from=earliest", "?from=latest", "?since=15m", "?last=10", "?topic=a"] {
-            readers.push((query, rig.open(&format!("{ORDERS}{query}")).await));
+            readers.push((query, fixture.open(&format!("{ORDERS}{query}")).await));
         }
-        readers.push(("cursor 0", rig.resume(ORDERS, rig.cursor(0)).await));
+        readers.push(("cursor 0", fixture.resume(ORDERS, fixture.cursor(0)).await));
         for (_, reader) in &mut readers {
             assert!(reader.read_for(Duration::from_millis(100)).await);
         }
-        let first = rig.publish("a", "first").await;
+        let first = fixture.publish("a", "first").await;
         for (query, mut reader) in readers {
             reader.until_sequence(first.sequence, SOON).await;
             assert_eq!(

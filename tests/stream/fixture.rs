@@ -19,7 +19,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(700);
 pub(crate) const ORDERS: &str = "/channels/orders";
 
 /// Servers of one test. Fields are dropped in this order: the data plane ends before NATS does.
-pub(crate) struct Rig {
+pub(crate) struct Fixture {
     pub(crate) plane: DataPlane,
     pub(crate) configs: ConfigDir,
     pub(crate) streams: Streams,
@@ -28,7 +28,7 @@ pub(crate) struct Rig {
     pub(crate) epoch: Epoch,
 }
 
-/// How a rig differs from the default.
+/// How a fixture differs from the default.
 pub(crate) struct Setup<'a> {
     pub(crate) stream: &'a dyn Fn(&mut Config),
     pub(crate) channel: &'a dyn Fn(&mut ChannelConfig),
@@ -42,7 +42,7 @@ impl Default for Setup<'_> {
     }
 }
 
-impl Rig {
+impl Fixture {
     /// A default channel `orders` over an empty stream.
     pub(crate) async fn new() -> Self {
         Self::with(Setup::default()).await
