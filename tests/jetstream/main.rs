@@ -29,13 +29,13 @@ fn desired_by(name: &str, uid: &str, stream: &Value) -> Desired {
     validate(&check::read(&manifest).unwrap(), "c1").unwrap().stream
 }
 
-struct Bed {
+struct Fixture {
     nats: NatsServer,
     seen: Streams,
     ensured: Ensured,
 }
 
-impl Bed {
+impl Fixture {
     async fn start() -> Self {
         let nats = NatsServer::start().await;
         let seen = Streams::connect(&nats.url()).await;
@@ -58,17 +58,17 @@ impl Bed {
     }
 }
 
-fn test(body: impl AsyncFnOnce(Bed)) {
-    sluice_tests::run(LIMIT, async { body(Bed::start().await).await });
+fn test(body: impl AsyncFnOnce(Fixture)) {
+    sluice_tests::run(LIMIT, async { body(Fixture::start().await).await });
 }
 
 #[test]
 fn a_default_channels_stream_is_made_as_promised_and_then_left_alone() {
-    test(async |bed| {
+    test(async |fixture| {
         let want = desired(&json!({}));
-        let report = bed.ensure(&want).await.unwrap();
+        let report = fixture.ensure(&want).await.unwrap();
         assert_eq!((report.change, report.drift), (Change::Created, vec![]));
-        let info = bed.seen.info(want.name.as_str()).await;
+        let info = fixture.seen.info(want.name.as_str()).await;
         let config = &info.config;
         assert_eq!(config.subjects, ["sse.shop.orders.>"]);
         assert_eq!(
@@ -87,7 +87,7 @@ fn a_default_channels_stream_is_made_as_promised_and_then_left_alone() {
         assert_eq!(facts.epoch, Epoch::of_stream(info.created.unix_timestamp_nanos(), ""));
         assert!(facts.owned);
         for _ in 0..2 {
-            let again = bed.ensure(&want).await.unwrap();
+            let again = fixture.ensure(&want).await.unwrap();
             assert_eq!((again.change, again.drift), (Change::None, vec![]));
         }
     });
@@ -95,51 +95,57 @@ fn a_default_channels_stream_is_made_as_promised_and_then_left_alone() {
 
 #[test]
 fn every_field_that_can_change_is_changed_both_ways() {
-    test(async |bed| {
+    test(async |fixture| {
         let (first, second) = (
             json!({}),
             json!({"subjects": ["a.>", "b.*"], "maxAge": "1h", "maxBytes": "2Mi", "maxMessages": 10, "maxMessagesPerTopic": 1,
                 "maxMessageSize": "2Ki", "duplicateWindow": "1m", "compression": "S2"}),
         );
-        bed.ensure(&desired(&first)).await.unwrap();
-        let Change::Updated(changes) = bed.ensure(&desired(&second)).await.unwrap().change else {
+        fixture.ensure(&desired(&first)).await.unwrap();
+        let Change::Updated(changes) = fixture.ensure(&desired(&second)).await.unwrap().change
+        else {
             panic!("no update")
         };
         assert_eq!(changes.len(), 8, "{changes:?}");
-        let config = bed.config(&desired(&second)).await;
+        let config = fixture.config(&desired(&second)).await;
         assert_eq!(config.subjects, ["a.>", "b.*"]);
         assert_eq!((config.max_messages, config.max_messages_per_subject), (10, 1));
         assert_eq!(config.compression, Some(Compression::S2));
-        assert!(matches!(bed.ensure(&desired(&first)).await.unwrap().change, Change::Updated(_)));
+        assert!(matches!(
+            fixture.ensure(&desired(&first)).await.unwrap().change,
+            Change::Updated(_)
+        ));
         assert_eq!(
-            bed.config(&desired(&first)).await.max_messages,
+            fixture.config(&desired(&first)).await.max_messages,
             -1,
             "a limit that is no longer asked for is lifted"
         );
-        assert_eq!(bed.ensure(&desired(&first)).await.unwrap().change, Change::None);
+        assert_eq!(fixture.ensure(&desired(&first)).await.unwrap().change, Change::None);
     });
 }
 
 #[test]
 fn what_others_alter_is_seen_and_put_back_with_the_events_kept() {
-    test(async |bed| {
+    test(async |fixture| {
         let want = desired(&json!({}));
-        bed.ensure(&want).await.unwrap();
-        bed.seen.publish("sse.shop.orders.", "a", "kept").await;
-        bed.alter(&want, |c| {
-            (c.max_age, c.allow_direct, c.allow_rollup) = (Duration::from_secs(3600), false, true);
-            c.metadata.insert("team".to_owned(), "shop".to_owned());
-        })
-        .await;
-        let observed = bed.ensured.ensure(&want, Mode::Observe).await.unwrap();
+        fixture.ensure(&want).await.unwrap();
+        fixture.seen.publish("sse.shop.orders.", "a", "kept").await;
+        fixture
+            .alter(&want, |c| {
+                (c.max_age, c.allow_direct, c.allow_rollup) =
+                    (Duration::from_secs(3600), false, true);
+                c.metadata.insert("team".to_owned(), "shop".to_owned());
+            })
+            .await;
+        let observed = fixture.ensured.ensure(&want, Mode::Observe).await.unwrap();
         let fields: Vec<_> = observed.drift.iter().map(|d| d.field.as_str()).collect();
         assert_eq!(
             (observed.change, fields),
             (Change::None, vec!["allow_direct", "allow_rollup_hdrs", "spec.stream.maxAge"])
         );
-        assert!(!bed.config(&want).await.allow_direct, "observing changes nothing");
-        assert!(matches!(bed.ensure(&want).await.unwrap().change, Change::Updated(_)));
-        let info = bed.seen.info(want.name.as_str()).await;
+        assert!(!fixture.config(&want).await.allow_direct, "observing changes nothing");
+        assert!(matches!(fixture.ensure(&want).await.unwrap().change, Change::Updated(_)));
+        let info = fixture.seen.info(want.name.as_str()).await;
         assert!(info.config.allow_direct && !info.config.allow_rollup);
         assert_eq!(
             (info.config.metadata["team"].as_str(), info.state.messages),
@@ -151,15 +157,15 @@ fn what_others_alter_is_seen_and_put_back_with_the_events_kept() {
 
 #[test]
 fn a_stream_whose_marks_were_wiped_is_known_by_its_creation_time() {
-    test(async |bed| {
+    test(async |fixture| {
         let want = desired(&json!({}));
-        let created = bed.ensure(&want).await.unwrap().stream.unwrap().created;
-        bed.alter(&want, |c| c.metadata.clear()).await;
-        assert!(matches!(bed.ensure(&want).await.unwrap().change, Change::Updated(_)));
-        assert_eq!(bed.config(&want).await.metadata[UID], "u1");
+        let created = fixture.ensure(&want).await.unwrap().stream.unwrap().created;
+        fixture.alter(&want, |c| c.metadata.clear()).await;
+        assert!(matches!(fixture.ensure(&want).await.unwrap().change, Change::Updated(_)));
+        assert_eq!(fixture.config(&want).await.metadata[UID], "u1");
         // Another process does not know it, unless it is told.
-        bed.alter(&want, |c| c.metadata.clear()).await;
-        let other = Ensured::new(bed.seen.context().clone(), "");
+        fixture.alter(&want, |c| c.metadata.clear()).await;
+        let other = Ensured::new(fixture.seen.context().clone(), "");
         assert!(matches!(other.ensure(&want, Mode::Enforce).await, Err(Error::Unowned { .. })));
         other.remember(want.name.as_str(), &created);
         assert!(matches!(
@@ -171,42 +177,48 @@ fn a_stream_whose_marks_were_wiped_is_known_by_its_creation_time() {
 
 #[test]
 fn a_stream_of_another_channel_is_never_written_or_deleted() {
-    test(async |bed| {
+    test(async |fixture| {
         let mine = desired_by("mine", "u1", &json!({"name": "SHARED", "subjects": ["a.>"]}));
         let theirs = desired_by(
             "theirs",
             "u2",
             &json!({"name": "SHARED", "subjects": ["b.>"], "adoption": "IfUnowned"}),
         );
-        bed.ensure(&mine).await.unwrap();
-        let before = bed.config(&mine).await;
-        let error = bed.ensure(&theirs).await.unwrap_err();
+        fixture.ensure(&mine).await.unwrap();
+        let before = fixture.config(&mine).await;
+        let error = fixture.ensure(&theirs).await.unwrap_err();
         assert!(
             matches!(&error, Error::OwnedByOther { owner, .. } if owner.contains("shop/mine")),
             "{error}"
         );
         assert_eq!(
-            bed.ensured.delete(&theirs.name, &theirs.owner).await.unwrap(),
+            fixture.ensured.delete(&theirs.name, &theirs.owner).await.unwrap(),
             Deletion::NotOurs
         );
-        assert_eq!(bed.config(&mine).await, before);
-        assert_eq!(bed.ensured.delete(&mine.name, &mine.owner).await.unwrap(), Deletion::Deleted);
-        assert_eq!(bed.ensured.delete(&mine.name, &mine.owner).await.unwrap(), Deletion::NotFound);
+        assert_eq!(fixture.config(&mine).await, before);
+        assert_eq!(
+            fixture.ensured.delete(&mine.name, &mine.owner).await.unwrap(),
+            Deletion::Deleted
+        );
+        assert_eq!(
+            fixture.ensured.delete(&mine.name, &mine.owner).await.unwrap(),
+            Deletion::NotFound
+        );
     });
 }
 
 #[test]
 fn a_channel_made_again_under_its_name_finds_its_events() {
-    test(async |bed| {
+    test(async |fixture| {
         let want = desired(&json!({}));
-        bed.ensure(&want).await.unwrap();
-        bed.seen.publish("sse.shop.orders.", "a", "kept").await;
+        fixture.ensure(&want).await.unwrap();
+        fixture.seen.publish("sse.shop.orders.", "a", "kept").await;
         let again = desired_by("orders", "u2", &json!({}));
-        assert!(matches!(bed.ensure(&again).await.unwrap().change, Change::Updated(_)));
-        let info = bed.seen.info(want.name.as_str()).await;
+        assert!(matches!(fixture.ensure(&again).await.unwrap().change, Change::Updated(_)));
+        let info = fixture.seen.info(want.name.as_str()).await;
         assert_eq!((info.config.metadata[UID].as_str(), info.state.messages), ("u2", 1));
         assert_eq!(
-            bed.ensured.delete(&want.name, &want.owner).await.unwrap(),
+            fixture.ensured.delete(&want.name, &want.owner).await.unwrap(),
             Deletion::NotOurs,
             "the first life may not delete it"
         );
@@ -215,7 +227,7 @@ fn a_channel_made_again_under_its_name_finds_its_events() {
 
 #[test]
 fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
-    test(async |bed| {
+    test(async |fixture| {
         let stream = |change: fn(&mut Config)| {
             let mut config = Config {
                 name: "OLD".to_owned(),
@@ -240,37 +252,39 @@ fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
             (|c| c.subjects.push("more.>".to_owned()), json!({}), "takes the subject more.>"),
         ] {
             let config = stream(change);
-            bed.seen.context().create_stream(config.clone()).await.unwrap();
-            let before = bed.seen.info("OLD").await.config;
-            let error = bed.ensure(&adopt(more)).await.unwrap_err();
+            fixture.seen.context().create_stream(config.clone()).await.unwrap();
+            let before = fixture.seen.info("OLD").await.config;
+            let error = fixture.ensure(&adopt(more)).await.unwrap_err();
             assert!(
                 matches!(&error, Error::Incompatible { why: w, .. } if w.contains(why)),
                 "{error}"
             );
-            assert_eq!(bed.seen.info("OLD").await.config, before);
-            bed.seen.context().delete_stream("OLD").await.unwrap();
+            assert_eq!(fixture.seen.info("OLD").await.config, before);
+            fixture.seen.context().delete_stream("OLD").await.unwrap();
         }
-        bed.seen.context().create_stream(stream(|_| ())).await.unwrap();
+        fixture.seen.context().create_stream(stream(|_| ())).await.unwrap();
         for n in 0..3 {
-            bed.seen.publish("old.", "a", format!("{n}")).await;
+            fixture.seen.publish("old.", "a", format!("{n}")).await;
         }
-        let error =
-            bed.ensure(&desired(&json!({"name": "OLD", "subjects": ["old.>"]}))).await.unwrap_err();
+        let error = fixture
+            .ensure(&desired(&json!({"name": "OLD", "subjects": ["old.>"]})))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::Unowned { .. }), "{error}");
-        let error = bed.ensure(&adopt(json!({"maxMessages": 2}))).await.unwrap_err();
+        let error = fixture.ensure(&adopt(json!({"maxMessages": 2}))).await.unwrap_err();
         assert!(matches!(error, Error::Incompatible { .. }), "adoption drops no event: {error}");
-        assert_eq!(bed.ensure(&adopt(json!({}))).await.unwrap().change, Change::Adopted);
-        assert_eq!(bed.seen.info("OLD").await.state.messages, 3);
-        assert_eq!(bed.ensure(&adopt(json!({}))).await.unwrap().change, Change::None);
+        assert_eq!(fixture.ensure(&adopt(json!({}))).await.unwrap().change, Change::Adopted);
+        assert_eq!(fixture.seen.info("OLD").await.state.messages, 3);
+        assert_eq!(fixture.ensure(&adopt(json!({}))).await.unwrap().change, Change::None);
     });
 }
 
 #[test]
 fn what_cannot_be_changed_is_named_and_not_tried() {
-    test(async |bed| {
-        bed.ensure(&desired(&json!({"name": "S"}))).await.unwrap();
-        let before = bed.config(&desired(&json!({"name": "S"}))).await;
-        let error = bed
+    test(async |fixture| {
+        fixture.ensure(&desired(&json!({"name": "S"}))).await.unwrap();
+        let before = fixture.config(&desired(&json!({"name": "S"}))).await;
+        let error = fixture
             .ensure(&desired(&json!({"name": "S", "storage": "Memory", "maxAge": "1h"})))
             .await
             .unwrap_err();
@@ -278,15 +292,15 @@ fn what_cannot_be_changed_is_named_and_not_tried() {
             matches!(&error, Error::ImmutableField { field, .. } if field == "spec.stream.storage"),
             "{error}"
         );
-        assert_eq!(bed.config(&desired(&json!({"name": "S"}))).await, before);
+        assert_eq!(fixture.config(&desired(&json!({"name": "S"}))).await, before);
     });
 }
 
 #[test]
 fn refusals_of_the_server_are_explained() {
-    test(async |bed| {
-        bed.ensure(&desired_by("first", "u1", &json!({"subjects": ["a.>"]}))).await.unwrap();
-        let error = bed
+    test(async |fixture| {
+        fixture.ensure(&desired_by("first", "u1", &json!({"subjects": ["a.>"]}))).await.unwrap();
+        let error = fixture
             .ensure(&desired_by("second", "u2", &json!({"subjects": ["a.b"]})))
             .await
             .unwrap_err();
@@ -295,9 +309,9 @@ fn refusals_of_the_server_are_explained() {
             "{error}"
         );
         let error =
-            bed.ensure(&desired_by("third", "u3", &json!({"replicas": 3}))).await.unwrap_err();
+            fixture.ensure(&desired_by("third", "u3", &json!({"replicas": 3}))).await.unwrap_err();
         assert!(matches!(error, Error::NotEnoughServers { replicas: 3, .. }), "{error}");
-        let error = bed
+        let error = fixture
             .ensure(&desired_by("fourth", "u4", &json!({"maxBytes": "10Ti", "storage": "Memory"})))
             .await
             .unwrap_err();
@@ -307,11 +321,11 @@ fn refusals_of_the_server_are_explained() {
 
 #[test]
 fn a_stream_that_went_away_is_made_again_in_a_new_epoch() {
-    test(async |bed| {
+    test(async |fixture| {
         let want = desired(&json!({}));
-        let first = bed.ensure(&want).await.unwrap().stream.unwrap();
-        bed.seen.context().delete_stream(want.name.as_str()).await.unwrap();
-        let report = bed.ensure(&want).await.unwrap();
+        let first = fixture.ensure(&want).await.unwrap().stream.unwrap();
+        fixture.seen.context().delete_stream(want.name.as_str()).await.unwrap();
+        let report = fixture.ensure(&want).await.unwrap();
         assert_eq!(report.change, Change::Recreated);
         assert_ne!(report.stream.unwrap().epoch, first.epoch);
     });
@@ -319,40 +333,40 @@ fn a_stream_that_went_away_is_made_again_in_a_new_epoch() {
 
 #[test]
 fn a_store_set_back_to_an_older_state_gets_a_new_epoch() {
-    test(async |mut bed| {
+    test(async |mut fixture| {
         let want = desired(&json!({}));
-        bed.ensure(&want).await.unwrap();
+        fixture.ensure(&want).await.unwrap();
         for n in 0..5 {
-            bed.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
+            fixture.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
         }
-        let first = bed.ensure(&want).await.unwrap().stream.unwrap();
+        let first = fixture.ensure(&want).await.unwrap().stream.unwrap();
         assert_eq!(first.last_sequence, 5);
-        bed.nats.stop().await;
+        fixture.nats.stop().await;
         let copy = tempfile::TempDir::new().unwrap();
-        copy_tree(bed.nats.store(), copy.path());
-        bed.nats.restart().await;
+        copy_tree(fixture.nats.store(), copy.path());
+        fixture.nats.restart().await;
         for n in 5..9 {
-            bed.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
+            fixture.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
         }
         assert_eq!(
-            bed.ensure(&want).await.unwrap().stream.unwrap().epoch,
+            fixture.ensure(&want).await.unwrap().stream.unwrap().epoch,
             first.epoch,
             "a restart alone is no new epoch"
         );
-        bed.nats.stop().await;
-        std::fs::remove_dir_all(bed.nats.store()).unwrap();
-        copy_tree(copy.path(), bed.nats.store());
-        bed.nats.restart().await;
+        fixture.nats.stop().await;
+        std::fs::remove_dir_all(fixture.nats.store()).unwrap();
+        copy_tree(copy.path(), fixture.nats.store());
+        fixture.nats.restart().await;
         let report = sluice_tests::eventually("connected again", LIMIT, async || {
-            bed.ensure(&want).await.ok()
+            fixture.ensure(&want).await.ok()
         })
         .await;
         assert_eq!(report.change, Change::Restored);
         let facts = report.stream.unwrap();
         assert_eq!((facts.created.clone(), facts.last_sequence), (first.created, 5));
         assert_ne!(facts.epoch, first.epoch);
-        assert_eq!(bed.config(&want).await.metadata[EPOCH_METADATA], "1");
-        let again = bed.ensure(&want).await.unwrap();
+        assert_eq!(fixture.config(&want).await.metadata[EPOCH_METADATA], "1");
+        let again = fixture.ensure(&want).await.unwrap();
         assert_eq!(
             (again.change, again.stream.unwrap().epoch),
             (Change::None, facts.epoch),
@@ -376,16 +390,16 @@ fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
 
 #[test]
 fn without_nats_the_answer_comes_at_once() {
-    test(async |mut bed| {
+    test(async |mut fixture| {
         let want = desired(&json!({}));
-        bed.ensure(&want).await.unwrap();
-        bed.nats.stop().await;
+        fixture.ensure(&want).await.unwrap();
+        fixture.nats.stop().await;
         sluice_tests::eventually("the client has noticed", LIMIT, async || {
-            matches!(bed.ensure(&want).await, Err(Error::Unreachable { .. })).then_some(())
+            matches!(fixture.ensure(&want).await, Err(Error::Unreachable { .. })).then_some(())
         })
         .await;
         let started = std::time::Instant::now();
-        assert!(matches!(bed.ensure(&want).await, Err(Error::Unreachable { .. })));
+        assert!(matches!(fixture.ensure(&want).await, Err(Error::Unreachable { .. })));
         assert!(started.elapsed() < Duration::from_millis(500));
     });
 }
