@@ -13,6 +13,7 @@ mod drain;
 mod fanout;
 mod filter;
 mod fixture;
+mod history;
 mod http;
 mod metrics;
 mod nats_cluster;
