@@ -21,7 +21,10 @@ export LC_ALL=C
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 say() { printf 'images: %s\n' "$*"; }
-fail() { say "error: $*" >&2; exit 1; }
+fail() {
+  say "error: $*" >&2
+  exit 1
+}
 need() { command -v "$1" > /dev/null || fail "needs \`$1\`: $2"; }
 
 programs=(operator dataplane)
@@ -65,7 +68,10 @@ elif [ "$profile" = release ]; then
   maps=("$root=/sluice" "$(cd "$target_dir" && pwd)=/sluice/target")
   for folder in "$registries"/*; do maps+=("$folder=/crates"); done
   flags=(-Ctarget-feature=+crt-static -Cstrip=debuginfo) cflags=()
-  for map in "${maps[@]}"; do flags+=("--remap-path-prefix=$map"); cflags+=("-ffile-prefix-map=$map"); done
+  for map in "${maps[@]}"; do
+    flags+=("--remap-path-prefix=$map")
+    cflags+=("-ffile-prefix-map=$map")
+  done
   say "building static release programs for $triple (the first time about 5 minutes on 2 cores)"
   # A --target of its own keeps build scripts and procedural macros, which cannot be static, free of these flags.
   export RUSTFLAGS="${RUSTFLAGS:-} ${flags[*]}" "CFLAGS_${triple//-/_}=${CFLAGS:-} ${cflags[*]}"
@@ -96,7 +102,8 @@ pack() { # PROGRAM
   done < <({ ldd "$built/$name" 2> /dev/null || true; } | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) (.*/\1/p')
   blob() { # FILE: moves it among the blobs; sets digest and size
     digest=$(sha256sum "$1" | cut -d ' ' -f 1) size=$(stat -c %s "$1")
-    mv "$1" "$oci/blobs/sha256/$digest"; }
+    mv "$1" "$oci/blobs/sha256/$digest"
+  }
 
   archive "$layer" "$tree/layer"
   blob "$tree/layer"
@@ -116,6 +123,7 @@ pack() { # PROGRAM
   printf '{"imageLayoutVersion":"1.0.0"}' > "$oci/oci-layout"
   archive "$oci" "$tree/image.tar"
   mv "$tree/image.tar" "$out/$name.oci.tar"
-  say "$prefix$name:$tag $architecture sha256:$digest, $((layer_size >> 20)) MiB: $out/$name.oci.tar"; }
+  say "$prefix$name:$tag $architecture sha256:$digest, $((layer_size >> 20)) MiB: $out/$name.oci.tar"
+}
 
 for program in "${programs[@]}"; do pack "$program"; done

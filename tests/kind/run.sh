@@ -10,7 +10,10 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 name=sluice
-fail() { echo "tests/kind: $*" >&2; exit 1; }
+fail() {
+  echo "tests/kind: $*" >&2
+  exit 1
+}
 for program in docker kind kubectl helm curl cargo nsenter; do
   command -v "$program" > /dev/null || fail "needs \`$program\`"
 done
@@ -37,7 +40,8 @@ test=$(cargo test --locked --workspace --test cluster --no-run --message-format=
 files=$(mktemp -d)
 end() {
   [ -n "${KIND_KEEP:-}" ] || kind delete cluster --name "$name" || true
-  rm -rf "$files"; }
+  rm -rf "$files"
+}
 trap end EXIT
 trap 'exit 143' TERM INT HUP
 echo "== cluster"

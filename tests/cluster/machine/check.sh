@@ -2,7 +2,10 @@
 # check.sh: say on one line why a cluster cannot run on this machine and end with 1; end with 0 if it can.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-no() { echo "$*"; exit 1; }
+no() {
+  echo "$*"
+  exit 1
+}
 [ "$(uname -s)" = Linux ] || no "it needs Linux"
 [ "$(id -u)" = 0 ] || no "it needs root (namespaces, mounts, cgroups)"
 for c in unshare nsenter setsid ip flock; do command -v $c > /dev/null || no "it needs the command $c (Debian: util-linux, iproute2)"; done

@@ -8,9 +8,18 @@ if watcher=$(cat "$run/watcher.pid" 2> /dev/null) && [ "$watcher" != $$ ]; then
   ! tr '\0' ' ' < "/proc/$watcher/cmdline" 2> /dev/null | grep -qF "$machine/down.sh" || kill -TERM -- "-$watcher" 2> /dev/null || true
 fi
 pids=()
-for dir in "$run"/*/; do stop_host "$(basename "$dir")" & pids+=($!); done
+for dir in "$run"/*/; do
+  stop_host "$(basename "$dir")" &
+  pids+=($!)
+done
 for p in ${pids[@]+"${pids[@]}"}; do wait "$p"; done
 remove_cgroups "$group"
-[ -z "${CLUSTER_LOGS:-}" ] || { mkdir -p "$CLUSTER_LOGS"; for log in "$run"/*/*.log; do cp "$log" "$CLUSTER_LOGS/$(basename "$(dirname "$log")").$(basename "$log")"; done; }
-for _ in $(seq 50); do rm -rf "$run" 2> /dev/null && exit 0; sleep 0.1; done
+[ -z "${CLUSTER_LOGS:-}" ] || {
+  mkdir -p "$CLUSTER_LOGS"
+  for log in "$run"/*/*.log; do cp "$log" "$CLUSTER_LOGS/$(basename "$(dirname "$log")").$(basename "$log")"; done
+}
+for _ in $(seq 50); do
+  rm -rf "$run" 2> /dev/null && exit 0
+  sleep 0.1
+done
 rm -rf "$run"

@@ -16,12 +16,18 @@ net=172.30.0 cp_ip=172.30.0.1
 pod_net=10.244 service_net=10.96.0.0/16 api_ip=10.96.0.1 dns_ip=10.96.0.10
 node_ip() { echo "$net.$((10 + $1))"; }
 
-fail() { echo "cluster: $*" >&2; exit 1; }
+fail() {
+  echo "cluster: $*" >&2
+  exit 1
+}
 wait_for() { # SECONDS WHAT CMD...: until CMD succeeds
-  local end=$((SECONDS + $1)) what=$2; shift 2
+  local end=$((SECONDS + $1)) what=$2
+  shift 2
   until "$@" > /dev/null 2>&1; do
-    [ $SECONDS -lt $end ] || fail "timed out waiting for $what; the logs are in $run/*/*.log"; sleep 0.2
-  done; }
+    [ $SECONDS -lt $end ] || fail "timed out waiting for $what; the logs are in $run/*/*.log"
+    sleep 0.2
+  done
+}
 
 start_host() { # NAME
   local dir=$run/$1 outer inner=
@@ -31,7 +37,9 @@ start_host() { # NAME
   outer=$!
   is_up() { inner=$(cat "/proc/$outer/task/$outer/children") && inner=${inner% } && [ "$(cat "/proc/$inner/comm")" = sleep ]; }
   wait_for 10 "host $1" is_up
-  echo "$outer" > "$dir/unshare.pid"; echo "$inner" > "$dir/init.pid"; }
+  echo "$outer" > "$dir/unshare.pid"
+  echo "$inner" > "$dir/init.pid"
+}
 stop_host() { # NAME: as a power cut, if it is still the one that was started
   local dir=$run/$1 outer inner
   [ -e "$dir/init.pid" ] || return 0
@@ -39,14 +47,31 @@ stop_host() { # NAME: as a power cut, if it is still the one that was started
   rm -f "$dir/unshare.pid" "$dir/init.pid"
   tr '\0' ' ' < "/proc/$outer/cmdline" 2> /dev/null | grep -q "hostname $1 " || return 0
   kill -KILL "$inner" "$outer" 2> /dev/null || true
-  for _ in $(seq 100); do [ -e "/proc/$inner" ] || return 0; sleep 0.1; done
-  fail "host $1 (process $inner) does not end"; }
+  for _ in $(seq 100); do
+    [ -e "/proc/$inner" ] || return 0
+    sleep 0.1
+  done
+  fail "host $1 (process $inner) does not end"
+}
 is_running() { [ -e "$run/$1/init.pid" ] && [ -e "/proc/$(cat "$run/$1/init.pid")" ]; } # NAME
-in_host() { local p; p=$(cat "$run/$1/init.pid"); shift; nsenter -t "$p" -m -u -i -n -p -- "$@"; } # NAME CMD...
-in_net() { local p; p=$(cat "$run/$1/init.pid"); shift; nsenter -t "$p" -n -- "$@"; } # NAME CMD...: in its network only
+in_host() {
+  local p
+  p=$(cat "$run/$1/init.pid")
+  shift
+  nsenter -t "$p" -m -u -i -n -p -- "$@"
+} # NAME CMD...
+in_net() {
+  local p
+  p=$(cat "$run/$1/init.pid")
+  shift
+  nsenter -t "$p" -n -- "$@"
+}          # NAME CMD...: in its network only
 daemon() { # NAME CMD...: leave CMD running in the host, its output in $run/NAME/CMD.log
-  local p log=$run/$1/$2.log; p=$(cat "$run/$1/init.pid"); shift
-  setsid nsenter -t "$p" -m -u -i -n -p -- "$@" < /dev/null >> "$log" 2>&1 & }
+  local p log=$run/$1/$2.log
+  p=$(cat "$run/$1/init.pid")
+  shift
+  setsid nsenter -t "$p" -m -u -i -n -p -- "$@" < /dev/null >> "$log" 2>&1 &
+}
 
 is_cgroup2() { [ -e /sys/fs/cgroup/cgroup.controllers ]; }
 make_cgroups() { # NAME: where the kubelet of host NAME puts its pods
@@ -65,11 +90,13 @@ make_cgroups() { # NAME: where the kubelet of host NAME puts its pods
       # A cpuset is born empty, and nothing can run in it.
       for f in cpuset.cpus cpuset.mems; do [ ! -e "$d/$f" ] || cat "$d/../$f" > "$d/$f"; done
     done
-  done; }
+  done
+}
 remove_cgroups() { # DIRECTORY below the hierarchies, once its processes are gone
   for _ in $(seq 50); do
     find "/sys/fs/cgroup/$1" /sys/fs/cgroup/*/"$1" -depth -type d -exec rmdir {} + 2> /dev/null || true
     [ -e "/sys/fs/cgroup/$1" ] || compgen -G "/sys/fs/cgroup/*/$1" > /dev/null || return 0
     sleep 0.1
   done
-  echo "cluster: cgroups named $1 could not be removed" >&2; }
+  echo "cluster: cgroups named $1 could not be removed" >&2
+}

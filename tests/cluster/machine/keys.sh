@@ -2,18 +2,21 @@
 # keys.sh NODES: the cluster's keys, certificates and kubeconfigs, valid for 30 days.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-mkdir -p "$pki"; cd "$pki"
+mkdir -p "$pki"
+cd "$pki"
 key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; }
 authority() { # NAME
   key "$1"
   openssl req -x509 -new -key "$1.key" -subj "/CN=$1" -days 30 -out "$1.crt" \
-    -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign,digitalSignature; }
+    -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign,digitalSignature
+}
 certificate() { # NAME AUTHORITY SUBJECT [ALTERNATIVE_NAMES]
   key "$1"
-  openssl req -new -key "$1.key" -subj "$3" | openssl x509 -req -CA "$2.crt" -CAkey "$2.key" -days 30 -out "$1.crt" 2> /dev/null \
-    -set_serial "0x$(openssl rand -hex 8)" -extfile <(printf 'keyUsage=digitalSignature\nextendedKeyUsage=clientAuth,serverAuth\n%s\n' "${4:+subjectAltName=$4}"); }
+  openssl req -new -key "$1.key" -subj "$3" | openssl x509 -req -CA "$2.crt" -CAkey "$2.key" -days 30 -out "$1.crt" \
+    -set_serial "0x$(openssl rand -hex 8)" -extfile <(printf 'keyUsage=digitalSignature\nextendedKeyUsage=clientAuth,serverAuth\n%s\n' "${4:+subjectAltName=$4}") 2> /dev/null
+}
 kubeconfig() { # NAME: of NAME.crt
-  cat > "$1.conf" <<EOF
+  cat > "$1.conf" << EOF
 apiVersion: v1
 kind: Config
 clusters: [{name: sluice, cluster: {server: "https://$cp_ip:6443", certificate-authority-data: $(base64 -w0 ca.crt)}}]
@@ -21,7 +24,8 @@ users: [{name: $1, user: {client-certificate-data: $(base64 -w0 "$1.crt"), clien
 contexts: [{name: sluice, context: {cluster: sluice, user: $1}}]
 current-context: sluice
 EOF
-  chmod 600 "$1.conf"; }
+  chmod 600 "$1.conf"
+}
 
 authority ca
 authority front-proxy-ca

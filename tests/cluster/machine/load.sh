@@ -3,7 +3,10 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 only=
-[ "${1:-}" != --only ] || { only=$2; shift 2; }
+[ "${1:-}" != --only ] || {
+  only=$2
+  shift 2
+}
 for dir in "$run"/node-*/; do
   node=$(basename "$dir")
   is_running "$node" && [ "${only:-$node}" = "$node" ] || continue

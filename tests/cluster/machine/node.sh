@@ -5,7 +5,11 @@ set -euo pipefail
 i=$2 name=node-$2 ip=$(node_ip "$2") state=$run/node-$2
 case $1 in
   up) ! is_running "$name" || fail "$name runs already" ;;
-  down) stop_host "$name"; remove_cgroups "$group/$name"; exit ;;
+  down)
+    stop_host "$name"
+    remove_cgroups "$group/$name"
+    exit
+    ;;
   *) fail "usage: node.sh up|down I" ;;
 esac
 mkdir -p "$state"/{lib-kubelet,lib-containerd,lib-cni,log-pods,log-containers,cni,mnt/pv} /var/lib/{kubelet,containerd,cni} /var/log/{pods,containers}
@@ -22,21 +26,23 @@ make_cgroups "$name"
 
 # Files: a disk of its own. kubelet wants three settings of the kernel, and would set them for the whole machine; files
 # laid over them let it find them set.
-echo 1 > "$state/one"; echo 10 > "$state/ten"; : > "$state/resolv.conf"
+echo 1 > "$state/one"
+echo 10 > "$state/ten"
+: > "$state/resolv.conf"
 in_host "$name" sh -ec "mount --make-rshared /; mount -t tmpfs tmpfs /run
   for d in lib-kubelet lib-containerd lib-cni log-pods log-containers; do mount --bind '$state'/\$d /var/\$(echo \$d | tr - /); done
   mount --bind '$state/mnt' /mnt
   for f in vm/overcommit_memory kernel/panic_on_oops; do mount --bind '$state/one' /proc/sys/\$f; done
   mount --bind '$state/ten' /proc/sys/kernel/panic"
 
-cat > "$state/cni/10-sluice.conflist" <<EOF
+cat > "$state/cni/10-sluice.conflist" << EOF
 {"cniVersion": "1.0.0", "name": "sluice", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "ranges": [[{"subnet": "$pod_net.$i.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 EOF
 # restrict_oom_score_adj: without CAP_SYS_RESOURCE, which containers that build software often lack, no sandbox would start.
-cat > "$state/containerd.toml" <<EOF
+cat > "$state/containerd.toml" << EOF
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "sluice.test/pause:1"
@@ -48,7 +54,7 @@ EOF
 # Every node sees the whole machine. What is "reserved" leaves each a part of it to schedule pods on.
 memory_mib=$(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024))
 share_mib=$((memory_mib / 4 < 4096 ? memory_mib / 4 : 4096))
-cat > "$state/kubelet.yaml" <<EOF
+cat > "$state/kubelet.yaml" << EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: $pki/ca.crt}}
@@ -72,7 +78,7 @@ nodeStatusUpdateFrequency: 5s
 syncFrequency: 10s
 EOF
 # conntrack: its limits belong to the machine and cannot be set from a namespace.
-cat > "$state/kube-proxy.yaml" <<EOF
+cat > "$state/kube-proxy.yaml" << EOF
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables

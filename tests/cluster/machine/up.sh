@@ -7,8 +7,14 @@ set -euo pipefail
 nodes=3 owner=
 while [ $# -gt 0 ]; do
   case $1 in
-    --with) owner=$2; shift 2 ;;
-    [1-9]) nodes=$1; shift ;;
+    --with)
+      owner=$2
+      shift 2
+      ;;
+    [1-9])
+      nodes=$1
+      shift
+      ;;
     *) fail "usage: up.sh [1..9] [--with PID]" ;;
   esac
 done
@@ -21,10 +27,14 @@ say() { printf '%5s s  %s\n' "$(awk "BEGIN { printf \"%.1f\", ($(date +%s%N) - $
 kubectl() { in_net cp "$bin/kubectl" "$@"; }
 
 # The watcher is outside of every host, so that it lives to end them.
-[ -z "$owner" ] || { setsid sh -c "tail --pid=$owner -f /dev/null; exec '$machine/down.sh'" < /dev/null > "$run/watcher.log" 2>&1 & echo $! > "$run/watcher.pid"; }
+[ -z "$owner" ] || {
+  setsid sh -c "tail --pid=$owner -f /dev/null; exec '$machine/down.sh'" < /dev/null > "$run/watcher.log" 2>&1 &
+  echo $! > "$run/watcher.pid"
+}
 trap 'code=$?; [ $code = 0 ] || { tail -n 5 "$run"/*/*.log >&2 || true; }' EXIT
 
-"$machine/keys.sh" "$nodes"; say "keys are made"
+"$machine/keys.sh" "$nodes"
+say "keys are made"
 start_host cp
 in_net cp sh -ec "ip link add br0 type bridge; ip addr add $cp_ip/24 dev br0; ip link set br0 up; sysctl -qw net.ipv4.ip_forward=1"
 daemon cp etcd --data-dir "$run/cp/etcd" --unsafe-no-fsync --log-level warn --listen-client-urls http://127.0.0.1:2379 \
@@ -43,7 +53,8 @@ daemon cp kube-apiserver --etcd-servers=http://127.0.0.1:2379 --advertise-addres
   --proxy-client-cert-file="$pki/front-proxy-client.crt" --proxy-client-key-file="$pki/front-proxy-client.key" \
   --audit-policy-file="$root/tests/src/kube_api/audit-policy.yaml" --audit-log-path="$run/cp/audit.log" --audit-log-maxsize=1000 \
   --default-not-ready-toleration-seconds=30 --default-unreachable-toleration-seconds=30
-wait_for 90 "kube-apiserver" kubectl get --raw /readyz; say "kube-apiserver is ready"
+wait_for 90 "kube-apiserver" kubectl get --raw /readyz
+say "kube-apiserver is ready"
 account() { echo "--kubeconfig=$pki/$1.conf --authentication-kubeconfig=$pki/$1.conf --authorization-kubeconfig=$pki/$1.conf --bind-address=127.0.0.1 --leader-elect=false"; }
 # shellcheck disable=SC2046
 daemon cp kube-controller-manager $(account kube-controller-manager) --use-service-account-credentials --root-ca-file="$pki/ca.crt" \
@@ -55,12 +66,17 @@ daemon cp kube-scheduler $(account kube-scheduler)
 "$machine/image.sh" sluice.test/pause:1 "$run/pause.tar" "$bin/pause"
 "$machine/image.sh" sluice.test/coredns:1 "$run/coredns.tar" "$bin/coredns"
 pids=()
-for i in $(seq "$nodes"); do "$machine/node.sh" up "$i" & pids+=($!); done
+for i in $(seq "$nodes"); do
+  "$machine/node.sh" up "$i" &
+  pids+=($!)
+done
 for p in "${pids[@]}"; do wait "$p"; done
 all_ready() { [ "$(kubectl get nodes -o name | wc -l)" = "$nodes" ] && kubectl wait --for=condition=Ready node --all --timeout=2s; }
-wait_for 120 "$nodes ready nodes" all_ready; say "$nodes node(s) are ready"
+wait_for 120 "$nodes ready nodes" all_ready
+say "$nodes node(s) are ready"
 "$machine/load.sh" "$run/coredns.tar"
 sed "s/@DNS_IP@/$dns_ip/" "$machine/coredns.yaml" | kubectl apply -f - > /dev/null
 "$machine/volumes.sh" "$nodes" | kubectl apply -f - > /dev/null
-kubectl -n kube-system rollout status deploy/coredns --timeout=120s > /dev/null; say "DNS is ready"
+kubectl -n kube-system rollout status deploy/coredns --timeout=120s > /dev/null
+say "DNS is ready"
 wait_for 60 "the default service account" kubectl get serviceaccount default

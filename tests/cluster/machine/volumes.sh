@@ -2,7 +2,7 @@
 # volumes.sh NODES: print a default StorageClass and two local volumes for each node: there is no provisioner.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-cat <<EOF
+cat << EOF
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: standard, annotations: {storageclass.kubernetes.io/is-default-class: "true"}}
@@ -11,8 +11,9 @@ volumeBindingMode: WaitForFirstConsumer
 EOF
 for i in $(seq "$1"); do
   for v in a b; do
-    mkdir -p "$run/node-$i/mnt/pv/$v"; chmod 1777 "$run/node-$i/mnt/pv/$v"
-    cat <<EOF
+    mkdir -p "$run/node-$i/mnt/pv/$v"
+    chmod 1777 "$run/node-$i/mnt/pv/$v"
+    cat << EOF
 ---
 apiVersion: v1
 kind: PersistentVolume
