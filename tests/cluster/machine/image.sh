@@ -8,6 +8,8 @@ trap 'rm -rf "$t"' EXIT
 mkdir -p "$t/files/tmp" "$t/oci/blobs/sha256"
 chmod 1777 "$t/files/tmp"
 install -m 755 "$program" "$t/files/$(basename "$program")"
+# On one line and without indentation.
+json() { sed 's/^ *//' | tr -d '\n'; }
 blob() { # FILE: moved among the blobs; prints its digest and size
   local digest size
   digest=$(sha256sum "$1" | cut -d ' ' -f 1) size=$(stat -c %s "$1")
@@ -16,14 +18,44 @@ blob() { # FILE: moved among the blobs; prints its digest and size
 }
 tar -C "$t/files" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$t/layer" .
 read -r layer layer_size < <(blob "$t/layer")
-printf '{"architecture":"%s","os":"linux","config":{"User":"65532","Entrypoint":["/%s"],"Env":["PATH=/"]},"rootfs":{"type":"layers","diff_ids":["%s"]}}' \
-  "$architecture" "$(basename "$program")" "$layer" > "$t/config"
+config() {
+  json << EOF
+    {
+      "architecture":"$architecture",
+      "os":"linux",
+      "config":{"User":"65532","Entrypoint":["/$(basename "$program")"],"Env":["PATH=/"]},
+      "rootfs":{"type":"layers","diff_ids":["$layer"]}
+    }
+EOF
+}
+config > "$t/config"
 read -r config config_size < <(blob "$t/config")
 media=application/vnd.oci.image
-printf '{"schemaVersion":2,"mediaType":"%s.manifest.v1+json","config":{"mediaType":"%s.config.v1+json","digest":"%s","size":%s},"layers":[{"mediaType":"%s.layer.v1.tar","digest":"%s","size":%s}]}' \
-  $media $media "$config" "$config_size" $media "$layer" "$layer_size" > "$t/manifest"
+manifest() {
+  json << EOF
+    {
+      "schemaVersion":2,
+      "mediaType":"$media.manifest.v1+json",
+      "config":{"mediaType":"$media.config.v1+json","digest":"$config","size":$config_size},
+      "layers":[{"mediaType":"$media.layer.v1.tar","digest":"$layer","size":$layer_size}]
+    }
+EOF
+}
+manifest > "$t/manifest"
 read -r manifest manifest_size < <(blob "$t/manifest")
-printf '{"schemaVersion":2,"manifests":[{"mediaType":"%s.manifest.v1+json","digest":"%s","size":%s,"annotations":{"io.containerd.image.name":"%s","org.opencontainers.image.ref.name":"%s"}}]}' \
-  $media "$manifest" "$manifest_size" "$name" "${name##*:}" > "$t/oci/index.json"
+index() {
+  json << EOF
+    {
+      "schemaVersion":2,
+      "manifests":[{
+        "mediaType":"$media.manifest.v1+json",
+        "digest":"$manifest",
+        "size":$manifest_size,
+        "annotations":{"io.containerd.image.name":"$name","org.opencontainers.image.ref.name":"${name##*:}"}
+      }]
+    }
+EOF
+}
+index > "$t/oci/index.json"
 echo '{"imageLayoutVersion":"1.0.0"}' > "$t/oci/oci-layout"
 tar -C "$t/oci" -cf "$archive" .
