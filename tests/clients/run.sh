@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# run.sh [vectors|clients|browser|chromium|console|recipes|proxies]... [--only REGEX]: clients and proxies that people use, against the real
-# sluice-dataplane and nats-server, as tables. REGEX selects cells by "row × column".
+# run.sh [vectors|clients|browser|chromium|console|recipes|proxies]... [--only REGEX]: clients and proxies that people
+# use, against the real sluice-dataplane and nats-server, as tables. REGEX selects cells by "row × column".
 #
-# Installs what it needs into .tools/clients (PyPI, npm, Go and crates.io, all pinned) and, as root on Debian, the packages
-# chromium, nginx and haproxy. The data plane is the one in target/debug; `make test-clients` builds it first.
+# Installs what it needs into .tools/clients (PyPI, npm, Go and crates.io, all pinned) and, as root on Debian, the
+# packages chromium, nginx and haproxy. The data plane is the one in target/debug; `make test-clients` builds it first.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$(dirname "$here")")
@@ -23,7 +23,7 @@ need haproxy haproxy
 need curl curl
 need openssl openssl
 if [ ${#missing[@]} -gt 0 ]; then
-  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || fail "install these first: ${missing[*]}"
+  { [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; } || fail "install these first: ${missing[*]}"
   echo "clients: installing ${missing[*]}"
   # A Debian image that was just started may have no list of packages yet.
   apt-get update -qq > /dev/null

@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # the scripts that source this file use what it sets
 # Sourced by the scripts beside it: where things are, and how to start and enter the cluster's hosts.
 #
 # A host is a set of private namespaces (network, mounts, processes, name, IPC) held by one first process. When that
@@ -20,7 +22,9 @@ fail() {
   echo "cluster: $*" >&2
   exit 1
 }
-wait_for() { # SECONDS WHAT CMD...: until CMD succeeds
+
+# SECONDS WHAT CMD...: until CMD succeeds
+wait_for() {
   local end=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" > /dev/null 2>&1; do
@@ -29,18 +33,25 @@ wait_for() { # SECONDS WHAT CMD...: until CMD succeeds
   done
 }
 
-start_host() { # NAME
+# NAME
+start_host() {
   local dir=$run/$1 outer inner=
   mkdir -p "$dir"
   setsid unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc \
     sh -c "hostname $1 && ip link set lo up && exec sleep infinity" < /dev/null > "$dir/init.log" 2>&1 &
   outer=$!
-  is_up() { inner=$(cat "/proc/$outer/task/$outer/children") && inner=${inner% } && [ "$(cat "/proc/$inner/comm")" = sleep ]; }
+  # shellcheck disable=SC2329 # wait_for calls it
+  is_up() {
+    inner=$(cat "/proc/$outer/task/$outer/children") && inner=${inner% } \
+      && [ "$(cat "/proc/$inner/comm")" = sleep ]
+  }
   wait_for 10 "host $1" is_up
   echo "$outer" > "$dir/unshare.pid"
   echo "$inner" > "$dir/init.pid"
 }
-stop_host() { # NAME: as a power cut, if it is still the one that was started
+
+# NAME: as a power cut, if it is still the one that was started
+stop_host() {
   local dir=$run/$1 outer inner
   [ -e "$dir/init.pid" ] || return 0
   outer=$(cat "$dir/unshare.pid") inner=$(cat "$dir/init.pid")
@@ -53,20 +64,28 @@ stop_host() { # NAME: as a power cut, if it is still the one that was started
   done
   fail "host $1 (process $inner) does not end"
 }
-is_running() { [ -e "$run/$1/init.pid" ] && [ -e "/proc/$(cat "$run/$1/init.pid")" ]; } # NAME
+
+# NAME
+is_running() { [ -e "$run/$1/init.pid" ] && [ -e "/proc/$(cat "$run/$1/init.pid")" ]; }
+
+# NAME CMD...
 in_host() {
   local p
   p=$(cat "$run/$1/init.pid")
   shift
   nsenter -t "$p" -m -u -i -n -p -- "$@"
-} # NAME CMD...
+}
+
+# NAME CMD...: in its network only
 in_net() {
   local p
   p=$(cat "$run/$1/init.pid")
   shift
   nsenter -t "$p" -n -- "$@"
-}          # NAME CMD...: in its network only
-daemon() { # NAME CMD...: leave CMD running in the host, its output in $run/NAME/CMD.log
+}
+
+# NAME CMD...: leave CMD running in the host, its output in $run/NAME/CMD.log
+daemon() {
   local p log=$run/$1/$2.log
   p=$(cat "$run/$1/init.pid")
   shift
@@ -74,12 +93,18 @@ daemon() { # NAME CMD...: leave CMD running in the host, its output in $run/NAME
 }
 
 is_cgroup2() { [ -e /sys/fs/cgroup/cgroup.controllers ]; }
-make_cgroups() { # NAME: where the kubelet of host NAME puts its pods
-  local c d
+
+# NAME: where the kubelet of host NAME puts its pods
+make_cgroups() {
+  local c d f
   if is_cgroup2; then
     mkdir -p "/sys/fs/cgroup/$group/$1"
     for d in /sys/fs/cgroup "/sys/fs/cgroup/$group" "/sys/fs/cgroup/$group/$1"; do
-      for c in $(cat "$d/cgroup.controllers"); do echo "+$c" > "$d/cgroup.subtree_control" 2> /dev/null || true; done
+      # One at a time: the kernel takes all of a line or nothing.
+      # shellcheck disable=SC2013 # they are words on one line
+      for c in $(cat "$d/cgroup.controllers"); do
+        echo "+$c" > "$d/cgroup.subtree_control" 2> /dev/null || true
+      done
     done
     return
   fi
@@ -92,7 +117,9 @@ make_cgroups() { # NAME: where the kubelet of host NAME puts its pods
     done
   done
 }
-remove_cgroups() { # DIRECTORY below the hierarchies, once its processes are gone
+
+# DIRECTORY below the hierarchies, once its processes are gone
+remove_cgroups() {
   for _ in $(seq 50); do
     find "/sys/fs/cgroup/$1" /sys/fs/cgroup/*/"$1" -depth -type d -exec rmdir {} + 2> /dev/null || true
     [ -e "/sys/fs/cgroup/$1" ] || compgen -G "/sys/fs/cgroup/*/$1" > /dev/null || return 0

@@ -10,14 +10,18 @@ chmod 1777 "$t/files/tmp"
 install -m 755 "$program" "$t/files/$(basename "$program")"
 # On one line and without indentation.
 json() { sed 's/^ *//' | tr -d '\n'; }
-blob() { # FILE: moved among the blobs; prints its digest and size
+
+# FILE: moved among the blobs; prints its digest and size
+blob() {
   local digest size
   digest=$(sha256sum "$1" | cut -d ' ' -f 1) size=$(stat -c %s "$1")
   mv "$1" "$t/oci/blobs/sha256/$digest"
   echo "sha256:$digest $size"
 }
+
 tar -C "$t/files" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cf "$t/layer" .
 read -r layer layer_size < <(blob "$t/layer")
+
 config() {
   json << EOF
     {
@@ -30,6 +34,7 @@ EOF
 }
 config > "$t/config"
 read -r config config_size < <(blob "$t/config")
+
 media=application/vnd.oci.image
 manifest() {
   json << EOF
@@ -43,6 +48,7 @@ EOF
 }
 manifest > "$t/manifest"
 read -r manifest manifest_size < <(blob "$t/manifest")
+
 index() {
   json << EOF
     {

@@ -5,17 +5,27 @@ set -euo pipefail
 mkdir -p "$pki"
 cd "$pki"
 key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; }
-authority() { # NAME
+
+# NAME
+authority() {
   key "$1"
   openssl req -x509 -new -key "$1.key" -subj "/CN=$1" -days 30 -out "$1.crt" \
     -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign,digitalSignature
 }
-certificate() { # NAME AUTHORITY SUBJECT [ALTERNATIVE_NAMES]
+
+# LINE: what a certificate may be used for, and one more line
+extensions() { printf '%s\n' keyUsage=digitalSignature extendedKeyUsage=clientAuth,serverAuth "$1"; }
+
+# NAME AUTHORITY SUBJECT [ALTERNATIVE_NAMES]
+certificate() {
   key "$1"
-  openssl req -new -key "$1.key" -subj "$3" | openssl x509 -req -CA "$2.crt" -CAkey "$2.key" -days 30 -out "$1.crt" \
-    -set_serial "0x$(openssl rand -hex 8)" -extfile <(printf 'keyUsage=digitalSignature\nextendedKeyUsage=clientAuth,serverAuth\n%s\n' "${4:+subjectAltName=$4}") 2> /dev/null
+  openssl req -new -key "$1.key" -subj "$3" \
+    | openssl x509 -req -CA "$2.crt" -CAkey "$2.key" -days 30 -out "$1.crt" -set_serial "0x$(openssl rand -hex 8)" \
+      -extfile <(extensions "${4:+subjectAltName=$4}") 2> /dev/null
 }
-kubeconfig() { # NAME: of NAME.crt
+
+# NAME: of NAME.crt
+kubeconfig() {
   cat > "$1.conf" << EOF
 apiVersion: v1
 kind: Config
@@ -29,7 +39,8 @@ EOF
 
 authority ca
 authority front-proxy-ca
-names=DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local
+names=DNS:localhost,DNS:kubernetes,DNS:kubernetes.default
+names+=,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local
 certificate apiserver ca /CN=kube-apiserver "IP:$cp_ip,IP:127.0.0.1,IP:$api_ip,$names"
 certificate kubelet-client ca /O=system:masters/CN=kube-apiserver-kubelet-client
 certificate front-proxy-client front-proxy-ca /CN=front-proxy-client

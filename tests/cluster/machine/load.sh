@@ -3,15 +3,17 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 only=
-[ "${1:-}" != --only ] || {
+if [ "${1:-}" = --only ]; then
   only=$2
   shift 2
-}
+fi
 for dir in "$run"/node-*/; do
   node=$(basename "$dir")
-  is_running "$node" && [ "${only:-$node}" = "$node" ] || continue
+  is_running "$node" || continue
+  [ "${only:-$node}" = "$node" ] || continue
   for archive; do
     # Its warnings about the machine's kernel are of no use here.
-    said=$(in_host "$node" ctr -n k8s.io images import --digests=false - < "$archive" 2>&1) || fail "$archive on $node: $said"
+    said=$(in_host "$node" ctr -n k8s.io images import --digests=false - < "$archive" 2>&1) \
+      || fail "$archive on $node: $said"
   done
 done

@@ -12,16 +12,24 @@ case $1 in
     ;;
   *) fail "usage: node.sh up|down I" ;;
 esac
-mkdir -p "$state"/{lib-kubelet,lib-containerd,lib-cni,log-pods,log-containers,cni,mnt/pv} /var/lib/{kubelet,containerd,cni} /var/log/{pods,containers}
+mkdir -p "$state"/{lib-kubelet,lib-containerd,lib-cni,log-pods,log-containers,cni,mnt/pv}
+mkdir -p /var/lib/{kubelet,containerd,cni} /var/log/{pods,containers}
 # After a power cut some of these exist; the kernel keeps none of it.
 start_host "$name"
 
 # Network: one leg on the control plane's bridge. Pods of other nodes are behind these nodes. The control plane, where
 # tests run, reaches Services through the first node, as a load balancer would.
 in_net cp ip link add "v$i" type veth peer name eth0 netns "$(cat "$state/init.pid")"
-in_net cp sh -ec "ip link set v$i master br0 up; ip route replace $pod_net.$i.0/24 via $ip; ip route replace $service_net via $(node_ip 1)"
-in_net "$name" sh -ec "ip addr add $ip/24 dev eth0; ip link set eth0 up; ip route add default via $cp_ip; sysctl -qw net.ipv4.ip_forward=1"
-for j in 1 2 3 4 5 6 7 8 9; do [ "$j" = "$i" ] || in_net "$name" ip route add "$pod_net.$j.0/24" via "$(node_ip "$j")"; done
+in_net cp sh -ec "ip link set v$i master br0 up
+  ip route replace $pod_net.$i.0/24 via $ip
+  ip route replace $service_net via $(node_ip 1)"
+in_net "$name" sh -ec "ip addr add $ip/24 dev eth0
+  ip link set eth0 up
+  ip route add default via $cp_ip
+  sysctl -qw net.ipv4.ip_forward=1"
+for j in 1 2 3 4 5 6 7 8 9; do
+  [ "$j" = "$i" ] || in_net "$name" ip route add "$pod_net.$j.0/24" via "$(node_ip "$j")"
+done
 make_cgroups "$name"
 
 # Files: a disk of its own. kubelet wants three settings of the kernel, and would set them for the whole machine; files
@@ -30,7 +38,9 @@ echo 1 > "$state/one"
 echo 10 > "$state/ten"
 : > "$state/resolv.conf"
 in_host "$name" sh -ec "mount --make-rshared /; mount -t tmpfs tmpfs /run
-  for d in lib-kubelet lib-containerd lib-cni log-pods log-containers; do mount --bind '$state'/\$d /var/\$(echo \$d | tr - /); done
+  for d in lib-kubelet lib-containerd lib-cni log-pods log-containers; do
+    mount --bind '$state'/\$d /var/\$(echo \$d | tr - /)
+  done
   mount --bind '$state/mnt' /mnt
   for f in vm/overcommit_memory kernel/panic_on_oops; do mount --bind '$state/one' /proc/sys/\$f; done
   mount --bind '$state/ten' /proc/sys/kernel/panic"
@@ -41,7 +51,8 @@ cat > "$state/cni/10-sluice.conflist" << EOF
    "ipam": {"type": "host-local", "ranges": [[{"subnet": "$pod_net.$i.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 EOF
-# restrict_oom_score_adj: without CAP_SYS_RESOURCE, which containers that build software often lack, no sandbox would start.
+# restrict_oom_score_adj: without CAP_SYS_RESOURCE, which containers that build software often lack, no sandbox would
+# start.
 cat > "$state/containerd.toml" << EOF
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -90,5 +101,6 @@ EOF
 daemon "$name" containerd --config "$state/containerd.toml"
 wait_for 60 "containerd on $name" in_host "$name" ctr version
 "$machine/load.sh" --only "$name" "$run/pause.tar"
-daemon "$name" kubelet --config="$state/kubelet.yaml" --kubeconfig="$pki/$name.conf" --hostname-override="$name" --node-ip="$ip"
+daemon "$name" kubelet --config="$state/kubelet.yaml" --kubeconfig="$pki/$name.conf" \
+  --hostname-override="$name" --node-ip="$ip"
 daemon "$name" kube-proxy --config="$state/kube-proxy.yaml"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# prepare.sh: the images that the cluster's nodes are given, as archives in target/images: ours, and nats-server's under the
-# name that the chart has for it.
+# prepare.sh: the images that the cluster's nodes are given, as archives in target/images: ours, and nats-server's under
+# the name that the chart has for it.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 IMAGE_PROFILE=${IMAGE_PROFILE:-dev} "$root/images/build.sh"

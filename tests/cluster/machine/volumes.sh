@@ -24,7 +24,9 @@ spec:
   persistentVolumeReclaimPolicy: Retain
   storageClassName: standard
   local: {path: /mnt/pv/$v}
-  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [node-$i]}]}]}}
+  nodeAffinity:
+    required:
+      nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [node-$i]}]}]
 EOF
   done
 done
