@@ -93,11 +93,11 @@ async def screen(browser, plane, channel, size, scheme, shot, cells):
     await context.close()
 
 
-async def console_cells(bed, browser, matrix, only):
+async def console_cells(fixture, browser, matrix, only):
     """Every screen, one after the other."""
-    async with bed.channel(retry=500) as channel:
+    async with fixture.channel(retry=500) as channel:
         channel.write(retry=500, publish={"http": True})
-        async with bed.another(channel) as plane:
+        async with fixture.another(channel) as plane:
             publishing = asyncio.create_task(publish_steadily(channel))
             try:
                 for row, size, scheme in SCREENS:

@@ -65,9 +65,9 @@ class Source(Run):
             await asyncio.sleep(retry / 1000)
 
 
-async def prompt(bed, proxy, _tap, cells):
+async def prompt(fixture, proxy, _tap, cells):
     """The first event, and then each of a slow series, arrives within a second of its publication."""
-    async with bed.channel(retry=RETRY) as channel, Source(proxy.http, channel.path) as run:
+    async with fixture.channel(retry=RETRY) as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         for i in range(8):
             begun = time.monotonic()
@@ -86,9 +86,9 @@ async def prompt(bed, proxy, _tap, cells):
         cells.note(COLUMNS[1], f"Content-Encoding: {told}" if told else "")
 
 
-async def cursor_passes(bed, proxy, tap, cells):
+async def cursor_passes(fixture, proxy, tap, cells):
     """The connection is reset at the proxy's back; the client resumes through the proxy with its cursor."""
-    async with bed.channel(retry=RETRY) as channel:
+    async with fixture.channel(retry=RETRY) as channel:
         for i in range(3):
             await channel.publish(str(i))
         async with Source(proxy.http, f"{channel.path}?from=earliest") as run:
@@ -104,9 +104,9 @@ async def cursor_passes(bed, proxy, tap, cells):
             cells.check(COLUMNS[2], len(cursors) >= 2 and cursors[-1] == cursor, f"cursors that reached the data plane: {cursors}")
 
 
-async def client_gone(bed, proxy, _tap, cells):
+async def client_gone(fixture, proxy, _tap, cells):
     """The client closes its connection on a channel without events: the slot is freed."""
-    async with bed.channel() as channel:
+    async with fixture.channel() as channel:
         async with Source(proxy.http, channel.path):
             await channel.subscribed(1)
         begun = time.monotonic()
@@ -114,9 +114,9 @@ async def client_gone(bed, proxy, _tap, cells):
     cells.note(COLUMNS[3], f"{time.monotonic() - begun:.1f} s")
 
 
-async def many_streams(bed, proxy, _tap, cells):
+async def many_streams(fixture, proxy, _tap, cells):
     """One HTTP/2 connection with 100 streams, of which one is not read: the other 99 get everything, promptly."""
-    async with bed.channel(retry=RETRY, writeTimeoutMillis=60_000) as channel:
+    async with fixture.channel(retry=RETRY, writeTimeoutMillis=60_000) as channel:
         await many_streams_on(channel, proxy, cells)
 
 
@@ -195,13 +195,13 @@ async def many_streams_on(channel, proxy, cells):
         writer.close()
 
 
-async def drain_and_no_pod(bed, proxy, tap, cells):
+async def drain_and_no_pod(fixture, proxy, tap, cells):
     """A data plane drains behind the proxy; later none is there for a while. Ten clients come back by themselves each time."""
-    async with bed.channel(retry=RETRY) as channel, bed.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first:
-        await drain_and_no_pod_on(bed, proxy, tap, cells, channel, first)
+    async with fixture.channel(retry=RETRY) as channel, fixture.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first:
+        await drain_and_no_pod_on(fixture, proxy, tap, cells, channel, first)
 
 
-async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
+async def drain_and_no_pod_on(fixture, proxy, tap, cells, channel, first):
     """[`drain_and_no_pod`] with a data plane of its own."""
     tap.targets = [first.http]
     # The proxy may keep a connection to the other one, from when it was asked whether it is ready.
@@ -212,7 +212,7 @@ async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
             await run.__aenter__()
         await channel.subscribed(10, first)
         first.process.terminate()
-        tap.targets = [bed.plane.http, first.http]
+        tap.targets = [fixture.plane.http, first.http]
         for i in range(30):
             await channel.publish(f"during {i}")
             await asyncio.sleep(0.1)
@@ -242,9 +242,9 @@ async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
             await run.__aexit__()
 
 
-async def idle(bed, proxy, _tap, cells):
+async def idle(fixture, proxy, _tap, cells):
     """Nothing but heartbeats for 90 s, then an event on the same connection."""
-    async with bed.channel() as channel, Source(proxy.http, channel.path) as run:
+    async with fixture.channel() as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         await asyncio.sleep(IDLE)
         cells.check(COLUMNS[7], len(run.of("open")) == 1 and not run.of("close"), f"{len(run.of('open'))} connections: {run.tail()}")
@@ -264,7 +264,7 @@ class Noted(Cells):
             self.remarks[cell] = remark
 
 
-async def row(bed, kind, variant, gate, only, put):
+async def row(fixture, kind, variant, gate, only, put):
     """All cells of one proxy in one variant."""
     cells = Noted()
 
@@ -275,12 +275,12 @@ async def row(bed, kind, variant, gate, only, put):
             return
         try:
             async with asyncio.timeout(limit):
-                await function(bed, proxy, tap, cells)
+                await function(fixture, proxy, tap, cells)
         except Exception as error:  # whatever went wrong is the failure of the cells that were to be proved
             for column in columns:
                 cells.check(column, False, f"{type(error).__name__}: {error}")
 
-    async with Tap([bed.plane.http]) as tap, Proxy(kind, variant, tap.address) as proxy:
+    async with Tap([fixture.plane.http]) as tap, Proxy(kind, variant, tap.address) as proxy:
         waiting = asyncio.create_task(prove(idle, COLUMNS[7:], proxy, tap, IDLE + 3 * SOON))
         async with gate:
             await prove(prompt, COLUMNS[0:2], proxy, tap, 60)
@@ -288,7 +288,7 @@ async def row(bed, kind, variant, gate, only, put):
             await prove(client_gone, COLUMNS[3:4], proxy, tap, 90)
             await prove(many_streams, COLUMNS[4:5], proxy, tap, 120)
         # A proxy of its own: the other one keeps connections to its pod.
-        async with gate, Tap([bed.plane.http]) as behind, Proxy(kind, variant, behind.address) as second:
+        async with gate, Tap([fixture.plane.http]) as behind, Proxy(kind, variant, behind.address) as second:
             await prove(drain_and_no_pod, COLUMNS[5:7], second, behind, 120)
         await waiting
     for column in COLUMNS:
@@ -296,7 +296,7 @@ async def row(bed, kind, variant, gate, only, put):
             put(f"{kind}, {variant}", column, cells.get(column), cells.remarks.get(column))
 
 
-async def proxy_cells(bed, matrix, only):
+async def proxy_cells(fixture, matrix, only):
     """All proxies; idle times run beside everything else."""
     outcomes = {}
     gate = asyncio.Semaphore(3)
@@ -304,7 +304,7 @@ async def proxy_cells(bed, matrix, only):
     def put(*outcome):
         outcomes[outcome[:2]] = outcome[2:]
     rows = [(kind, variant) for kind in KINDS for variant in VARIANTS if any(only.search(f"{kind}, {variant} × {c}") for c in COLUMNS)]
-    results = await asyncio.gather(*(row(bed, *r, gate, only, put) for r in rows), return_exceptions=True)
+    results = await asyncio.gather(*(row(fixture, *r, gate, only, put) for r in rows), return_exceptions=True)
     for (kind, variant), result in zip(rows, results):
         for column in COLUMNS:
             key = (f"{kind}, {variant}", column)

@@ -23,9 +23,9 @@ def recipe(name):
     return register
 
 
-async def bundle(bed, name, main):
+async def bundle(fixture, name, main):
     """A page's script: the recipe as a module, and `main` that imports it."""
-    folder = bed.folder / f"recipe-{name}"
+    folder = fixture.folder / f"recipe-{name}"
     folder.mkdir()
     (folder / name).write_text(RECIPES[name][1])
     (folder / "main.jsx").write_text(main)
@@ -69,9 +69,9 @@ class Page:
 
 
 @recipe("page.html")
-async def page_html(bed, browser, cells, name):
+async def page_html(fixture, browser, cells, name):
     """The page of the README: its console shows each event under its id, also after a reconnection, and what was missed."""
-    async with bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([bed.plane.http]) as tap:
+    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([fixture.plane.http]) as tap:
         html = RECIPES[name][1].replace("http://127.0.0.1:8080/channels/orders", tap.url(channel.path))
         context = await browser.chromium.new_context()
         try:
@@ -88,7 +88,7 @@ async def page_html(bed, browser, cells, name):
             logged = [text for kind, text in said if kind == "log"]
             epoch = logged[0].partition("-")[0]
             cells.check(name, logged == [f"{epoch}-1 1", f"{epoch}-2 2"] and len(epoch) == 8, f"console {said}")
-            async with missed(bed, channel, tap, range(3, 7), purged_before=6):
+            async with missed(fixture, channel, tap, range(3, 7), purged_before=6):
                 await shown(said, "log", 3)
             warned = [text for kind, text in said if kind == "warning"]
             cells.check(name, len(warned) == 1 and warned[0].startswith("missed") and "missed: 3" in warned[0], f"warnings {warned}")
@@ -108,9 +108,9 @@ async def shown(said, kind, count):
 
 
 @recipe("browser.js")
-async def reload_proof(bed, browser, cells, name):
-    async with bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([bed.plane.http]) as tap:
-        script = await bundle(bed, name, f"""
+async def reload_proof(fixture, browser, cells, name):
+    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([fixture.plane.http]) as tap:
+        script = await bundle(fixture, name, f"""
             import {{ follow }} from "./{name}";
             follow({tap.url(channel.path)!r}, "orders", ["paid"], (e) => report({{ type: e.type, data: e.data }}), (gap) => report({{ gap }}));
         """)
@@ -136,7 +136,7 @@ async def reload_proof(bed, browser, cells, name):
                 await channel.publish(str(i))
             await channel.purge(8)
             # A pod that has just started has nothing in memory of what was before.
-            async with bed.another(channel) as fresh:
+            async with fixture.another(channel) as fresh:
                 tap.targets = [fresh.http]
                 await page.load()
                 await page.until("the gap and what is left", lambda seen: len(seen) == 6)
@@ -145,9 +145,9 @@ async def reload_proof(bed, browser, cells, name):
 
 
 @recipe("hook.jsx")
-async def hook(bed, browser, cells, name):
-    async with bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([bed.plane.http]) as tap:
-        script = await bundle(bed, name, f"""
+async def hook(fixture, browser, cells, name):
+    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([fixture.plane.http]) as tap:
+        script = await bundle(fixture, name, f"""
             import {{ createRoot }} from "react-dom/client";
             import {{ useChannel }} from "./{name}";
             function Orders() {{
@@ -176,10 +176,10 @@ async def hook(bed, browser, cells, name):
 
 
 @recipe("worker.py")
-async def worker(bed, browser, cells, name):
-    script, cursor = bed.folder / name, bed.folder / "worker-cursor"
+async def worker(fixture, browser, cells, name):
+    script, cursor = fixture.folder / name, fixture.folder / "worker-cursor"
     script.write_text(RECIPES[name][1])
-    async with bed.channel(retry=RETRY) as channel, Tap([bed.plane.http]) as tap:
+    async with fixture.channel(retry=RETRY) as channel, Tap([fixture.plane.http]) as tap:
         done = []
 
         async def run(until):
@@ -206,17 +206,17 @@ async def worker(bed, browser, cells, name):
 
 
 @recipe("page.sh")
-async def history(bed, browser, cells, name):
-    async with bed.channel(retry=RETRY) as channel:
+async def history(fixture, browser, cells, name):
+    async with fixture.channel(retry=RETRY) as channel:
         for i in range(3):
             await channel.publish(json.dumps({"n": i}))
-        command = RECIPES[name][1].replace("http://127.0.0.1:8080/channels/orders", f"http://{bed.plane.http[0]}:{bed.plane.http[1]}{channel.path}")
+        command = RECIPES[name][1].replace("http://127.0.0.1:8080/channels/orders", f"http://{fixture.plane.http[0]}:{fixture.plane.http[1]}{channel.path}")
         process = await servers.spawn("bash", "-c", command, stdout=asyncio.subprocess.PIPE)
         page = json.loads((await asyncio.wait_for(process.communicate(), servers.SOON))[0])
         cells.check(name, [json.loads(e["data"])["n"] for e in page["events"]] == [1, 2], f"{page}")
 
 
-async def recipe_cells(bed, browser, matrix, only):
+async def recipe_cells(fixture, browser, matrix, only):
     """Every block of the page; one without a proof is a failure."""
     for name in sorted(RECIPES.keys() - {name for name, _ in PROVED}):
         matrix.put(name, "as written", "no proof of it in recipes.py")
@@ -228,7 +228,7 @@ async def recipe_cells(bed, browser, matrix, only):
             if name not in RECIPES:
                 raise AssertionError("not on the page")
             async with asyncio.timeout(120):
-                await function(bed, browser, cells, name)
+                await function(fixture, browser, cells, name)
         except Exception as error:  # whatever went wrong is the recipe's failure
             cells.check(name, False, f"{type(error).__name__}: {error}")
         matrix.put(name, "as written", cells.get(name))

@@ -127,8 +127,8 @@ class Stored:
 class Channel:
     """One channel over a stream of its own."""
 
-    def __init__(self, bed, name):
-        self.bed, self.name = bed, name
+    def __init__(self, fixture, name):
+        self.fixture, self.name = fixture, name
         self.path = f"/channels/{name}"
         self.stream = f"s_{name}"
         self.prefix = f"sse.{NAMESPACE}.{name}."
@@ -143,28 +143,28 @@ class Channel:
             "stream": {"name": self.stream, "subjects": [self.prefix + ">"], "topicPrefix": self.prefix, "maxMessageSize": 1 << 20},
             "delivery": delivery, "publish": publish or {"http": False},
         }
-        temporary = self.bed.configs / f".{self.name}.new"
+        temporary = self.fixture.configs / f".{self.name}.new"
         temporary.write_text(json.dumps(config))
-        temporary.rename(self.bed.configs / f"{self.name}.json")
+        temporary.rename(self.fixture.configs / f"{self.name}.json")
 
     def remove(self):
-        (self.bed.configs / f"{self.name}.json").unlink(missing_ok=True)
+        (self.fixture.configs / f"{self.name}.json").unlink(missing_ok=True)
 
     async def publish(self, payload=b"", name="", topic="t"):
         payload = payload.encode() if isinstance(payload, str) else payload
         headers = {"Event-Name": name} if name else None
-        ack = await self.bed.js.publish(self.prefix + topic, payload, headers=headers, timeout=SOON)
+        ack = await self.fixture.js.publish(self.prefix + topic, payload, headers=headers, timeout=SOON)
         stored = Stored(ack.seq, name, payload)
         self.stored.append(stored)
         return stored
 
     async def purge(self, before):
         """Deletes what is older than sequence `before`."""
-        await self.bed.js.purge_stream(self.stream, seq=before)
+        await self.fixture.js.purge_stream(self.stream, seq=before)
 
     async def subscribed(self, count=1, plane=None, limit=SOON):
         """Waits until the data plane counts this many open streams, each of which knows where it starts."""
-        plane = plane or self.bed.plane
+        plane = plane or self.fixture.plane
 
         async def enough():
             states = [s["state"] for s in await plane.subscribers(self.name)]
@@ -172,7 +172,7 @@ class Channel:
         await eventually(f"{count} open stream(s) on {self.name}", enough, limit)
 
 
-class Bed:
+class Fixture:
     """One nats-server and one data plane that all cells share; each cell has a channel of its own."""
 
     async def __aenter__(self):
