@@ -66,8 +66,12 @@ async def cells_of(fixture, matrix, only, clients):
         for cell in cells:
             outcomes[client.row, cell] = failures.get(cell)
 
-    work = [(client, cells, function) for client in clients for cells, function in cases.CASES
-            if any(only.search(f"{client.row} × {cell}") for cell in cells)]
+    work = [
+        (client, cells, function)
+        for client in clients
+        for cells, function in cases.CASES
+        if any(only.search(f"{client.row} × {cell}") for cell in cells)
+    ]
     await asyncio.gather(*(prove(*w) for w in work))
     for key in order:
         if key in outcomes:
@@ -93,7 +97,9 @@ async def main():
     parser.add_argument("--only", default="", help="regular expression on 'row × cell'")
     parser.add_argument("--write-page", action="store_true", help="write docs/clients.md and end")
     options = parser.parse_args()
-    page = report.page([cell for cells, _ in cases.CASES for cell in cells], [row for row in report.LIMITS if row.endswith(")")])
+    page = report.page(
+        [cell for cells, _ in cases.CASES for cell in cells], [row for row in report.LIMITS if row.endswith(")")]
+    )
     if options.write_page:
         PAGE.write_text(page)
         return 0

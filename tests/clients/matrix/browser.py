@@ -16,8 +16,15 @@ from .sessions import COOKIE
 from .tap import Tap
 
 HERE = Path(__file__).resolve().parents[1]
-CLIENTS = ["EventSource", "fetch", "@microsoft/fetch-event-source", "event-source-polyfill", "reconnecting-eventsource",
-           "extended-eventsource", "sse.js"]
+CLIENTS = [
+    "EventSource",
+    "fetch",
+    "@microsoft/fetch-event-source",
+    "event-source-polyfill",
+    "reconnecting-eventsource",
+    "extended-eventsource",
+    "sse.js",
+]
 
 
 class Browser:
@@ -25,13 +32,21 @@ class Browser:
 
     async def __aenter__(self):
         bundle = servers.ROOT / ".tools" / "clients" / "page.js"
-        build = await servers.spawn(HERE / "node" / "node_modules" / ".bin" / "esbuild", HERE / "node" / "page.mjs", "--bundle", "--log-level=error",
-                                    "--target=chrome120", f"--outfile={bundle}")
+        build = await servers.spawn(
+            HERE / "node" / "node_modules" / ".bin" / "esbuild",
+            HERE / "node" / "page.mjs",
+            "--bundle",
+            "--log-level=error",
+            "--target=chrome120",
+            f"--outfile={bundle}",
+        )
         if await asyncio.wait_for(build.wait(), 60):
             raise AssertionError("the page was not bundled; the error is above")
         # What the origin serves, by path; a case may add to it.
-        self.pages = pages = {"/": (b"<!doctype html><meta charset=utf-8><title>page</title><script src=page.js></script>", "text/html"),
-                              "/page.js": (bundle.read_bytes(), "text/javascript")}
+        self.pages = pages = {
+            "/": (b"<!doctype html><meta charset=utf-8><title>page</title><script src=page.js></script>", "text/html"),
+            "/page.js": (bundle.read_bytes(), "text/javascript"),
+        }
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -44,6 +59,7 @@ class Browser:
 
             def log_message(self, *_):
                 pass
+
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.origin = f"http://127.0.0.1:{self._server.server_port}"
@@ -81,8 +97,11 @@ class Page(Run):
         return self
 
     async def run(self):
-        call = "([url, names]) => sluice.reloadProof(url, names)" if self._start == "reloadProof" else \
-            "([url, names, client]) => sluice.start(client, url, names)"
+        call = (
+            "([url, names]) => sluice.reloadProof(url, names)"
+            if self._start == "reloadProof"
+            else "([url, names, client]) => sluice.start(client, url, names)"
+        )
         # The call is not awaited in the page: some clients return a promise that lasts as long as the stream.
         await self.page.evaluate(f"(a) => {{ ({call})(a); }}", [self._url, NAMES, self._client])
 
@@ -109,9 +128,11 @@ FACTS = []
 
 def fact(cell):
     """Registers a case that only a browser has."""
+
     def register(function):
         FACTS.append((cell, function))
         return function
+
     return register
 
 
@@ -134,10 +155,18 @@ async def no_preflight(fixture, browser, cells, cell):
     """A plain EventSource of another origin, reset three times: it sends its own Last-Event-ID, and never a preflight."""
     async with cases.session(fixture, native(browser)) as (channel, tap, run):
         await reset_three_times(channel, tap, run)
-        cells.check(cell, [r.method for r in tap.requests] == ["GET"] * 4, f"requests {[r.method for r in tap.requests]}")
+        cells.check(
+            cell, [r.method for r in tap.requests] == ["GET"] * 4, f"requests {[r.method for r in tap.requests]}"
+        )
         last = [r.headers.get("last-event-id", "") for r in tap.reads()]
-        cells.check(cell, last[0] == "" and [i.partition("-")[2] for i in last[1:]] == ["1", "2", "3"], f"Last-Event-ID {last}")
-        cells.check(cell, all(r.headers.get("origin") == browser.origin for r in tap.reads()), "a request without Origin: not cross-origin")
+        cells.check(
+            cell, last[0] == "" and [i.partition("-")[2] for i in last[1:]] == ["1", "2", "3"], f"Last-Event-ID {last}"
+        )
+        cells.check(
+            cell,
+            all(r.headers.get("origin") == browser.origin for r in tap.reads()),
+            "a request without Origin: not cross-origin",
+        )
 
 
 @fact("one preflight for fetch with a cursor")
@@ -157,11 +186,17 @@ def cookie(tap):
 async def credentials(fixture, browser, cells, cell):
     """withCredentials: the cookie is sent, and the answer is readable only where the channel allows credentials."""
     for allowed in (True, False):
-        async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin], "allowCredentials": allowed}) as channel, \
-                Tap([fixture.plane.http]) as tap, \
-                Page(browser, "EventSource with credentials", tap.url(channel.path), cookie(tap)) as run:
+        async with (
+            fixture.channel(
+                retry=RETRY, cors={"allowedOrigins": [browser.origin], "allowCredentials": allowed}
+            ) as channel,
+            Tap([fixture.plane.http]) as tap,
+            Page(browser, "EventSource with credentials", tap.url(channel.path), cookie(tap)) as run,
+        ):
             await run.until("an answer", lambda r: r.of("open") or r.of("error"))
-            cells.check(cell, tap.reads()[0].headers.get("cookie") == COOKIE, f"Cookie {tap.reads()[0].headers.get('cookie')}")
+            cells.check(
+                cell, tap.reads()[0].headers.get("cookie") == COOKIE, f"Cookie {tap.reads()[0].headers.get('cookie')}"
+            )
             cells.check(cell, bool(run.of("open")) == allowed, f"allowCredentials {allowed}: {run.tail()}")
             if allowed:
                 await live(channel)
@@ -194,7 +229,11 @@ async def signed_in(fixture, browser, cells, cell):
 
 @fact("foreign origin refused")
 async def foreign(fixture, browser, cells, cell):
-    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": ["https://shop.example"]}) as channel, Tap([fixture.plane.http]) as tap, Page(browser, "EventSource", tap.url(channel.path)) as run:
+    async with (
+        fixture.channel(retry=RETRY, cors={"allowedOrigins": ["https://shop.example"]}) as channel,
+        Tap([fixture.plane.http]) as tap,
+        Page(browser, "EventSource", tap.url(channel.path)) as run,
+    ):
         await run.until("an error", lambda r: r.of("error"))
         cells.check(cell, not run.of("open"), "the page could read a channel that does not allow its origin")
 
@@ -202,7 +241,15 @@ async def foreign(fixture, browser, cells, cell):
 @fact("server killed")
 async def killed(fixture, browser, cells, cell):
     """SIGKILL, no goodbye; another data plane takes over."""
-    async with fixture.channel(retry=RETRY, cors=native(browser).cors) as channel, fixture.another(channel) as first, cases.session(fixture, native(browser), channel=channel, targets=[first.http, fixture.plane.http]) as (_, tap, run):
+    async with (
+        fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
+        fixture.another(channel) as first,
+        cases.session(fixture, native(browser), channel=channel, targets=[first.http, fixture.plane.http]) as (
+            _,
+            tap,
+            run,
+        ),
+    ):
         await live(channel, first)
         await channel.publish("1")
         await run.until("the event", lambda r: r.events())
@@ -217,8 +264,11 @@ async def killed(fixture, browser, cells, cell):
 @fact("reload keeps the cursor")
 async def reload(fixture, browser, cells, cell):
     """A page that keeps its cursor in sessionStorage misses nothing over its reload; the old stream's slot is freed."""
-    async with fixture.channel(retry=RETRY, cors=native(browser).cors) as channel, Tap([fixture.plane.http]) as tap, \
-            Page(browser, "", tap.url(channel.path), start="reloadProof") as run:
+    async with (
+        fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
+        Tap([fixture.plane.http]) as tap,
+        Page(browser, "", tap.url(channel.path), start="reloadProof") as run,
+    ):
         await live(channel)
         await channel.publish("before")
         await run.until("the event", lambda r: r.events())
@@ -237,8 +287,11 @@ async def reload(fixture, browser, cells, cell):
 async def tabs(fixture, browser, cells, cell):
     """Two tabs of one browser: each has its own stream and gets everything; closing one leaves the other alone."""
     context = await browser.chromium.new_context()
-    async with fixture.channel(retry=RETRY, cors=native(browser).cors) as channel, Tap([fixture.plane.http]) as tap, \
-            Page(browser, "EventSource", tap.url(channel.path), context=context) as one:
+    async with (
+        fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
+        Tap([fixture.plane.http]) as tap,
+        Page(browser, "EventSource", tap.url(channel.path), context=context) as one,
+    ):
         async with Page(browser, "EventSource", tap.url(channel.path), context=context) as two:
             await channel.subscribed(2)
             for i in range(5):
@@ -254,7 +307,11 @@ async def tabs(fixture, browser, cells, cell):
 @fact("sleep and wake")
 async def sleep(fixture, browser, cells, cell):
     """Nothing passes for a while and nothing is closed. The server gives the slot back after `writeTimeout`; on waking, nothing is missing."""
-    async with cases.session(fixture, native(browser), writeTimeoutMillis=1500, heartbeatMillis=500) as (channel, tap, run):
+    async with cases.session(fixture, native(browser), writeTimeoutMillis=1500, heartbeatMillis=500) as (
+        channel,
+        tap,
+        run,
+    ):
         await live(channel)
         await channel.publish("before")
         await run.until("the event", lambda r: r.events())

@@ -24,9 +24,11 @@ CASES = []
 
 def case(*cells):
     """Registers a function as the proof of these cells."""
+
     def register(function):
         CASES.append((cells, function))
         return function
+
     return register
 
 
@@ -42,8 +44,10 @@ class Cells(dict):
 async def session(fixture, client, query="", chop=0, targets=None, channel=None, **delivery):
     """A channel, a tap before it, and the client reading it live."""
     if channel is None:
-        async with fixture.channel(**{"retry": RETRY, "cors": client.cors, **delivery}) as channel, \
-                session(fixture, client, query, chop, targets, channel) as parts:
+        async with (
+            fixture.channel(**{"retry": RETRY, "cors": client.cors, **delivery}) as channel,
+            session(fixture, client, query, chop, targets, channel) as parts,
+        ):
             yield parts
         return
     async with Tap(targets or [fixture.plane.http], chop) as tap, client.start(tap.url(channel.path + query)) as run:
@@ -57,9 +61,11 @@ async def live(channel, plane=None):
 
 def sequences(events):
     """The sequence of each event, from its id; an id that is no cursor counts as None."""
+
     def one(id):
         epoch, _, number = (id or "").partition("-")
         return int(number) if len(epoch) == 8 and number.isdigit() else None
+
     return [one(e["id"]) for e in events]
 
 
@@ -73,8 +79,12 @@ async def arrives(channel, run, cells, cell, expected):
     got = run.events()
     cells.check(cell, sequences(got) == wanted, f"ids {sequences(got)}, published {wanted}")
     for event, stored in zip(got, channel.stored):
-        cells.check(cell, event["data"] == expected(stored), f"data {event['data'][:40]!r}, published {stored.payload[:40]!r}")
-        cells.check(cell, event["event"] == (stored.name or "message"), f"event {event['event']!r}, published {stored.name!r}")
+        cells.check(
+            cell, event["data"] == expected(stored), f"data {event['data'][:40]!r}, published {stored.payload[:40]!r}"
+        )
+        cells.check(
+            cell, event["event"] == (stored.name or "message"), f"event {event['event']!r}, published {stored.name!r}"
+        )
 
 
 def as_text(stored):
@@ -96,12 +106,14 @@ PAYLOADS = payload_table()
 @case(*PAYLOADS)
 async def payloads(fixture, client, cells):
     """One connection for each kind, since a client may fall over one of them."""
+
     async def kind(cell, events):
         async with session(fixture, client) as (channel, _, run):
             await live(channel)
             for name, payload in events:
                 await channel.publish(payload, name)
             await arrives(channel, run, cells, cell, as_text)
+
     # In two halves: a client is a process or a page, and there are many at once.
     kinds = list(PAYLOADS.items())
     for half in (kinds[:5], kinds[5:]):
@@ -162,7 +174,9 @@ async def resume(fixture, client, cells):
             waits.append(tap.requests[of_any].at - cut)
             cursor = tap.reads()[known].cursor
             cells.check("resume", cursor is not None, "reconnected without a cursor")
-            cells.check("resume", cursor is None or cursor.endswith(f"-{seen}"), f"reconnected with {cursor}, had seen {seen}")
+            cells.check(
+                "resume", cursor is None or cursor.endswith(f"-{seen}"), f"reconnected with {cursor}, had seen {seen}"
+            )
             await live(channel)
         if waits:
             told = ", ".join(f"{w * 1000:.0f}" for w in waits)
@@ -207,8 +221,11 @@ async def gap(fixture, client, cells):
 @case("drain and return")
 async def drain(fixture, client, cells):
     """Its data plane is stopped by SIGTERM while events go on; another one takes over."""
-    async with fixture.channel(retry=RETRY, cors=client.cors) as channel, fixture.another(channel) as first, \
-            session(fixture, client, targets=[first.http, fixture.plane.http], channel=channel) as (_, tap, run):
+    async with (
+        fixture.channel(retry=RETRY, cors=client.cors) as channel,
+        fixture.another(channel) as first,
+        session(fixture, client, targets=[first.http, fixture.plane.http], channel=channel) as (_, tap, run),
+    ):
         await live(channel, first)
         await channel.publish("before")
         await run.until("the first event", lambda r: r.events(), 12)
@@ -226,8 +243,10 @@ async def drain(fixture, client, cells):
 
 async def stops(tap, run, cells, cell, since=0.0):
     """From now on no request comes, and the application has been told, after the moment `since`."""
+
     def told(run):
         return any(r["t"] in ("error", "close", "exit") and r["at"] >= since for r in run.reports)
+
     await run.until("the application is told", told, 10)
     known = len(tap.reads())
     await asyncio.sleep(FINAL)
@@ -246,8 +265,12 @@ async def not_found(fixture, client, cells):
 @asynccontextmanager
 async def signed_in(fixture, client):
     """A channel behind the nginx of docs/proxies.md that asks who may read it: the sessions, a tap before nginx, the channel."""
-    async with fixture.channel(retry=RETRY, cors=client.cors) as channel, Sessions() as sessions, \
-            Proxy("nginx", "signed in", fixture.plane.http, sessions.address) as proxy, Tap([proxy.http]) as tap:
+    async with (
+        fixture.channel(retry=RETRY, cors=client.cors) as channel,
+        Sessions() as sessions,
+        Proxy("nginx", "signed in", fixture.plane.http, sessions.address) as proxy,
+        Tap([proxy.http]) as tap,
+    ):
         yield channel, sessions, tap
 
 
@@ -274,7 +297,9 @@ async def forbidden(fixture, client, cells):
         await run.until("the answer 403", lambda _: 403 in tap.statuses, 15)
         await stops(tap, run, cells, "403 final", tap.answered[tap.statuses.index(403)])
         await channel.publish("not allowed")
-        cells.check("403 final", [e["data"] for e in run.events()] == ["allowed"], f"events {[e['data'] for e in run.events()]}")
+        cells.check(
+            "403 final", [e["data"] for e in run.events()] == ["allowed"], f"events {[e['data'] for e in run.events()]}"
+        )
         await channel.subscribed(0)
 
 
@@ -333,5 +358,13 @@ async def envelope(fixture, client, cells):
         await run.until("the event", lambda r: r.events(), 12)
         event = run.events()[0]
         data = json.loads(event["data"])
-        cells.check("envelope=json", (data["topic"], data["data"], data["id"]) == ("orders.eu", "a\r\nb 🙂", event["id"]), f"data {data}")
-        cells.check("envelope=json", sequences([event]) == [stored.sequence] and event["event"] == "order.created", f"event {event}")
+        cells.check(
+            "envelope=json",
+            (data["topic"], data["data"], data["id"]) == ("orders.eu", "a\r\nb 🙂", event["id"]),
+            f"data {data}",
+        )
+        cells.check(
+            "envelope=json",
+            sequences([event]) == [stored.sequence] and event["event"] == "order.created",
+            f"event {event}",
+        )

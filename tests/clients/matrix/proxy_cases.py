@@ -18,7 +18,16 @@ from .tap import Tap
 
 KINDS = ["nginx", "HAProxy", "Caddy", "Traefik", "Envoy"]
 VARIANTS = ["defaults", "defaults, compression on", "as documented", "as documented, compression on"]
-COLUMNS = ["first event < 1 s", "no buffering", "cursor passes", "client gone", "100 streams, one stalled", "drain", "no pod", "idle 90 s"]
+COLUMNS = [
+    "first event < 1 s",
+    "no buffering",
+    "cursor passes",
+    "client gone",
+    "100 streams, one stalled",
+    "drain",
+    "no pod",
+    "idle 90 s",
+]
 # A client that has gone is noticed by the next write at the latest: the heartbeat (15 s).
 GONE = 18.0
 IDLE = 90.0
@@ -34,8 +43,11 @@ class Source(Run):
     async def __aenter__(self):
         # Offers no br or zstd, which it could not read.
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, connect=10), connector=aiohttp.TCPConnector(force_close=True), auto_decompress=True,
-            headers={"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "gzip, deflate"})
+            timeout=aiohttp.ClientTimeout(total=None, connect=10),
+            connector=aiohttp.TCPConnector(force_close=True),
+            auto_decompress=True,
+            headers={"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "gzip, deflate"},
+        )
         self._task = asyncio.create_task(self._read())
         return self
 
@@ -48,9 +60,13 @@ class Source(Run):
         cursor, retry = "", 3000
         while True:
             try:
-                async with self._session.get(self._url, headers={"Last-Event-ID": cursor} if cursor else {}) as response:
+                async with self._session.get(
+                    self._url, headers={"Last-Event-ID": cursor} if cursor else {}
+                ) as response:
                     if response.status != 200 or response.content_type != "text/event-stream":
-                        return self.report({"t": "close", "message": f"status {response.status} {response.content_type}"})
+                        return self.report(
+                            {"t": "close", "message": f"status {response.status} {response.content_type}"}
+                        )
                     self.report({"t": "open", "encoding": response.headers.get("Content-Encoding", "")})
                     parser = Parser()
                     async for data in response.content.iter_any():
@@ -59,7 +75,9 @@ class Source(Run):
                                 retry = item.millis
                             elif isinstance(item, Event):
                                 cursor = item.last_event_id or cursor
-                                self.report({"t": "event", "id": item.last_event_id, "event": item.name, "data": item.data})
+                                self.report(
+                                    {"t": "event", "id": item.last_event_id, "event": item.name, "data": item.data}
+                                )
             except aiohttp.ClientError as error:
                 self.report({"t": "error", "message": repr(error)})
             await asyncio.sleep(retry / 1000)
@@ -101,7 +119,11 @@ async def cursor_passes(fixture, proxy, tap, cells):
             await channel.publish("while away")
             await arrives(channel, run, cells, COLUMNS[2], as_text)
             cursors = [r.cursor for r in tap.reads() if r.target.startswith(channel.path)]
-            cells.check(COLUMNS[2], len(cursors) >= 2 and cursors[-1] == cursor, f"cursors that reached the data plane: {cursors}")
+            cells.check(
+                COLUMNS[2],
+                len(cursors) >= 2 and cursors[-1] == cursor,
+                f"cursors that reached the data plane: {cursors}",
+            )
 
 
 async def client_gone(fixture, proxy, _tap, cells):
@@ -135,8 +157,17 @@ async def many_streams_on(channel, proxy, cells):
         cells.check(cell, room >= count, f"the proxy allows {room} streams on a connection")
         for _ in range(min(count, room)):
             stream = connection.get_next_available_stream_id()
-            connection.send_headers(stream, [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", channel.path),
-                                             ("accept", "text/event-stream")], end_stream=True)
+            connection.send_headers(
+                stream,
+                [
+                    (":method", "GET"),
+                    (":scheme", "https"),
+                    (":authority", "localhost"),
+                    (":path", channel.path),
+                    ("accept", "text/event-stream"),
+                ],
+                end_stream=True,
+            )
             streams[stream], got[stream] = Parser(), []
 
     async def read():
@@ -147,8 +178,11 @@ async def many_streams_on(channel, proxy, cells):
                 elif isinstance(event, h2.events.ResponseReceived):
                     statuses[event.stream_id] = dict(event.headers)[":status"]
                 elif isinstance(event, h2.events.DataReceived):
-                    got[event.stream_id] += [i for i in streams[event.stream_id].push(event.data)
-                                             if isinstance(i, Event) and not i.name.startswith("channel.")]
+                    got[event.stream_id] += [
+                        i
+                        for i in streams[event.stream_id].push(event.data)
+                        if isinstance(i, Event) and not i.name.startswith("channel.")
+                    ]
                     # The connection's window is given back for all, the stream's own for all but one.
                     if event.flow_controlled_length:
                         connection.increment_flow_control_window(event.flow_controlled_length)
@@ -169,17 +203,26 @@ async def many_streams_on(channel, proxy, cells):
 
         async def complete():
             return all(len(got[s]) >= events for s in others)
+
         try:
             await eventually("99 streams have everything", complete, 40)
         except AssertionError:
             short = sorted(len(got[s]) for s in others)
-            cells.check(cell, False, f"of {events} events the 99 streams had {short[0]} to {short[-1]}, the stalled one {len(got[stalled])}")
+            cells.check(
+                cell,
+                False,
+                f"of {events} events the 99 streams had {short[0]} to {short[-1]}, the stalled one {len(got[stalled])}",
+            )
             return
         cells.note(cell, f"{time.monotonic() - begun:.1f} s")
         cells.check(cell, set(statuses.values()) == {"200"}, f"statuses {set(statuses.values())}")
         cells.check(cell, len(got[stalled]) < events, "the stalled stream was not stalled: its window held everything")
         for s in others:
-            cells.check(cell, [int(e.data[:4]) for e in got[s]] == list(range(events)), "a stream with another order, or a repetition")
+            cells.check(
+                cell,
+                [int(e.data[:4]) for e in got[s]] == list(range(events)),
+                "a stream with another order, or a repetition",
+            )
         # It is read again, and has missed nothing.
         waiting, held = stalled, connection.remote_flow_control_window(stalled)
         stalled = None
@@ -188,6 +231,7 @@ async def many_streams_on(channel, proxy, cells):
 
         async def caught_up():
             return len(got[waiting]) >= events
+
         await eventually(f"the stalled stream catches up (window {held})", caught_up, 30)
     finally:
         reading.cancel()
@@ -197,7 +241,10 @@ async def many_streams_on(channel, proxy, cells):
 
 async def drain_and_no_pod(fixture, proxy, tap, cells):
     """A data plane drains behind the proxy; later none is there for a while. Ten clients come back by themselves each time."""
-    async with fixture.channel(retry=RETRY) as channel, fixture.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first:
+    async with (
+        fixture.channel(retry=RETRY) as channel,
+        fixture.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first,
+    ):
         await drain_and_no_pod_on(fixture, proxy, tap, cells, channel, first)
 
 
@@ -247,7 +294,11 @@ async def idle(fixture, proxy, _tap, cells):
     async with fixture.channel() as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         await asyncio.sleep(IDLE)
-        cells.check(COLUMNS[7], len(run.of("open")) == 1 and not run.of("close"), f"{len(run.of('open'))} connections: {run.tail()}")
+        cells.check(
+            COLUMNS[7],
+            len(run.of("open")) == 1 and not run.of("close"),
+            f"{len(run.of('open'))} connections: {run.tail()}",
+        )
         await channel.publish("still here")
         await arrives(channel, run, cells, COLUMNS[7], as_text)
 
@@ -303,7 +354,13 @@ async def proxy_cells(fixture, matrix, only):
 
     def put(*outcome):
         outcomes[outcome[:2]] = outcome[2:]
-    rows = [(kind, variant) for kind in KINDS for variant in VARIANTS if any(only.search(f"{kind}, {variant} × {c}") for c in COLUMNS)]
+
+    rows = [
+        (kind, variant)
+        for kind in KINDS
+        for variant in VARIANTS
+        if any(only.search(f"{kind}, {variant} × {c}") for c in COLUMNS)
+    ]
     results = await asyncio.gather(*(row(fixture, *r, gate, only, put) for r in rows), return_exceptions=True)
     for (kind, variant), result in zip(rows, results):
         for column in COLUMNS:

@@ -10,16 +10,23 @@ from .cases import RETRY, Cells, missed
 from .tap import Tap
 
 HERE = servers.ROOT / "tests" / "clients"
-RECIPES = {name: (language, text) for page in ("README.md", "docs/recipes.md") for name, language, text in
-           re.findall(r"<!-- run: clients (\S+) -->\n```(\w+)\n(.*?)```", (servers.ROOT / page).read_text(), re.S)}
+RECIPES = {
+    name: (language, text)
+    for page in ("README.md", "docs/recipes.md")
+    for name, language, text in re.findall(
+        r"<!-- run: clients (\S+) -->\n```(\w+)\n(.*?)```", (servers.ROOT / page).read_text(), re.S
+    )
+}
 PROVED = []
 
 
 def recipe(name):
     """Registers the proof of a recipe."""
+
     def register(function):
         PROVED.append((name, function))
         return function
+
     return register
 
 
@@ -32,8 +39,15 @@ async def bundle(fixture, name, main):
     # The recipe finds its packages where the other clients of npm are.
     (folder / "node_modules").symlink_to(HERE / "node" / "node_modules")
     out = folder / "page.js"
-    build = await servers.spawn(HERE / "node" / "node_modules" / ".bin" / "esbuild", folder / "main.jsx", "--bundle", "--jsx=automatic", "--log-level=error",
-                                '--define:process.env.NODE_ENV="production"', f"--outfile={out}")
+    build = await servers.spawn(
+        HERE / "node" / "node_modules" / ".bin" / "esbuild",
+        folder / "main.jsx",
+        "--bundle",
+        "--jsx=automatic",
+        "--log-level=error",
+        '--define:process.env.NODE_ENV="production"',
+        f"--outfile={out}",
+    )
     if await asyncio.wait_for(build.wait(), 60):
         raise AssertionError(f"{name} was not bundled; the error is above")
     return out.read_text()
@@ -59,6 +73,7 @@ class Page:
     async def until(self, what, true):
         async def check():
             return true(self.seen)
+
         try:
             await servers.eventually(what, check)
         except AssertionError as error:
@@ -71,7 +86,10 @@ class Page:
 @recipe("page.html")
 async def page_html(fixture, browser, cells, name):
     """The page of the README: its console shows each event under its id, also after a reconnection, and what was missed."""
-    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([fixture.plane.http]) as tap:
+    async with (
+        fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel,
+        Tap([fixture.plane.http]) as tap,
+    ):
         html = RECIPES[name][1].replace("http://127.0.0.1:8080/channels/orders", tap.url(channel.path))
         context = await browser.chromium.new_context()
         try:
@@ -91,7 +109,11 @@ async def page_html(fixture, browser, cells, name):
             async with missed(fixture, channel, tap, range(3, 7), purged_before=6):
                 await shown(said, "log", 3)
             warned = [text for kind, text in said if kind == "warning"]
-            cells.check(name, len(warned) == 1 and warned[0].startswith("missed") and "missed: 3" in warned[0], f"warnings {warned}")
+            cells.check(
+                name,
+                len(warned) == 1 and warned[0].startswith("missed") and "missed: 3" in warned[0],
+                f"warnings {warned}",
+            )
             cells.check(name, said[-1] == ("log", f"{epoch}-6 6"), f"console {said}")
         finally:
             await context.close()
@@ -99,8 +121,10 @@ async def page_html(fixture, browser, cells, name):
 
 async def shown(said, kind, count):
     """Waits for so many lines of a kind in a page's console."""
+
     async def check():
         return sum(k == kind for k, _ in said) >= count
+
     try:
         await servers.eventually(f"{count} lines in the console", check)
     except AssertionError as error:
@@ -109,11 +133,18 @@ async def shown(said, kind, count):
 
 @recipe("browser.js")
 async def reload_proof(fixture, browser, cells, name):
-    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([fixture.plane.http]) as tap:
-        script = await bundle(fixture, name, f"""
+    async with (
+        fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel,
+        Tap([fixture.plane.http]) as tap,
+    ):
+        script = await bundle(
+            fixture,
+            name,
+            f"""
             import {{ follow }} from "./{name}";
             follow({tap.url(channel.path)!r}, "orders", ["paid"], (e) => report({{ type: e.type, data: e.data }}), (gap) => report({{ gap }}));
-        """)
+        """,
+        )
         async with Page(browser, script) as page:
             await channel.subscribed(1)
             await channel.publish("1")
@@ -146,8 +177,14 @@ async def reload_proof(fixture, browser, cells, name):
 
 @recipe("hook.jsx")
 async def hook(fixture, browser, cells, name):
-    async with fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel, Tap([fixture.plane.http]) as tap:
-        script = await bundle(fixture, name, f"""
+    async with (
+        fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel,
+        Tap([fixture.plane.http]) as tap,
+    ):
+        script = await bundle(
+            fixture,
+            name,
+            f"""
             import {{ createRoot }} from "react-dom/client";
             import {{ useChannel }} from "./{name}";
             function Orders() {{
@@ -157,7 +194,8 @@ async def hook(fixture, browser, cells, name):
             const root = createRoot(document.body.appendChild(document.createElement("div")));
             root.render(<Orders />);
             window.unmount = () => root.unmount();
-        """)
+        """,
+        )
         async with Page(browser, script) as page:
             await channel.subscribed(1)
             await channel.publish("1")
@@ -165,11 +203,14 @@ async def hook(fixture, browser, cells, name):
 
             async def shown():
                 return await page.page.locator("li").all_inner_texts() == ["message 1", "paid 2"]
+
             await servers.eventually("both events are shown", shown)
             for i in range(150):
                 await channel.publish(f"more {i}")
             await page.page.locator("li", has_text="more 149").wait_for()
-            cells.check(name, await page.page.locator("li").count() == 100, f"{await page.page.locator('li').count()} are kept")
+            cells.check(
+                name, await page.page.locator("li").count() == 100, f"{await page.page.locator('li').count()} are kept"
+            )
             await page.page.evaluate("unmount()")
             await channel.subscribed(0)
             cells.check(name, len(tap.reads()) == 1, f"{len(tap.reads())} requests: a render must not reconnect")
@@ -184,7 +225,9 @@ async def worker(fixture, browser, cells, name):
 
         async def run(until):
             """Starts the worker, waits until it has done so many events in all, and kills it."""
-            process = await servers.spawn(sys.executable, "-u", script, tap.url(channel.path), cursor, stdout=asyncio.subprocess.PIPE)
+            process = await servers.spawn(
+                sys.executable, "-u", script, tap.url(channel.path), cursor, stdout=asyncio.subprocess.PIPE
+            )
             try:
                 if not done:
                     await channel.subscribed(1)
@@ -197,6 +240,7 @@ async def worker(fixture, browser, cells, name):
                         tap.cut()
             finally:
                 await servers.end(process, servers.signal.SIGKILL)
+
         await run(5)
         for i in range(5, 9):
             await channel.publish(f"event {i}")
@@ -210,7 +254,10 @@ async def history(fixture, browser, cells, name):
     async with fixture.channel(retry=RETRY) as channel:
         for i in range(3):
             await channel.publish(json.dumps({"n": i}))
-        command = RECIPES[name][1].replace("http://127.0.0.1:8080/channels/orders", f"http://{fixture.plane.http[0]}:{fixture.plane.http[1]}{channel.path}")
+        command = RECIPES[name][1].replace(
+            "http://127.0.0.1:8080/channels/orders",
+            f"http://{fixture.plane.http[0]}:{fixture.plane.http[1]}{channel.path}",
+        )
         process = await servers.spawn("bash", "-c", command, stdout=asyncio.subprocess.PIPE)
         page = json.loads((await asyncio.wait_for(process.communicate(), servers.SOON))[0])
         cells.check(name, [json.loads(e["data"])["n"] for e in page["events"]] == [1, 2], f"{page}")

@@ -32,7 +32,12 @@ async def spawn(*command, death=signal.SIGKILL, **options):
     """A child process in a group of its own that cannot outlive the driver: it gets `death` when the driver ends, however it ends."""
     # prctl(2), PR_SET_PDEATHSIG; runs in the child.
     return await asyncio.create_subprocess_exec(
-        *map(str, command), stdin=asyncio.subprocess.DEVNULL, preexec_fn=lambda: _libc.prctl(1, death), start_new_session=True, **options)
+        *map(str, command),
+        stdin=asyncio.subprocess.DEVNULL,
+        preexec_fn=lambda: _libc.prctl(1, death),
+        start_new_session=True,
+        **options,
+    )
 
 
 async def end(process, with_signal=signal.SIGTERM, limit=10.0):
@@ -88,8 +93,19 @@ class Plane:
     async def start(cls, nats_url, configs, *arguments):
         log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False)
         process = await spawn(
-            BUILT / "sluice-dataplane", "--config-dir", configs, "--nats", nats_url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-            *arguments, stdout=asyncio.subprocess.PIPE, stderr=log)
+            BUILT / "sluice-dataplane",
+            "--config-dir",
+            configs,
+            "--nats",
+            nats_url,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+        )
         addresses = {}
         while len(addresses) < 2:
             line = (await asyncio.wait_for(process.stdout.readline(), SOON)).decode()
@@ -101,6 +117,7 @@ class Plane:
 
         async def ready():
             return (await ask(plane.admin, "/readyz"))[0] == 200
+
         await eventually("the data plane is ready", ready)
         return plane
 
@@ -119,6 +136,7 @@ class Plane:
 @dataclass
 class Stored:
     """A published event."""
+
     sequence: int
     name: str
     payload: bytes
@@ -139,9 +157,18 @@ class Channel:
         if "retry" in delivery:
             delivery["retryMinMillis"] = delivery["retryMaxMillis"] = delivery.pop("retry")
         config = {
-            "version": 1, "name": self.name, "namespace": NAMESPACE, "generation": 1,
-            "stream": {"name": self.stream, "subjects": [self.prefix + ">"], "topicPrefix": self.prefix, "maxMessageSize": 1 << 20},
-            "delivery": delivery, "publish": publish or {"http": False},
+            "version": 1,
+            "name": self.name,
+            "namespace": NAMESPACE,
+            "generation": 1,
+            "stream": {
+                "name": self.stream,
+                "subjects": [self.prefix + ">"],
+                "topicPrefix": self.prefix,
+                "maxMessageSize": 1 << 20,
+            },
+            "delivery": delivery,
+            "publish": publish or {"http": False},
         }
         temporary = self.fixture.configs / f".{self.name}.new"
         temporary.write_text(json.dumps(config))
@@ -169,6 +196,7 @@ class Channel:
         async def enough():
             states = [s["state"] for s in await plane.subscribers(self.name)]
             return len(states) == count and "Admitting" not in states
+
         await eventually(f"{count} open stream(s) on {self.name}", enough, limit)
 
 
@@ -185,12 +213,24 @@ class Fixture:
         ports = self.folder / "ports"
         ports.mkdir()
         self.nats = await spawn(
-            TOOLS / "nats-server", "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", self.folder / "store", "--ports_file_dir", ports,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
+            TOOLS / "nats-server",
+            "-a",
+            "127.0.0.1",
+            "-p",
+            "-1",
+            "-js",
+            "-sd",
+            self.folder / "store",
+            "--ports_file_dir",
+            ports,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
 
         async def listening():
             found = list(ports.glob("*.ports"))
             return json.loads(found[0].read_text())["nats"][0] if found and found[0].stat().st_size else None
+
         self.nats_url = await eventually("nats-server listens", listening)
         self.client = await nats.connect(self.nats_url)
         self.js = self.client.jetstream(timeout=SOON)
@@ -229,16 +269,25 @@ class Fixture:
 
     async def _channel(self, **delivery):
         channel = Channel(self, f"c{next(self._names)}")
-        await self.js.add_stream(StreamConfig(
-            name=channel.stream, subjects=[channel.prefix + ">"], storage=StorageType.MEMORY, allow_direct=True, max_msg_size=(1 << 20) + 4096))
+        await self.js.add_stream(
+            StreamConfig(
+                name=channel.stream,
+                subjects=[channel.prefix + ">"],
+                storage=StorageType.MEMORY,
+                allow_direct=True,
+                max_msg_size=(1 << 20) + 4096,
+            )
+        )
         channel.write(**delivery)
         await self.served(self.plane, channel)
         return channel
 
     async def served(self, plane, channel):
         """Waits until a data plane serves the channel."""
+
         async def known():
             return (await ask(plane.http, channel.path, "HEAD"))[0] == 200
+
         await eventually(f"{channel.name} is served", known)
 
     async def __aexit__(self, *_):

@@ -53,6 +53,7 @@ async def judge_client(client, vector):
             pass
         finally:
             writer.close()
+
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
@@ -75,6 +76,7 @@ async def vector_cells(_bed, matrix, only):
                     return await judge_client(client, vector)
                 except Exception as error:  # whatever went wrong is the failure of the cell
                     return f"{type(error).__name__}: {error}"
+
         chosen = [v for v in VECTORS if only.search(f"vectors × {v['name']}")]
         jobs = [(c, v) for v in chosen for c in referees]
         outcomes = await asyncio.gather(*(prove(*job) for job in jobs))

@@ -23,8 +23,20 @@ def main():
     cursor, retry = "", 3000
     while True:
         resume = ["-H", f"Last-Event-ID: {cursor}"] if cursor else []
-        command = ["curl", "-sSN", "-f", "-w", "%{stderr}%{http_code}\n", "-H", "Accept: text/event-stream", *resume, url]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as curl:
+        command = [
+            "curl",
+            "-sSN",
+            "-f",
+            "-w",
+            "%{stderr}%{http_code}\n",
+            "-H",
+            "Accept: text/event-stream",
+            *resume,
+            url,
+        ]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as curl:
             parser = Parser()
             put("open")
             while data := os.read(curl.stdout.fileno(), 65536):
