@@ -114,7 +114,7 @@ async def main():
             await prove(fixture, matrix, only)
             print(f"\n{part}, {time.monotonic() - begun:.0f} s\n\n{matrix.table(corner)}", flush=True)
             notes += matrix.limits_found() + matrix.notes
-            totals = [a + b for a, b in zip(totals, matrix.counts())]
+            totals = [a + b for a, b in zip(totals, matrix.counts(), strict=True)]
     if PAGE.read_text() != page:
         notes.append("FAIL  docs/clients.md is not what known_limits.json says: tests/clients/run.sh --write-page")
         totals[1] += 1

@@ -11,7 +11,7 @@ from playwright.async_api import async_playwright
 from . import cases, servers
 from .cases import FINAL, RETRY, arrives, as_text, live
 from .clients import NAMES, Run
-from .proxies import NOBODY
+from .proxies import NO_CHANNEL
 from .sessions import COOKIE
 from .tap import Tap
 
@@ -145,14 +145,14 @@ async def reset_three_times(channel, tap, run):
     for round in range(3):
         await live(channel)
         await channel.publish(str(round))
-        await run.until("the event", lambda r: len(r.events()) > round)
+        await run.until("the event", lambda r, round=round: len(r.events()) > round)
         tap.cut()
-        await run.until("it comes back", lambda _: len(tap.reads()) == round + 2)
+        await run.until("it comes back", lambda _, round=round: len(tap.reads()) == round + 2)
 
 
 @fact("no preflight on reconnect")
 async def no_preflight(fixture, browser, cells, cell):
-    """A plain EventSource of another origin, reset three times: it sends its own Last-Event-ID, and never a preflight."""
+    """A plain EventSource of another origin, reset three times: its own Last-Event-ID, and never a preflight."""
     async with cases.session(fixture, native(browser)) as (channel, tap, run):
         await reset_three_times(channel, tap, run)
         cells.check(
@@ -171,7 +171,7 @@ async def no_preflight(fixture, browser, cells, cell):
 
 @fact("one preflight for fetch with a cursor")
 async def one_preflight(fixture, browser, cells, cell):
-    """A header set by a script is not safelisted: one preflight, then the browser remembers it (Access-Control-Max-Age)."""
+    """A header set by a script is not safelisted: one preflight, remembered as Access-Control-Max-Age says."""
     async with cases.session(fixture, BrowserClient(browser, "fetch")) as (channel, tap, run):
         await reset_three_times(channel, tap, run)
         preflights = sum(r.method == "OPTIONS" for r in tap.requests)
@@ -206,7 +206,10 @@ async def credentials(fixture, browser, cells, cell):
 
 @fact("signed in by a cookie, through nginx")
 async def signed_in(fixture, browser, cells, cell):
-    """The session's cookie opens the stream; without it the answer is 401; when the session ends, a reconnection is refused for good."""
+    """The session's cookie opens the stream; without it the answer is 401.
+
+    When the session ends, a reconnection is refused for good.
+    """
     client = BrowserClient(browser, "EventSource with credentials")
     client.cors["allowCredentials"] = True
     async with cases.signed_in(fixture, client) as (channel, sessions, tap):
@@ -224,7 +227,7 @@ async def signed_in(fixture, browser, cells, cell):
             known = len(tap.requests)
             await asyncio.sleep(FINAL)
             cells.check(cell, len(tap.requests) == known, f"asked again {len(tap.requests) - known} times")
-        cells.check(cell, set(sessions.asked) == {NOBODY, channel.path}, f"asked for {set(sessions.asked)}")
+        cells.check(cell, set(sessions.asked) == {NO_CHANNEL, channel.path}, f"asked for {set(sessions.asked)}")
 
 
 @fact("foreign origin refused")
@@ -244,12 +247,9 @@ async def killed(fixture, browser, cells, cell):
     async with (
         fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
         fixture.another(channel) as first,
-        cases.session(fixture, native(browser), channel=channel, targets=[first.http, fixture.plane.http]) as (
-            _,
-            tap,
-            run,
-        ),
+        cases.session(fixture, native(browser), channel=channel, targets=[first.http, fixture.plane.http]) as parts,
     ):
+        _, _, run = parts
         await live(channel, first)
         await channel.publish("1")
         await run.until("the event", lambda r: r.events())
@@ -306,7 +306,10 @@ async def tabs(fixture, browser, cells, cell):
 
 @fact("sleep and wake")
 async def sleep(fixture, browser, cells, cell):
-    """Nothing passes for a while and nothing is closed. The server gives the slot back after `writeTimeout`; on waking, nothing is missing."""
+    """Nothing passes for a while and nothing is closed.
+
+    The server gives the slot back after `writeTimeout`; on waking, nothing is missing.
+    """
     async with cases.session(fixture, native(browser), writeTimeoutMillis=1500, heartbeatMillis=500) as (
         channel,
         tap,

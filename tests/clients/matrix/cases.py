@@ -78,7 +78,8 @@ async def arrives(channel, run, cells, cell, expected):
         cells.check(cell, False, str(error))
     got = run.events()
     cells.check(cell, sequences(got) == wanted, f"ids {sequences(got)}, published {wanted}")
-    for event, stored in zip(got, channel.stored):
+    # Fewer or more may have come, which is told above.
+    for event, stored in zip(got, channel.stored, strict=False):
         cells.check(
             cell, event["data"] == expected(stored), f"data {event['data'][:40]!r}, published {stored.payload[:40]!r}"
         )
@@ -169,7 +170,7 @@ async def resume(fixture, client, cells):
             cut = time.monotonic()
             for _ in range(2):
                 await channel.publish(f"away {round}")
-            await run.until("a new request", lambda _: len(tap.reads()) > known, 12)
+            await run.until("a new request", lambda _, known=known: len(tap.reads()) > known, 12)
             # In a browser the first may be a preflight.
             waits.append(tap.requests[of_any].at - cut)
             cursor = tap.reads()[known].cursor
@@ -180,8 +181,8 @@ async def resume(fixture, client, cells):
             await live(channel)
         if waits:
             told = ", ".join(f"{w * 1000:.0f}" for w in waits)
-            # Half of it is the jitter that some clients document; whoever does not heed it needs 500 ms and more, or none. The
-            # shortest wait counts: a busy machine only makes them longer.
+            # Half of it is the jitter that some clients document; a client that does not heed it needs 500 ms and more,
+            # or none. The shortest wait counts: a busy machine only makes them longer.
             good = 0.45 * RETRY / 1000 <= min(waits) <= 0.45
             cells.check("retry honoured", good, f"retry: {RETRY}, came back after {told} ms")
         await arrives(channel, run, cells, "resume", as_text)
@@ -264,7 +265,7 @@ async def not_found(fixture, client, cells):
 
 @asynccontextmanager
 async def signed_in(fixture, client):
-    """A channel behind the nginx of docs/proxies.md that asks who may read it: the sessions, a tap before nginx, the channel."""
+    """A channel behind the nginx of docs/proxies.md that checks sessions: channel, sessions, a tap before it."""
     async with (
         fixture.channel(retry=RETRY, cors=client.cors) as channel,
         Sessions() as sessions,
@@ -276,7 +277,7 @@ async def signed_in(fixture, client):
 
 @case("401 final")
 async def unauthorized(fixture, client, cells):
-    """Nobody is signed in."""
+    """No session is signed in."""
     async with signed_in(fixture, client) as (channel, sessions, tap):
         sessions.answer = 401
         async with client.start(tap.url(channel.path)) as run:
@@ -319,7 +320,7 @@ async def removed(fixture, client, cells):
 
 @case("overload")
 async def overload(fixture, client, cells):
-    """The data plane has no slot: the client is sent away, comes back by itself, and gets everything once there is one."""
+    """The data plane has no slot: the client is sent away, comes back, and gets everything once there is one."""
     async with fixture.channel(retry=RETRY, cors=client.cors, maxConnections=1) as channel:
         _, holder = await asyncio.open_connection(*fixture.plane.http)
         holder.write(f"GET {channel.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())

@@ -102,7 +102,7 @@ class Client:
     """A client of the matrix: its name, where it runs, and whether it reconnects by itself."""
 
     def __init__(self, name, package, runtime, command=None, loop="own"):
-        # `loop`: who reconnects: the client ("own"), or the application around a parser ("app").
+        # `loop`: what reconnects: the client ("own"), or the application around a parser ("app").
         self.name, self.package, self.runtime, self.command, self.loop = name, package, runtime, command, loop
         self.row = (
             f"{name} ({runtime}{'' if loop == 'own' else ', loop of the application'})" if runtime != name else name

@@ -106,7 +106,8 @@ async def screen(browser, plane, channel, size, scheme, shot, cells):
     )
 
     await until(
-        "[...document.querySelectorAll('#subscribers tr')].some(r => r.textContent.includes('from.page') && r.textContent.includes('Live'))"
+        "[...document.querySelectorAll('#subscribers tr')].some("
+        "r => r.textContent.includes('from.page') && r.textContent.includes('Live'))"
     )
     width = await page.evaluate("document.documentElement.scrollWidth")
     cells.check("fits", width <= size[0], f"the page is {width} wide on a screen of {size[0]}")

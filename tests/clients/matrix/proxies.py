@@ -14,7 +14,7 @@ from pathlib import Path
 from . import servers
 
 # A channel that is not there: the data plane says so in its own words.
-NOBODY = "/channels/there-is-none"
+NO_CHANNEL = "/channels/there-is-none"
 DOC = servers.ROOT / "docs" / "proxies.md"
 VENV = Path(sys.executable).parent
 
@@ -131,7 +131,7 @@ class Proxy:
     """A running proxy before `upstream`; plain HTTP on `http`, TLS with HTTP/2 on `tls`."""
 
     def __init__(self, kind, variant, upstream, sessions=None):
-        # `sessions`: address of the service that is asked who may read, where the block has one.
+        # `sessions`: address of the service that decides about a request, where the block has one.
         self.kind, self.variant, self.upstream, self.sessions = kind, variant, upstream, sessions
         self.row = f"{kind}, {variant}"
 
@@ -187,7 +187,7 @@ class Proxy:
                     return False
             # Traefik listens before it has read its routes, and answers 404 of its own until then.
             try:
-                _, headers, _ = await servers.ask(self.http, NOBODY)
+                _, headers, _ = await servers.ask(self.http, NO_CHANNEL)
             except (OSError, http.client.HTTPException):
                 return False
             return headers.get("content-type", "").startswith("application/problem+json")
@@ -206,8 +206,8 @@ class Proxy:
     def _filled(self, text, port, tls):
         """A documented block with the test's own addresses and files."""
         if self.sessions:
-            text = text.replace("sessions:9000", "%s:%d" % self.sessions)
-        text = text.replace("sluice:8080", "%s:%d" % self.upstream).replace("/etc/tls/", f"{self.folder}/")
+            text = text.replace("sessions:9000", "{}:{}".format(*self.sessions))
+        text = text.replace("sluice:8080", "{}:{}".format(*self.upstream)).replace("/etc/tls/", f"{self.folder}/")
         return text.replace("bind :443 ssl", f"bind 127.0.0.1:{port}\n    bind 127.0.0.1:{tls} ssl")
 
     def _write(self, name, text):
@@ -241,7 +241,10 @@ class Proxy:
         body = self._filled(route, port, tls).split("{", 1)[1].rsplit("}", 1)[0]
         body = ("\tencode\n" if self.compressed else "") + body
         # The certificate is the test's own; its name does not matter to the client.
-        sites = f"http://:{port} {{\n\tbind 127.0.0.1\n{body}}}\nhttps://:{tls} {{\n\tbind 127.0.0.1\n\ttls {self.folder}/tls.crt {self.folder}/tls.key\n{body}}}\n"
+        sites = (
+            f"http://:{port} {{\n\tbind 127.0.0.1\n{body}}}\n"
+            f"https://:{tls} {{\n\tbind 127.0.0.1\n\ttls {self.folder}/tls.crt {self.folder}/tls.key\n{body}}}\n"
+        )
         config = self._write("Caddyfile", CADDY.format(folder=self.folder, route=sites))
         return VENV / "caddy", "run", "--adapter", "caddyfile", "--config", config
 
@@ -273,12 +276,16 @@ class Proxy:
             + "      tls: {}\n      entryPoints: [secure]\n",
             1,
         )
-        dynamic += f"tls:\n  stores:\n    default:\n      defaultCertificate:\n        certFile: {self.folder}/tls.crt\n        keyFile: {self.folder}/tls.key\n"
+        dynamic += (
+            "tls:\n  stores:\n    default:\n      defaultCertificate:\n"
+            f"        certFile: {self.folder}/tls.crt\n        keyFile: {self.folder}/tls.key\n"
+        )
         static = self._write(
             "traefik.yaml",
             (
-                f"global: {{checkNewVersion: false, sendAnonymousUsage: false}}\nentryPoints:\n  web: {{address: '127.0.0.1:{port}'}}\n"
-                f"  secure: {{address: '127.0.0.1:{tls}'}}\nproviders:\n  file:\n    filename: {self.folder}/dynamic.yaml\n    watch: false\n"
+                "global: {checkNewVersion: false, sendAnonymousUsage: false}\n"
+                f"entryPoints:\n  web: {{address: '127.0.0.1:{port}'}}\n  secure: {{address: '127.0.0.1:{tls}'}}\n"
+                f"providers:\n  file:\n    filename: {self.folder}/dynamic.yaml\n    watch: false\n"
             ),
         )
         self._write("dynamic.yaml", self._filled(dynamic, port, tls))

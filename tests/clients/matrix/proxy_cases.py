@@ -34,7 +34,10 @@ IDLE = 90.0
 
 
 class Source(Run):
-    """An EventSource as the standard has it (9.2.3), with a browser's headers: the first answer that is no stream ends it for good."""
+    """An EventSource as the standard has it (9.2.3), with a browser's headers.
+
+    The first answer that is no stream ends it for good.
+    """
 
     def __init__(self, address, path):
         super().__init__()
@@ -92,7 +95,7 @@ async def prompt(fixture, proxy, _tap, cells):
             await channel.publish(f"small {i}")
             cell = COLUMNS[0] if i == 0 else COLUMNS[1]
             try:
-                await run.until(f"event {i}", lambda r: len(r.events()) > i, 10)
+                await run.until(f"event {i}", lambda r, i=i: len(r.events()) > i, 10)
             except AssertionError as error:
                 cells.check(cell, False, str(error))
                 cells.check(COLUMNS[1], False, str(error))
@@ -240,7 +243,7 @@ async def many_streams_on(channel, proxy, cells):
 
 
 async def drain_and_no_pod(fixture, proxy, tap, cells):
-    """A data plane drains behind the proxy; later none is there for a while. Ten clients come back by themselves each time."""
+    """A data plane drains behind the proxy; later none is there for a while. Ten clients come back each time."""
     async with (
         fixture.channel(retry=RETRY) as channel,
         fixture.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first,
@@ -362,7 +365,7 @@ async def proxy_cells(fixture, matrix, only):
         if any(only.search(f"{kind}, {variant} × {c}") for c in COLUMNS)
     ]
     results = await asyncio.gather(*(row(fixture, *r, gate, only, put) for r in rows), return_exceptions=True)
-    for (kind, variant), result in zip(rows, results):
+    for (kind, variant), result in zip(rows, results, strict=True):
         for column in COLUMNS:
             key = (f"{kind}, {variant}", column)
             if isinstance(result, BaseException):

@@ -85,7 +85,7 @@ class Page:
 
 @recipe("page.html")
 async def page_html(fixture, browser, cells, name):
-    """The page of the README: its console shows each event under its id, also after a reconnection, and what was missed."""
+    """The README's page: its console shows each event under its id, after a reconnection too, and what was missed."""
     async with (
         fixture.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin]}) as channel,
         Tap([fixture.plane.http]) as tap,
@@ -142,7 +142,8 @@ async def reload_proof(fixture, browser, cells, name):
             name,
             f"""
             import {{ follow }} from "./{name}";
-            follow({tap.url(channel.path)!r}, "orders", ["paid"], (e) => report({{ type: e.type, data: e.data }}), (gap) => report({{ gap }}));
+            const event = (e) => report({{ type: e.type, data: e.data }});
+            follow({tap.url(channel.path)!r}, "orders", ["paid"], event, (gap) => report({{ gap }}));
         """,
         )
         async with Page(browser, script) as page:

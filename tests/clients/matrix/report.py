@@ -54,7 +54,9 @@ class Matrix:
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         out = [
             "| "
-            + " | ".join(cell.ljust(w, "-" if cell == "-" and n == 1 else " ") for cell, w in zip(line, widths))
+            + " | ".join(
+                cell.ljust(w, "-" if cell == "-" and n == 1 else " ") for cell, w in zip(line, widths, strict=True)
+            )
             + " |"
             for n, line in enumerate(lines)
         ]

@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None)
 
 
 async def spawn(*command, death=signal.SIGKILL, **options):
-    """A child process in a group of its own that cannot outlive the driver: it gets `death` when the driver ends, however it ends."""
+    """A child process in a group of its own that gets `death` when the driver ends, however the driver ends."""
     # prctl(2), PR_SET_PDEATHSIG; runs in the child.
     return await asyncio.create_subprocess_exec(
         *map(str, command),
@@ -91,21 +91,23 @@ class Plane:
 
     @classmethod
     async def start(cls, nats_url, configs, *arguments):
-        log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False)
-        process = await spawn(
-            BUILT / "sluice-dataplane",
-            "--config-dir",
-            configs,
-            "--nats",
-            nats_url,
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-        )
+        with tempfile.NamedTemporaryFile(
+            prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False
+        ) as log:
+            process = await spawn(
+                BUILT / "sluice-dataplane",
+                "--config-dir",
+                configs,
+                "--nats",
+                nats_url,
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                *arguments,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         addresses = {}
         while len(addresses) < 2:
             line = (await asyncio.wait_for(process.stdout.readline(), SOON)).decode()

@@ -1,5 +1,6 @@
-"""adapter.py '{"client", "url", "names"}': runs one PyPI client until it is ended; prints what happens, one JSON object a line.
+"""adapter.py '{"client", "url", "names"}': runs one PyPI client until it is ended.
 
+It prints what happens, one JSON object a line.
 Settings are each client's defaults, but for those that its documentation asks for in this use. Parsers get the
 reconnection that an application writes around them (WHATWG HTML 9.2.3).
 """
@@ -91,12 +92,14 @@ def aiohttp_sse_client2(url):
 
     async def run():
         # aiohttp ends a response after five minutes unless told otherwise.
-        async with ClientSession(timeout=ClientTimeout(total=None)) as session:
-            async with EventSource(
+        async with (
+            ClientSession(timeout=ClientTimeout(total=None)) as session,
+            EventSource(
                 url, session=session, on_open=lambda: put("open"), on_error=lambda: put("error", message="on_error")
-            ) as source:
-                async for e in source:
-                    event(e.last_event_id, e.type, e.data)
+            ) as source,
+        ):
+            async for e in source:
+                event(e.last_event_id, e.type, e.data)
         put("close", message="the iteration ended")
 
     try:

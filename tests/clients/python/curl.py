@@ -1,4 +1,4 @@
-"""curl.py '{"url"}': `curl -N` in the loop that a shell script would have, with the harness's own spec-true parser on its output.
+"""curl.py '{"url"}': `curl -N` in the loop that a shell script would have, read by the harness's own parser.
 
 curl itself neither parses events nor reconnects; it shows what is on the wire to people who look at it with curl.
 """
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from matrix.sse import Event, Parser, Retry  # noqa: E402
+from matrix.sse import Event, Parser, Retry
 
 
 def put(t, **more):
