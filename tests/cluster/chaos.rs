@@ -110,7 +110,7 @@ async fn populated_node(fixture: &Fixture, spared: &[&str]) -> String {
 async fn busiest(fixture: &Fixture) -> Pod {
     let mut counted = Vec::new();
     for pod in fixture.until_pods(LIVE, 3).await {
-        counted.push((subscribers(&pod).await.expect("a ready pod says who is connected"), pod));
+        counted.push((subscribers(&pod).await.expect("a ready pod lists its subscribers"), pod));
     }
     let (count, pod) = counted.into_iter().max_by_key(|(count, _)| *count).expect("three pods");
     assert!(count > 0, "no pod has subscribers");

@@ -65,7 +65,7 @@ async fn away(fixture: &Fixture, before: &[Pod]) {
         assert_eq!(
             pods.iter().map(restarts).sum::<i32>(),
             restarts_before - restarts(&before[0]),
-            "nobody is restarted for it"
+            "no pod is restarted for it"
         );
         assert!(pods.iter().filter(|pod| is_ready(pod)).count() == 2, "two are ready, one is not");
         kubectl(&["scale", "statefulset/sluice-nats", "-n", SYSTEM, "--replicas=1"]).await;

@@ -88,8 +88,8 @@ pub(crate) async fn one_of_two_acts(fixture: &'static Fixture) {
     }
 }
 
-/// Somebody else holds the lease: no operator writes any more. Nobody renews it: one of them takes
-/// over.
+/// Another process holds the lease: no operator writes any more. It is not renewed: one of them
+/// takes over.
 pub(crate) async fn a_lost_lease_stops_writes(fixture: &'static Fixture) {
     let name = lease_name(fixture).await;
     leader(fixture).await;

@@ -158,7 +158,7 @@ pub(crate) async fn manifests_are_taken(_bed: &'static Fixture) {
     let manifests = docs::manifests();
     assert!(manifests.len() > 5, "only {} manifests", manifests.len());
     for manifest in manifests {
-        // A name that nobody has: an answer about what is there already would say less.
+        // A name that no object has: an answer about what is there already would say less.
         let text = manifest.text.replacen("name: orders", "name: of-a-page", 1);
         let said = kubectl_with(
             &["apply", "-n", SHOP, "--dry-run=server", "--validate=strict", "-f", "-"],

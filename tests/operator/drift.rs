@@ -1,4 +1,4 @@
-//! What somebody alters or deletes behind the operator's back is put back.
+//! What is altered or deleted behind the operator's back is put back.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ fn an_altered_stream_is_put_back_with_its_events() {
         config.max_messages = 5;
         config.allow_direct = false;
         config.subjects = vec!["somewhere.else".to_owned()];
-        streams.context().update_stream(config).await.expect("somebody alters the stream");
+        streams.context().update_stream(config).await.expect("the stream can be altered");
         eventually("the stream is put back", LIMIT, async || {
             let config = streams.info(&name).await.config;
             let same = (config.max_age, config.max_messages, config.allow_direct)
@@ -175,7 +175,7 @@ fn a_deleted_stream_is_made_again_and_everybody_is_told() {
             Reader::open(address, &Request::get("/channels/orders?from=earliest")).await;
         assert_eq!(reader.event(LIMIT).await.unwrap().data, "first");
 
-        streams.context().delete_stream(&name).await.expect("somebody deletes the stream");
+        streams.context().delete_stream(&name).await.expect("the stream can be deleted");
         let epoch = object["status"]["stream"]["epoch"].clone();
         let object = fixture
             .until("orders", "has a new epoch", |o| {

@@ -102,7 +102,7 @@ fn an_ingress_of_somebody_else_is_never_touched() {
             .unwrap();
         fixture.create("orders", json!({"workload": {"replicas": 1}, "exposure": {"ingress": {"host": "events.example.com"}}})).await;
         fixture.condition("orders", "Exposed", "False", "NameTaken").await;
-        // The channel itself works, and somebody is told.
+        // The channel itself works, and an event says what is wrong.
         fixture.ready("orders").await;
         let events = fixture.events("orders").await;
         assert!(
@@ -115,7 +115,7 @@ fn an_ingress_of_somebody_else_is_never_touched() {
         fixture.condition("orders", "Exposed", "True", "NotRequested").await;
         let after = fixture.api(INGRESS).get("orders-sse").await.unwrap();
         assert_eq!(after.metadata.resource_version, before.metadata.resource_version);
-        // Out of the way, it is made; somebody's again afterwards, it is left again.
+        // Out of the way, it is made; foreign again afterwards, it is left again.
         fixture.api(INGRESS).delete("orders-sse", &DeleteParams::default()).await.unwrap();
         fixture
             .change("orders", json!({"exposure": {"ingress": {"host": "events.example.com"}}}))

@@ -164,7 +164,7 @@ async fn switched_over(fixture: &Fixture) {
     })
     .await;
 
-    // A route of the same name that is somebody else's.
+    // A route of the same name that is not the channel's.
     let foreign = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "orders-sse"},
         "spec": {"hostnames": ["mine.example.com"]}});
     let before = fixture

@@ -269,9 +269,9 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
         let writes =
             fixture.kube_api.audit().of_user(&b.user).iter().filter(|e| e.is_write()).count();
         assert_eq!(writes, 0, "not even to the lease");
-        // A standby is alive, ready, and says who leads.
+        // A standby is alive, ready, and names the leader.
         assert_eq!(b.get("/livez").await.as_deref(), Some("ok\n"));
-        let identity = holder(fixture).await.expect("somebody holds the lease");
+        let identity = holder(fixture).await.expect("an operator holds the lease");
         assert!(identity.starts_with("op-a_"), "{identity}");
         assert_eq!(
             b.get("/readyz").await.unwrap(),
@@ -414,7 +414,7 @@ fn a_leader_that_may_not_renew_stops_in_time() {
             again.metadata.resource_version = None;
             again.metadata.uid = None;
             bindings.create(&kube::api::PostParams::default(), &again).await.unwrap();
-            eventually("it sees who leads", LIMIT, async || {
+            eventually("it sees the leader", LIMIT, async || {
                 a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))
             })
             .await;
@@ -439,8 +439,8 @@ fn a_lease_that_is_given_to_somebody_else_is_let_go_at_once() {
         let taken = json!({"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3}});
         leases.patch(LEASE_NAME, &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
         let took = a.until("standby", RETRY + SLACK).await;
-        println!("let go {:.1} s after somebody else was named", took.as_secs_f64());
-        // Somebody does not renew.
+        println!("let go {:.1} s after another holder was named", took.as_secs_f64());
+        // That holder does not renew.
         a.until("leader", Duration::from_secs(3) + RETRY * 2 + SLACK).await;
         change(fixture, "c0", 30).await;
         settled(fixture, "c0").await;
@@ -468,7 +468,7 @@ fn a_leader_behind_a_broken_line_stops_and_comes_back_as_standby() {
             tokio::time::sleep(Duration::from_secs(2)).await;
             let mended = Timestamp::now();
             proxy.mend();
-            eventually("it sees who leads", LIMIT, async || {
+            eventually("it sees the leader", LIMIT, async || {
                 a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))
             })
             .await;

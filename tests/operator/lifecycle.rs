@@ -68,7 +68,7 @@ fn an_empty_spec_becomes_a_channel_that_serves_events() {
         assert!(info.config.allow_direct, "history is read by direct gets");
         assert!(
             info.config.metadata.values().any(|v| *v == uid),
-            "the stream says whose it is: {:?}",
+            "the stream names its channel: {:?}",
             info.config.metadata
         );
 

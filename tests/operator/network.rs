@@ -42,7 +42,7 @@ fn a_policy_names_who_may_reach_which_port_of_the_pods() {
         assert!(ports.contains("\"http\"") && ports.contains("\"admin\""), "{ports}");
 
         fixture.change("orders", json!({"networkPolicy": {"from": null}})).await;
-        eventually("everybody may subscribe", LIMIT, async || {
+        eventually("any pod may subscribe", LIMIT, async || {
             let policy = fixture.child(NETWORK_POLICY, "orders").await?;
             policy.data["spec"]["ingress"][0].get("from").is_none().then_some(())
         })

@@ -1,4 +1,4 @@
-//! Whose stream it is: never another channel's, never somebody else's.
+//! A channel's stream is its own: never another channel's, never one that sluice did not make.
 
 use kube::{ResourceExt, api::DeleteParams};
 use rand::Rng;
@@ -66,7 +66,7 @@ fn two_channels_of_one_stream_name_do_not_fight() {
     });
 }
 
-/// A stream that somebody made by hand, with an event.
+/// A stream made by hand, with an event.
 async fn foreign_stream(
     fixture: &Fixture,
     name: &str,

@@ -11,7 +11,7 @@ use crate::{
     fixture::{Fixture, LIMIT, RESYNC, test},
 };
 
-/// Somebody alters the stream and deletes a child.
+/// The stream is altered and a child deleted, from outside.
 async fn harm(fixture: &Fixture, object: &Value) {
     let streams = fixture.streams().await;
     let mut config = streams.info(&channel::stream(object)).await.config;

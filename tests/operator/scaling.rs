@@ -74,7 +74,7 @@ fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
             .await;
         drop((streams, more));
         let address = fixture.admin_addresses("orders").await[0].1;
-        eventually("the pod tells that nobody is connected", LIMIT, async || {
+        eventually("the pod tells that no subscriber is connected", LIMIT, async || {
             let answer: serde_json::Value =
                 reqwest::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
             (answer["channels"][0]["connections"] == 0).then_some(())
@@ -129,8 +129,8 @@ fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
             assert_eq!(replicas(fixture).await, 3, "it never falls to the default of one");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert_eq!(fixture.pod_uids("orders").await, pods, "nobody was disconnected");
-        // What the autoscaler, or somebody in its place, decides, stays; also over a change of the
+        assert_eq!(fixture.pod_uids("orders").await, pods, "no subscriber was disconnected");
+        // What the autoscaler, or a user in its place, decides, stays; also over a change of the
         // template.
         let (ok, said) = fixture.kubectl(&["scale", "deployment/orders-sse", "--replicas=4"]);
         assert!(ok, "{said}");

@@ -429,7 +429,7 @@ mod tests {
                 accounts.get_opt("default").await.ok().flatten()
             })
             .await;
-            let path = kube_api.dir.path().join("somebody.conf");
+            let path = kube_api.dir.path().join("account.conf");
             kube_api.service_account_kubeconfig(&namespace, "default", &path).await;
             let refused = Command::new(tool("kubectl"))
                 .arg("--kubeconfig")

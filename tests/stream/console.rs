@@ -1,4 +1,4 @@
-//! The console on the admin listener: what it serves, what it tells, whom it refuses. How it looks
+//! The console on the admin listener: what it serves, what it tells, what it refuses. How it looks
 //! and works in a browser is tested with the other clients.
 
 use std::time::Duration;

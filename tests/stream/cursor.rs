@@ -239,7 +239,7 @@ fn a_cursor_before_what_is_kept_is_told_what_it_missed() {
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_gap(&reader.ledger, 0, 11, 50, "expired");
         reader.ledger.assert_exactly("evicted", &expected(&log, 50, 100, &[]));
-        // Whoever missed nothing is told nothing.
+        // A subscriber that missed nothing is told nothing.
         for request in [
             Request::get(ORDERS).resume(fixture.cursor(50)),
             Request::get("/channels/orders?from=earliest"),

@@ -1,5 +1,5 @@
-//! SIGTERM: not ready at once, still accepting for a while, then everyone is sent away at their own
-//! moment.
+//! SIGTERM: not ready at once, still accepting for a while, then each subscriber is sent away at a
+//! moment of its own.
 
 use std::{
     collections::HashSet,

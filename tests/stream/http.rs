@@ -433,7 +433,7 @@ fn over_budget_is_a_stream_that_says_when_to_come_back() {
             assert_eq!(third.ledger.sequences(), [0; 0]);
         }
         assert!(retries.len() > 1, "each its own retry: {retries:?}");
-        assert!(second.read_for(Duration::from_millis(100)).await, "those who are in stay");
+        assert!(second.read_for(Duration::from_millis(100)).await, "subscribers that are in stay");
         drop(first);
         let admitted = async || {
             let mut reader = fixture.resume(ORDERS, fixture.cursor(3)).await;
@@ -460,7 +460,7 @@ async fn until_overload(fixture: &Fixture, most: usize) -> (Vec<Reader>, Reader)
             return (open, reader);
         }
         open.push(reader);
-        assert!(open.len() <= most, "nobody was told to come back later");
+        assert!(open.len() <= most, "no subscriber was told to come back later");
     }
 }
 
@@ -638,7 +638,7 @@ fn twenty_streams_share_one_http_2_connection() {
             streams.push((i, response));
         }
         let live = fixture.publish("a", "live").await;
-        // One that nobody reads holds up none of the others; one that is dropped frees its slot.
+        // One that is not read holds up none of the others; one that is dropped frees its slot.
         let unread = streams.remove(7);
         drop(streams.remove(3));
         for (i, response) in streams {

@@ -38,8 +38,8 @@ fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
         for (_, reader) in &mut readers {
             until_degraded(reader).await;
         }
-        // Who comes during the outage is not sent away: an error status would stop a browser for
-        // good.
+        // A subscriber that comes during the outage is not sent away: an error status would stop a
+        // browser for good.
         let mut newcomers = vec![
             (100, fixture.open(ORDERS).await),
             (60, fixture.resume(ORDERS, fixture.cursor(60)).await),
@@ -138,7 +138,7 @@ fn a_store_that_comes_back_empty_is_another_epoch_and_a_gap() {
             reader.ledger.entries.drain(..50);
             reader.ledger.assert_exactly("the new life", &expected(&log, 0, 30, &[]));
         }
-        // And whoever was away meanwhile learns it when it comes back.
+        // And a subscriber that was away meanwhile learns it when it comes back.
         let mut late = fixture.resume(ORDERS, fixture.cursor(50)).await;
         late.until_sequence(30, SOON).await;
         assert_eq!(

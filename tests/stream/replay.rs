@@ -1,4 +1,4 @@
-//! Deep history: what it costs the store, and the memory of those who stall in the middle of it.
+//! Deep history: what it costs the store, and the memory of readers that stall in it.
 
 use std::{
     sync::{

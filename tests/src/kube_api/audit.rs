@@ -1,4 +1,4 @@
-//! The API server's audit log: who asked for what, and what was answered.
+//! The API server's audit log: each request with its account, and the answer.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -23,7 +23,7 @@ pub struct Entry {
     /// Path and query.
     #[serde(rename = "requestURI")]
     pub uri: String,
-    /// Who asked.
+    /// The account that asked.
     pub user: User,
     /// What it was about.
     #[serde(default)]
