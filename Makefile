@@ -102,22 +102,22 @@ cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test 
 cluster: ## a Kubernetes cluster with NODES=3 nodes on this machine, the images on them (needs root)
 	$(rust)
 	$(golang)
-	@why=$$(tests/cluster/bed/check.sh) || { echo "A cluster cannot run here: $$why" >&2; exit 1; }
+	@why=$$(tests/cluster/machine/check.sh) || { echo "A cluster cannot run here: $$why" >&2; exit 1; }
 	@tests/tools/build.sh cluster
-	@tests/cluster/bed/prepare.sh
-	@tests/cluster/bed/up.sh $(NODES)
-	@tests/cluster/bed/load.sh target/images/{sluice-operator,sluice-dataplane,nats}.oci.tar
+	@tests/cluster/machine/prepare.sh
+	@tests/cluster/machine/up.sh $(NODES)
+	@tests/cluster/machine/load.sh target/images/{sluice-operator,sluice-dataplane,nats}.oci.tar
 	@echo
-	@echo "Commands run in the cluster's network through tests/cluster/bed/exec.sh:"
-	@echo "  tests/cluster/bed/exec.sh kubectl get nodes"
-	@echo "  tests/cluster/bed/exec.sh helm install sluice charts/sluice -n sluice-system --create-namespace --set natsServer.enabled=true --wait"
-	@echo "  tests/cluster/bed/exec.sh kubectl apply -f examples/orders.yaml"
-	@echo "  tests/cluster/bed/exec.sh bash            (a shell with kubectl, helm and KUBECONFIG)"
+	@echo "Commands run in the cluster's network through tests/cluster/machine/exec.sh:"
+	@echo "  tests/cluster/machine/exec.sh kubectl get nodes"
+	@echo "  tests/cluster/machine/exec.sh helm install sluice charts/sluice -n sluice-system --create-namespace --set natsServer.enabled=true --wait"
+	@echo "  tests/cluster/machine/exec.sh kubectl apply -f examples/orders.yaml"
+	@echo "  tests/cluster/machine/exec.sh bash            (a shell with kubectl, helm and KUBECONFIG)"
 	@echo "make cluster-down ends it."
 
 .PHONY: cluster-down
 cluster-down: ## end what make cluster has started
-	@tests/cluster/bed/down.sh
+	@tests/cluster/machine/down.sh
 
 # Each check is a command of its own, so that one can be run alone; shfmt reads .editorconfig, ruff tests/clients/ruff.toml.
 .PHONY: lint

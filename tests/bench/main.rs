@@ -336,7 +336,7 @@ fn beside_others(
         in_flight: MANY,
         goal: Some(side.last),
     };
-    // Connecting is what is to be seen, so they wait for what nobody publishes. Only the product
+    // Connecting is what is to be seen, so they wait for a topic without events. Only the product
     // has a filter.
     let connecting = (index == 0).then(|| Order {
         path: format!("{}?topic=nothing", side.path),

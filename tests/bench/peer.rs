@@ -36,7 +36,7 @@ async fn subscribe(State(peer): State<Peer>) -> Sse<impl Stream<Item = Result<Ev
 
 async fn publish(State(peer): State<Peer>, body: String) -> StatusCode {
     let id = peer.last.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-    // Nobody may be there to hear it.
+    // There may be no subscriber.
     let _ = peer.events.send((id, body.into()));
     StatusCode::ACCEPTED
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use sluice_tests::{cluster::Cluster, process::tool};
+use sluice_tests::{kube_api::KubeApi, process::tool};
 use tempfile::TempDir;
 
 /// Release that is rendered.
@@ -31,14 +31,14 @@ pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// Kubeconfig with all rights in `cluster`.
-pub(crate) fn admin_conf(cluster: &Cluster) -> PathBuf {
-    let kubectl = cluster.kubectl();
+/// Kubeconfig with all rights.
+pub(crate) fn admin_conf(kube_api: &KubeApi) -> PathBuf {
+    let kubectl = kube_api.kubectl();
     let variable = kubectl
         .get_envs()
         .find(|(name, _)| *name == OsStr::new("KUBECONFIG"))
         .and_then(|(_, value)| value);
-    PathBuf::from(variable.expect("kubectl is told of its cluster"))
+    PathBuf::from(variable.expect("kubectl is told of its API server"))
 }
 
 /// What a program said.

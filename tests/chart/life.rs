@@ -9,8 +9,8 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::{Cluster, audit::Entry},
     eventually,
+    kube_api::{KubeApi, audit::Entry},
     nats::{NatsServer, Streams},
 };
 use tempfile::TempDir;
@@ -29,16 +29,16 @@ const DEFINITION: &str = "crd/ssechannels.sluice.dev";
 #[test]
 fn every_variant_is_taken_by_the_api_server() {
     sluice_tests::run(Duration::from_secs(300), async {
-        let cluster = Cluster::shared();
+        let kube_api = KubeApi::shared();
         for namespace in ["sluice-system", "shop"] {
-            cluster.create_namespace(namespace).await;
+            kube_api.create_namespace(namespace).await;
             let label =
                 ["label", "namespace", namespace, "pod-security.kubernetes.io/warn=restricted"];
-            Said::of(cluster.kubectl().args(label)).expect("a label");
+            Said::of(kube_api.kubectl().args(label)).expect("a label");
         }
         // What a pod that is made at once needs to be there.
         for account in ["sluice", "sse", "robot"] {
-            Said::of(cluster.kubectl().args([
+            Said::of(kube_api.kubectl().args([
                 "create",
                 "serviceaccount",
                 account,
@@ -47,7 +47,7 @@ fn every_variant_is_taken_by_the_api_server() {
             ]))
             .expect("an account");
         }
-        Said::of(cluster.kubectl().args(["create", "priorityclass", "high", "--value=1"]))
+        Said::of(kube_api.kubectl().args(["create", "priorityclass", "high", "--value=1"]))
             .expect("a class");
         let files = TempDir::new().unwrap();
         for row in table() {
@@ -59,7 +59,7 @@ fn every_variant_is_taken_by_the_api_server() {
                 .collect();
             let file = files.path().join("objects.yaml");
             std::fs::write(&file, documents.join("\n---\n")).unwrap();
-            let mut command = cluster.kubectl();
+            let mut command = kube_api.kubectl();
             command.args([
                 "apply",
                 "--server-side",
@@ -195,7 +195,7 @@ fn channels_outlive_upgrade_and_uninstall() {
 
 /// A namespace for the release, one for a channel, and NATS.
 struct Site {
-    cluster: &'static Cluster,
+    kube_api: &'static KubeApi,
     namespaces: [String; 2],
     nats: NatsServer,
     streams: Streams,
@@ -208,13 +208,13 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
-        let cluster = Cluster::shared();
-        let namespaces = [cluster.namespace("ops").await, cluster.namespace("shop").await];
+        let kube_api = KubeApi::shared();
+        let namespaces = [kube_api.namespace("ops").await, kube_api.namespace("shop").await];
         let nats = NatsServer::start().await;
         let streams = Streams::connect(&nats.url()).await;
         let files = TempDir::with_prefix("sluice-chart-").unwrap();
-        let (admin, account) = (admin_conf(cluster), files.path().join("account.conf"));
-        Self { cluster, namespaces, nats, streams, files, admin, account }
+        let (admin, account) = (admin_conf(kube_api), files.path().join("account.conf"));
+        Self { kube_api, namespaces, nats, streams, files, admin, account }
     }
 
     fn home(&self) -> &str {
@@ -244,7 +244,7 @@ impl Site {
     }
 
     fn kubectl(&self, namespace: &str, arguments: &[&str]) -> Said {
-        Said::of(self.cluster.kubectl().args(["--namespace", namespace]).args(arguments))
+        Said::of(self.kube_api.kubectl().args(["--namespace", namespace]).args(arguments))
     }
 
     fn get(&self, what: &str, namespace: &str) -> Value {
@@ -257,7 +257,7 @@ impl Site {
         let _ = std::fs::remove_file(&self.account);
         let values = self.values(&json!({}));
         self.helm(&["install", release, chart.to_str().unwrap()], &values).expect("helm install");
-        self.cluster.service_account_kubeconfig(self.home(), "sluice", &self.account).await;
+        self.kube_api.service_account_kubeconfig(self.home(), "sluice", &self.account).await;
         self.rolled_out();
     }
 
@@ -371,7 +371,7 @@ impl Site {
     /// No request of the operators `since` then was beyond the rights that the chart gives.
     fn rights_were_enough(&self, since: Timestamp) {
         let user = format!("system:serviceaccount:{}:sluice", self.home());
-        let mut entries = self.cluster.audit().of_user(&user);
+        let mut entries = self.kube_api.audit().of_user(&user);
         entries.retain(|entry| entry.request_received_timestamp >= since);
         assert!(entries.iter().any(Entry::is_write), "the operators wrote nothing");
         assert!(
@@ -391,13 +391,13 @@ impl Drop for Site {
             println!("--- {}", self.kubectl(self.home(), &["get", "all,lease,events"]).out);
             println!("--- {}", self.kubectl(self.shop(), &["get", "sse,deploy,pod,events"]).out);
             for namespace in &self.namespaces {
-                self.cluster.node().each_process(namespace, |pod, process| {
+                self.kube_api.node().each_process(namespace, |pod, process| {
                     println!("--- {pod}\n{}", process.stderr())
                 });
             }
         }
         for namespace in &self.namespaces {
-            self.cluster.node().forget(namespace);
+            self.kube_api.node().forget(namespace);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use serde_json::{Value, json};
-use sluice_tests::{cluster::Cluster, process::tool};
+use sluice_tests::{kube_api::KubeApi, process::tool};
 use tempfile::TempDir;
 
 use crate::{
@@ -163,15 +163,15 @@ fn versions_are_the_workspace_s() {
 
 #[test]
 fn the_notes_say_what_to_do_next() {
-    let cluster = admin_conf(Cluster::shared());
+    let kubeconfig = admin_conf(KubeApi::shared());
     let notes = |mut values: Value| {
-        // Another test has the definition of its own release in this cluster.
+        // Another test has the definition of its own release on this API server.
         values["crds"] = json!({"enabled": false});
         let path = chart();
         let said = helm(
             &["install", "sse", path.to_str().unwrap(), "-n", "ops", "--dry-run=client"],
             &values,
-            Some(&cluster),
+            Some(&kubeconfig),
         )
         .expect("a dry run");
         said.split_once("\nNOTES:\n").expect("notes").1.to_owned()

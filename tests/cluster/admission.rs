@@ -1,19 +1,19 @@
 //! What people read from the API server before anything runs.
 
 use crate::{
-    bed::{Bed, SHOP},
+    fixture::{Fixture, SHOP},
     kubectl::{kubectl, kubectl_with, try_kubectl},
 };
 
 /// `kubectl diff` after `kubectl apply` is empty: defaults and operator write nothing into a spec.
-pub(crate) async fn what_is_applied_does_not_differ(_bed: &'static Bed) {
-    let example = Bed::root().join("examples/orders.yaml").display().to_string();
+pub(crate) async fn what_is_applied_does_not_differ(_bed: &'static Fixture) {
+    let example = Fixture::root().join("examples/orders.yaml").display().to_string();
     let said = try_kubectl(&["diff", "-n", SHOP, "-f", &example]).await;
     assert!(said.ok && said.out.is_empty(), "{}{}", said.out, said.err);
 }
 
 /// `--dry-run=server` says what is wrong, where, and what to do.
-pub(crate) async fn refusals_say_what_to_do(_bed: &'static Bed) {
+pub(crate) async fn refusals_say_what_to_do(_bed: &'static Fixture) {
     let cases = [
         (
             "refused",
@@ -52,7 +52,7 @@ pub(crate) async fn refusals_say_what_to_do(_bed: &'static Bed) {
 }
 
 /// `kubectl explain` has a sentence for every field of the first level, and the defaults' meaning.
-pub(crate) async fn explain_reads_well(_bed: &'static Bed) {
+pub(crate) async fn explain_reads_well(_bed: &'static Fixture) {
     let spec = kubectl(&["explain", "ssechannel.spec"]).await;
     let wanted = [
         "`spec: {}` is a working",

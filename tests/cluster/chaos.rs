@@ -13,7 +13,7 @@ use sluice_channel::{ChannelName, name};
 use sluice_tests::{docs::block, eventually};
 
 use crate::{
-    bed::{Bed, LIMIT, LIVE, SHOP, SYSTEM, node_of, restarts, uids},
+    fixture::{Fixture, LIMIT, LIVE, SHOP, SYSTEM, node_of, restarts, uids},
     fleet::Fleet,
     kubectl::{Said, kubectl, kubectl_with},
     nodes, operators,
@@ -33,72 +33,72 @@ spec:
 ";
 
 /// Runs one case with the subscribers connected, and notes its row.
-pub(crate) async fn case<T>(bed: &Bed, name: &str, body: impl Future<Output = T>) -> T {
-    let mut fleet = bed.fleet.lock().await;
+pub(crate) async fn case<T>(fixture: &Fixture, name: &str, body: impl Future<Output = T>) -> T {
+    let mut fleet = fixture.fleet.lock().await;
     let fleet = fleet.as_mut().expect("subscribers are connected");
     let (row, result) = fleet.case(name, body).await;
-    bed.note(row);
+    fixture.note(row);
     result
 }
 
 /// 200 subscribers on three pods on three nodes.
-pub(crate) async fn subscribers_connect(bed: &'static Bed) {
+pub(crate) async fn subscribers_connect(fixture: &'static Fixture) {
     let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], MANIFEST).await;
     assert!(said.ok, "{}", said.err);
-    let pods = bed.until_pods(LIVE, 3).await;
+    let pods = fixture.until_pods(LIVE, 3).await;
     let spread: HashSet<&str> = pods.iter().map(node_of).collect();
     println!("pods on {spread:?}");
-    let address = bed.address(SHOP, "live-sse", "http").await;
+    let address = fixture.address(SHOP, "live-sse", "http").await;
     let prefix = name::default_topic_prefix(SHOP, &ChannelName::new(LIVE).expect("a name"));
-    let fleet = Fleet::start(address, "/channels/live", &bed.nats_url().await, prefix).await;
-    *bed.fleet.lock().await = Some(fleet);
-    case(bed, "nothing happens", tokio::time::sleep(Duration::from_secs(5))).await;
+    let fleet = Fleet::start(address, "/channels/live", &fixture.nats_url().await, prefix).await;
+    *fixture.fleet.lock().await = Some(fleet);
+    case(fixture, "nothing happens", tokio::time::sleep(Duration::from_secs(5))).await;
 }
 
 /// A node is gone without a word; its pods come up elsewhere, and then it is back.
-pub(crate) async fn a_node_loses_power(bed: &'static Bed) {
+pub(crate) async fn a_node_loses_power(fixture: &'static Fixture) {
     // The tests reach Services through the first node, and a single NATS server cannot be in two
     // places.
-    let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
+    let nats = fixture.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
     let spared = ["node-1", nats.first().map_or("", node_of)];
-    let victim = populated_node(bed, &spared).await;
-    case(bed, "a node loses power", async {
+    let victim = populated_node(fixture, &spared).await;
+    case(fixture, "a node loses power", async {
         nodes::power_off(&victim).await;
-        nodes::until_node(bed, &victim, false).await;
+        nodes::until_node(fixture, &victim, false).await;
         eventually("three ready pods on the other nodes", LIMIT, async || {
-            let pods = bed.channel_pods(LIVE).await;
+            let pods = fixture.channel_pods(LIVE).await;
             let elsewhere =
-                pods.iter().filter(|pod| crate::bed::is_ready(pod) && node_of(pod) != victim);
+                pods.iter().filter(|pod| crate::fixture::is_ready(pod) && node_of(pod) != victim);
             (elsewhere.count() == 3).then_some(())
         })
         .await;
     })
     .await;
-    case(bed, "the node is back", async {
+    case(fixture, "the node is back", async {
         nodes::power_on(&victim).await;
-        nodes::until_node(bed, &victim, true).await;
-        bed.until_pods(LIVE, 3).await;
+        nodes::until_node(fixture, &victim, true).await;
+        fixture.until_pods(LIVE, 3).await;
     })
     .await;
 }
 
 /// A node that is none of `spared` and runs a pod of the channel. Spreading is a preference of the
 /// scheduler and not a promise, so a pod may have to be moved there first.
-async fn populated_node(bed: &Bed, spared: &[&str]) -> String {
-    let nodes: Api<Node> = Api::all(bed.client().await);
+async fn populated_node(fixture: &Fixture, spared: &[&str]) -> String {
+    let nodes: Api<Node> = Api::all(fixture.client().await);
     let all = nodes.list(&ListParams::default()).await.expect("the nodes").items;
     let node = all
         .iter()
         .map(ResourceExt::name_any)
         .find(|name| !spared.contains(&name.as_str()))
         .expect("a node that can be spared");
-    let pods = bed.until_pods(LIVE, 3).await;
+    let pods = fixture.until_pods(LIVE, 3).await;
     if !pods.iter().any(|pod| node_of(pod) == node) {
         for other in spared {
             kubectl(&["cordon", other]).await;
         }
         kubectl(&["delete", "pod", &pods[0].name_any(), "-n", SHOP, "--timeout=90s"]).await;
-        bed.until_pods(LIVE, 3).await;
+        fixture.until_pods(LIVE, 3).await;
         for other in spared {
             kubectl(&["uncordon", other]).await;
         }
@@ -107,10 +107,10 @@ async fn populated_node(bed: &Bed, spared: &[&str]) -> String {
 }
 
 /// The pod of the channel with the most subscribers.
-async fn busiest(bed: &Bed) -> Pod {
+async fn busiest(fixture: &Fixture) -> Pod {
     let mut counted = Vec::new();
-    for pod in bed.until_pods(LIVE, 3).await {
-        counted.push((subscribers(&pod).await.expect("a ready pod says who is connected"), pod));
+    for pod in fixture.until_pods(LIVE, 3).await {
+        counted.push((subscribers(&pod).await.expect("a ready pod lists its subscribers"), pod));
     }
     let (count, pod) = counted.into_iter().max_by_key(|(count, _)| *count).expect("three pods");
     assert!(count > 0, "no pod has subscribers");
@@ -129,37 +129,37 @@ async fn subscribers(pod: &Pod) -> Option<usize> {
 }
 
 /// `kubectl delete pod`.
-pub(crate) async fn a_pod_is_deleted(bed: &'static Bed) {
-    let victim = busiest(bed).await.name_any();
-    case(bed, "a pod is deleted", async {
+pub(crate) async fn a_pod_is_deleted(fixture: &'static Fixture) {
+    let victim = busiest(fixture).await.name_any();
+    case(fixture, "a pod is deleted", async {
         kubectl(&["delete", "pod", &victim, "-n", SHOP, "--timeout=90s"]).await;
-        bed.until_pods(LIVE, 3).await;
+        fixture.until_pods(LIVE, 3).await;
     })
     .await;
 }
 
 /// The program of a pod gets SIGKILL; the kubelet starts it again.
-pub(crate) async fn a_pod_is_killed(bed: &'static Bed) {
-    let victim = busiest(bed).await;
+pub(crate) async fn a_pod_is_killed(fixture: &'static Fixture) {
+    let victim = busiest(fixture).await;
     let before = restarts(&victim);
-    case(bed, "a pod's program gets SIGKILL", async {
+    case(fixture, "a pod's program gets SIGKILL", async {
         nodes::kill(&victim, "sluice-dataplane");
         eventually("its program was started again", LIMIT, async || {
-            let pods = bed.channel_pods(LIVE).await;
+            let pods = fixture.channel_pods(LIVE).await;
             pods.iter().any(|pod| pod.uid() == victim.uid() && restarts(pod) > before).then_some(())
         })
         .await;
-        bed.until_pods(LIVE, 3).await;
+        fixture.until_pods(LIVE, 3).await;
     })
     .await;
 }
 
 /// `kubectl rollout restart`: all pods are replaced, one after the other.
-pub(crate) async fn the_channel_is_restarted(bed: &'static Bed) {
-    let before = uids(&bed.until_pods(LIVE, 3).await);
-    case(bed, "kubectl rollout restart", async {
-        typed_for(bed, &block("cluster", "restart"), LIVE).await;
-        let after = uids(&bed.until_pods(LIVE, 3).await);
+pub(crate) async fn the_channel_is_restarted(fixture: &'static Fixture) {
+    let before = uids(&fixture.until_pods(LIVE, 3).await);
+    case(fixture, "kubectl rollout restart", async {
+        typed_for(fixture, &block("cluster", "restart"), LIVE).await;
+        let after = uids(&fixture.until_pods(LIVE, 3).await);
         assert!(
             before.iter().all(|uid| !after.contains(uid)),
             "a pod was not replaced: {before:?}, {after:?}"
@@ -169,40 +169,40 @@ pub(crate) async fn the_channel_is_restarted(bed: &'static Bed) {
 }
 
 /// `kubectl scale` of the channel.
-pub(crate) async fn it_is_scaled_from_one_to_four_to_one(bed: &'static Bed) {
+pub(crate) async fn it_is_scaled_from_one_to_four_to_one(fixture: &'static Fixture) {
     for (name, replicas) in
         [("scaled 3 → 1", 1), ("scaled 1 → 4", 4), ("scaled 4 → 1", 1), ("scaled 1 → 3", 3)]
     {
-        case(bed, name, async {
+        case(fixture, name, async {
             if replicas == 3 {
-                typed_for(bed, &block("cluster", "scale"), LIVE).await;
+                typed_for(fixture, &block("cluster", "scale"), LIVE).await;
             } else {
                 kubectl(&["scale", "sse/live", "-n", SHOP, &format!("--replicas={replicas}")])
                     .await;
             }
-            bed.until_pods(LIVE, replicas).await;
+            fixture.until_pods(LIVE, replicas).await;
         })
         .await;
         if replicas > 1 {
-            subscribers_move(bed).await;
+            subscribers_move(fixture).await;
         }
     }
 }
 
 /// Every subscriber comes back anew, as when people reload their pages: so that new pods have some
 /// too.
-async fn subscribers_move(bed: &Bed) {
-    if let Some(fleet) = bed.fleet.lock().await.as_ref() {
+async fn subscribers_move(fixture: &Fixture) {
+    if let Some(fleet) = fixture.fleet.lock().await.as_ref() {
         fleet.reconnect();
     }
-    case(bed, "all subscribers reconnect at once", async {}).await;
+    case(fixture, "all subscribers reconnect at once", async {}).await;
 }
 
 /// The eviction API, which `kubectl drain` uses: one pod may go at a time, the second is refused
 /// with 429.
-pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
-    let mut victims = bed.until_pods(LIVE, 3).await;
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(bed.client().await, SHOP);
+pub(crate) async fn evictions_respect_the_budget(fixture: &'static Fixture) {
+    let mut victims = fixture.until_pods(LIVE, 3).await;
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(fixture.client().await, SHOP);
     eventually("the budget allows one disruption", LIMIT, async || {
         let budgets =
             budgets.list(&ListParams::default().labels("sluice.dev/channel=live")).await.ok()?;
@@ -210,8 +210,8 @@ pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
     })
     .await;
     let (first, second) = (victims.remove(0).name_any(), victims.remove(0).name_any());
-    let pods: Api<Pod> = Api::namespaced(bed.client().await, SHOP);
-    case(bed, "a pod is evicted", async {
+    let pods: Api<Pod> = Api::namespaced(fixture.client().await, SHOP);
+    case(fixture, "a pod is evicted", async {
         let taken = evict(&first).await;
         assert!(taken.ok, "the first may go: {}", taken.err);
         let refused = evict(&second).await;
@@ -222,28 +222,30 @@ pub(crate) async fn evictions_respect_the_budget(bed: &'static Bed) {
             pods.get_opt(&first).await.ok().filter(Option::is_none).map(drop)
         })
         .await;
-        bed.until_pods(LIVE, 3).await;
+        fixture.until_pods(LIVE, 3).await;
     })
     .await;
 }
 
 /// `kubectl drain`: all pods of a node go, one of the channel at a time, and come up elsewhere.
-pub(crate) async fn a_node_is_drained(bed: &'static Bed) {
-    let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
-    let node =
-        populated_node(bed, &["node-1", "sluice-control-plane", nats.first().map_or("", node_of)])
-            .await;
+pub(crate) async fn a_node_is_drained(fixture: &'static Fixture) {
+    let nats = fixture.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
+    let node = populated_node(
+        fixture,
+        &["node-1", "sluice-control-plane", nats.first().map_or("", node_of)],
+    )
+    .await;
     let [drain, uncordon] =
         <[String; 2]>::try_from(block("cluster", "drain").commands()).expect("two commands");
-    case(bed, "kubectl drain of a node", async {
-        typed(bed, &drain.replace("NODE", &node)).await;
-        let pods = bed.until_pods(LIVE, 3).await;
+    case(fixture, "kubectl drain of a node", async {
+        typed(fixture, &drain.replace("NODE", &node)).await;
+        let pods = fixture.until_pods(LIVE, 3).await;
         assert!(
             pods.iter().all(|pod| node_of(pod) != node),
             "a pod is on {node} again: {:?}",
             pods.iter().map(node_of).collect::<Vec<_>>()
         );
-        typed(bed, &uncordon.replace("NODE", &node)).await;
+        typed(fixture, &uncordon.replace("NODE", &node)).await;
     })
     .await;
 }
@@ -261,11 +263,11 @@ async fn evict(pod: &str) -> Said {
 }
 
 /// The operator that acts gets SIGKILL; the other takes over. Subscribers notice nothing.
-pub(crate) async fn the_operators_leader_is_killed(bed: &'static Bed) {
-    let before = uids(&bed.until_pods(LIVE, 3).await);
-    bed.until_operators_are_ready().await;
-    let leader = operators::leader(bed).await;
-    case(bed, "the operator's leader is killed", async {
+pub(crate) async fn the_operators_leader_is_killed(fixture: &'static Fixture) {
+    let before = uids(&fixture.until_pods(LIVE, 3).await);
+    fixture.until_operators_are_ready().await;
+    let leader = operators::leader(fixture).await;
+    case(fixture, "the operator's leader is killed", async {
         nodes::kill(&leader, "sluice-operator");
         // Something for the next leader to do.
         kubectl(&[
@@ -278,24 +280,24 @@ pub(crate) async fn the_operators_leader_is_killed(bed: &'static Bed) {
             r#"{"spec":{"delivery":{"writeTimeout":"11s"}}}"#,
         ])
         .await;
-        bed.until_ready(SHOP, LIVE).await;
-        bed.until_operators_are_ready().await;
+        fixture.until_ready(SHOP, LIVE).await;
+        fixture.until_operators_are_ready().await;
     })
     .await;
     assert_eq!(
         before,
-        uids(&bed.until_pods(LIVE, 3).await),
+        uids(&fixture.until_pods(LIVE, 3).await),
         "the channel's pods are the same ones"
     );
 }
 
 /// `helm upgrade` to another setting of the operator: its pods are replaced, the channels' are not.
-pub(crate) async fn the_operator_is_upgraded(bed: &'static Bed) {
-    let pods_before = bed.until_pods(LIVE, 3).await;
-    let operators_before = uids(&bed.until_operators_are_ready().await);
-    case(bed, "helm upgrade of the operator", async {
-        typed(bed, &block("cluster", "upgrade").command()).await;
-        let operators_after = uids(&bed.until_operators_are_ready().await);
+pub(crate) async fn the_operator_is_upgraded(fixture: &'static Fixture) {
+    let pods_before = fixture.until_pods(LIVE, 3).await;
+    let operators_before = uids(&fixture.until_operators_are_ready().await);
+    case(fixture, "helm upgrade of the operator", async {
+        typed(fixture, &block("cluster", "upgrade").command()).await;
+        let operators_after = uids(&fixture.until_operators_are_ready().await);
         assert!(
             operators_before.iter().all(|uid| !operators_after.contains(uid)),
             "the operators were not replaced"
@@ -311,10 +313,10 @@ pub(crate) async fn the_operator_is_upgraded(bed: &'static Bed) {
             r#"{"spec":{"delivery":{"writeTimeout":"12s"}}}"#,
         ])
         .await;
-        bed.until_ready(SHOP, LIVE).await;
+        fixture.until_ready(SHOP, LIVE).await;
     })
     .await;
-    let pods_after = bed.until_pods(LIVE, 3).await;
+    let pods_after = fixture.until_pods(LIVE, 3).await;
     assert_eq!(
         uids(&pods_before),
         uids(&pods_after),
@@ -325,34 +327,38 @@ pub(crate) async fn the_operator_is_upgraded(bed: &'static Bed) {
 }
 
 /// nats-server gets SIGKILL and comes back with what it had on its disk.
-pub(crate) async fn nats_is_killed(bed: &'static Bed) {
-    let pods = bed.until_pods(LIVE, 3).await;
-    let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await.remove(0);
+pub(crate) async fn nats_is_killed(fixture: &'static Fixture) {
+    let pods = fixture.until_pods(LIVE, 3).await;
+    let nats =
+        fixture.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await.remove(0);
     let before = restarts(&nats);
-    case(bed, "nats-server gets SIGKILL", async {
+    case(fixture, "nats-server gets SIGKILL", async {
         nodes::kill(&nats, "nats-server");
         eventually("nats-server was started again", LIMIT, async || {
-            let nats = bed.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
-            nats.first().filter(|pod| restarts(pod) > before && crate::bed::is_ready(pod)).map(drop)
+            let nats =
+                fixture.pods(SYSTEM, "statefulset.kubernetes.io/pod-name=sluice-nats-0").await;
+            nats.first()
+                .filter(|pod| restarts(pod) > before && crate::fixture::is_ready(pod))
+                .map(drop)
         })
         .await;
-        bed.until_ready(SHOP, LIVE).await;
+        fixture.until_ready(SHOP, LIVE).await;
     })
     .await;
     assert_eq!(
         uids(&pods),
-        uids(&bed.until_pods(LIVE, 3).await),
+        uids(&fixture.until_pods(LIVE, 3).await),
         "the channel's pods are the same ones"
     );
 }
 
 /// The end of the chaos.
-pub(crate) async fn subscribers_leave(bed: &'static Bed) {
-    let fleet = bed.fleet.lock().await.take().expect("subscribers are connected");
+pub(crate) async fn subscribers_leave(fixture: &'static Fixture) {
+    let fleet = fixture.fleet.lock().await.take().expect("subscribers are connected");
     println!("every subscriber has had every event up to {}", fleet.reckoned());
     drop(fleet);
     // The pods see that they are gone: their places are free again.
-    for pod in bed.channel_pods(LIVE).await {
+    for pod in fixture.channel_pods(LIVE).await {
         eventually("no subscriber is left", LIMIT, async || {
             subscribers(&pod).await.filter(|count| *count == 0)
         })

@@ -6,14 +6,14 @@ use sluice_channel::{ChannelName, name};
 use sluice_tests::{docs::block, nats::Streams};
 
 use crate::{
-    bed::{Bed, LIMIT, SHOP, SYSTEM},
+    fixture::{Fixture, LIMIT, SHOP, SYSTEM},
     kubectl::kubectl,
     pages::{Running, forwarded, typed},
 };
 
 /// `helm install` on a cluster that has nothing but nodes, DNS and a class of volumes.
-pub(crate) async fn install(bed: &'static Bed) {
-    install_release(bed).await;
+pub(crate) async fn install(fixture: &'static Fixture) {
+    install_release(fixture).await;
     kubectl(&[
         "wait",
         "--for=condition=Established",
@@ -21,11 +21,11 @@ pub(crate) async fn install(bed: &'static Bed) {
         "--timeout=30s",
     ])
     .await;
-    bed.until_operators_are_ready().await;
+    fixture.until_operators_are_ready().await;
     let [_, test] =
         <[String; 2]>::try_from(block("cluster", "install").commands()).expect("two commands");
     assert_eq!(test, block("cluster", "check").command(), "both pages have the same check");
-    let tested = typed(bed, &test).await;
+    let tested = typed(fixture, &test).await;
     assert!(tested.contains("Phase:          Succeeded"), "{tested}");
     assert!(
         tested.contains("POD LOGS")
@@ -35,8 +35,8 @@ pub(crate) async fn install(bed: &'static Bed) {
 }
 
 /// The same for a release that was there before.
-pub(crate) async fn install_release(bed: &'static Bed) {
-    typed(bed, &block("cluster", "install").commands()[0]).await;
+pub(crate) async fn install_release(fixture: &'static Fixture) {
+    typed(fixture, &block("cluster", "install").commands()[0]).await;
     // All that is in these namespaces must be admitted by the strictest of the Pod Security
     // Standards, the release included.
     kubectl(&[
@@ -51,26 +51,26 @@ pub(crate) async fn install_release(bed: &'static Bed) {
 
 /// Apply an example, wait for it, subscribe and publish with curl; what is published over NATS
 /// arrives as well.
-pub(crate) async fn first_steps(bed: &'static Bed) {
+pub(crate) async fn first_steps(fixture: &'static Fixture) {
     kubectl(&["create", "namespace", SHOP]).await;
     kubectl(&["label", "namespace", SHOP, "pod-security.kubernetes.io/enforce=restricted"]).await;
     let [apply, wait] = <[String; 2]>::try_from(block("cluster", "first-channel").commands())
         .expect("two commands");
-    typed(bed, &apply).await;
+    typed(fixture, &apply).await;
     let started = Instant::now();
-    typed(bed, &wait).await;
+    typed(fixture, &wait).await;
     println!("Ready {:.1} s after apply", started.elapsed().as_secs_f64());
 
     let [forward, subscribe, publish] =
         <[String; 3]>::try_from(block("cluster", "first-events").commands())
             .expect("three commands");
-    let _forward = forwarded(bed, &forward).await;
-    let mut subscriber = Running::new(bed, &subscribe).await;
+    let _forward = forwarded(fixture, &forward).await;
+    let mut subscriber = Running::new(fixture, &subscribe).await;
     subscriber.shows(|line| line == "event: channel.cursor").await;
-    typed(bed, &publish).await;
+    typed(fixture, &publish).await;
     subscriber.shows(|line| line == r#"data: {"order":1}"#).await;
     // The other way in.
-    let streams = Streams::connect(&bed.nats_url().await).await;
+    let streams = Streams::connect(&fixture.nats_url().await).await;
     let prefix = name::default_topic_prefix(SHOP, &ChannelName::new("orders").expect("a name"));
     let published = streams.publish(&prefix, "created", r#"{"order":2}"#).await;
     let seen = subscriber.shows(|line| line == r#"data: {"order":2}"#).await;
@@ -82,7 +82,7 @@ pub(crate) async fn first_steps(bed: &'static Bed) {
     );
 
     // And over the Service itself.
-    let address = bed.address(SHOP, "orders-sse", "http").await;
+    let address = fixture.address(SHOP, "orders-sse", "http").await;
     let answer = reqwest::Client::new()
         .post(format!("http://{address}/channels/orders/created"))
         .body(r#"{"order":3}"#)

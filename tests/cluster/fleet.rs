@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sluice_tests::{clients::digest, eventually, nats::Streams};
 use tokio::{sync::watch, task::JoinHandle, time::MissedTickBehavior};
 
-use crate::{bed::LIMIT, subscriber::Subscriber};
+use crate::{fixture::LIMIT, subscriber::Subscriber};
 
 /// How many subscribers.
 const SUBSCRIBERS: usize = 200;

@@ -13,7 +13,7 @@ use sluice_tests::{
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Bed, LIMIT, SHOP, current_condition},
+    fixture::{Fixture, LIMIT, SHOP, current_condition},
     kubectl::{kubectl, kubectl_with},
     pages::Running,
 };
@@ -28,7 +28,7 @@ const HOST: &str = "events.example.com";
 
 /// The manifest that docs/proxies.md has for Traefik, with the controller that it is for: the
 /// channel `outside` is there already.
-pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
+pub(crate) async fn traefik_serves_it(fixture: &'static Fixture) {
     let files = TempDir::with_prefix("sluice-ingress-").expect("a folder");
     let certificate = certificate(files.path()).await;
     let said = kubectl_with(&["apply", "-f", "-"], CLASS).await;
@@ -50,7 +50,7 @@ pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
     let url = format!("https://{HOST}/channels/outside");
     eventually("the channel is exposed, and says where", LIMIT, async || {
         assert!(traefik.ended().is_none(), "{}{}", traefik.stdout(), traefik.stderr());
-        let channel = bed.channel(SHOP, "outside").await;
+        let channel = fixture.channel(SHOP, "outside").await;
         let endpoints = channel["status"]["endpoints"].as_array()?;
         let is_there = endpoints
             .iter()
@@ -63,7 +63,7 @@ pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
         format!("--connect-to {HOST}:443:127.0.0.1:{port} --cacert {}", certificate.display());
     // Until Traefik has heard of it, it answers 404, and curl asks again.
     let mut curl = Running::new(
-        bed,
+        fixture,
         &format!(
             "curl -siN --http2 --fail --retry 20 --retry-delay 1 --retry-all-errors {connect} {url}"
         ),
@@ -71,7 +71,7 @@ pub(crate) async fn traefik_serves_it(bed: &'static Bed) {
     .await;
     let head = curl.shows(|line| line == "event: channel.cursor").await;
     assert!(head.iter().any(|line| line.starts_with("HTTP/2 200")), "{head:#?}");
-    let streams = Streams::connect(&bed.nats_url().await).await;
+    let streams = Streams::connect(&fixture.nats_url().await).await;
     let prefix = name::default_topic_prefix(SHOP, &ChannelName::new("outside").expect("a name"));
     let published = Instant::now();
     streams.publish(&prefix, "created", "through an Ingress").await;

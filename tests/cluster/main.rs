@@ -9,19 +9,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;
-mod bed;
 mod chaos;
 mod first_steps;
+mod fixture;
 mod fleet;
 mod ingress;
 mod kubectl;
+mod nats_away;
 mod nodes;
 mod operators;
 mod pages;
 mod pods;
 mod rights;
 mod scaling;
-mod store;
 mod subscriber;
 mod surroundings;
 mod uninstall;
@@ -34,7 +34,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Trial};
 
-use crate::bed::Bed;
+use crate::fixture::Fixture;
 
 /// Longest that one case may take. The longest, a node's power cut, takes about two minutes.
 const CASE_LIMIT: Duration = Duration::from_secs(300);
@@ -62,8 +62,8 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let started = Instant::now();
     let conclusion = libtest_mimic::run(&arguments, cases);
-    Bed::get().print_table();
-    Bed::get().clean();
+    Fixture::get().print_table();
+    Fixture::get().clean();
     println!("the cluster's tests took {:.0} s", started.elapsed().as_secs_f64());
     conclusion.exit_code()
 }
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 macro_rules! case {
     ($path:path) => {
         Trial::test(stringify!($path).replace("::", " :: "), || {
-            run(stringify!($path), $path(Bed::get()));
+            run(stringify!($path), $path(Fixture::get()));
             Ok(())
         })
     };
@@ -90,7 +90,7 @@ fn cases() -> Vec<Trial> {
         case!(pods::pods_meet_the_restricted_standard),
         case!(chaos::subscribers_connect),
     ];
-    if Bed::has_nodes() {
+    if Fixture::has_nodes() {
         cases.extend([
             case!(chaos::a_node_loses_power),
             case!(chaos::a_pod_is_killed),
@@ -109,7 +109,7 @@ fn cases() -> Vec<Trial> {
         case!(chaos::evictions_respect_the_budget),
         case!(chaos::a_node_is_drained),
         case!(chaos::the_operator_is_upgraded),
-        case!(store::nats_is_away),
+        case!(nats_away::nats_is_away),
         case!(operators::one_of_two_acts),
         case!(operators::a_lost_lease_stops_writes),
         case!(chaos::subscribers_leave),
@@ -130,7 +130,7 @@ fn run(name: &str, body: impl Future<Output = ()>) {
     FOUNDATION_FAILED.store(is_foundation, Relaxed);
     let started = Instant::now();
     let done =
-        Bed::get().runtime().block_on(async { tokio::time::timeout(CASE_LIMIT, body).await });
+        Fixture::get().runtime().block_on(async { tokio::time::timeout(CASE_LIMIT, body).await });
     assert!(done.is_ok(), "{name} took longer than {CASE_LIMIT:?}");
     println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
     FOUNDATION_FAILED.store(false, Relaxed);

@@ -9,7 +9,7 @@ use sluice_tests::eventually;
 use tokio::process::Command;
 
 use crate::{
-    bed::{Bed, node_of},
+    fixture::{Fixture, node_of},
     kubectl,
 };
 
@@ -28,16 +28,16 @@ pub(crate) async fn power_on(node: &str) {
 
 async fn script(verb: &str, node: &str) {
     let number =
-        node.strip_prefix("node-").unwrap_or_else(|| panic!("{node} is not one of bed/up.sh"));
-    let mut command = Command::new(Bed::root().join("tests/cluster/bed/node.sh"));
+        node.strip_prefix("node-").unwrap_or_else(|| panic!("{node} is not one of machine/up.sh"));
+    let mut command = Command::new(Fixture::root().join("tests/cluster/machine/node.sh"));
     // What it starts must not have the test's output open: a runner waits until that is closed.
     let said = kubectl::run(command.args([verb, number])).await;
     assert!(said.ok, "node.sh {verb} {number}: {}{}", said.out, said.err);
 }
 
 /// Waits until the API server calls a node ready, or not.
-pub(crate) async fn until_node(bed: &Bed, node: &str, ready: bool) {
-    let nodes: Api<Node> = Api::all(bed.client().await);
+pub(crate) async fn until_node(fixture: &Fixture, node: &str, ready: bool) {
+    let nodes: Api<Node> = Api::all(fixture.client().await);
     eventually(&format!("{node}: ready is {ready}"), NODE_LIMIT, async || {
         let conditions = nodes.get_opt(node).await.ok()??.status?.conditions?;
         let is_ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");

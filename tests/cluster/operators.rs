@@ -14,10 +14,10 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::json;
-use sluice_tests::{cluster::audit::Entry, eventually};
+use sluice_tests::{eventually, kube_api::audit::Entry};
 
 use crate::{
-    bed::{Bed, LIMIT, RELEASE, SHOP, SYSTEM},
+    fixture::{Fixture, LIMIT, RELEASE, SHOP, SYSTEM},
     kubectl::kubectl,
 };
 
@@ -26,13 +26,13 @@ pub(crate) fn user() -> String {
     format!("system:serviceaccount:{SYSTEM}:{RELEASE}")
 }
 
-async fn lease(bed: &Bed) -> Api<Lease> {
-    Api::namespaced(bed.client().await, SYSTEM)
+async fn lease(fixture: &Fixture) -> Api<Lease> {
+    Api::namespaced(fixture.client().await, SYSTEM)
 }
 
 /// Name of the lease.
-async fn lease_name(bed: &Bed) -> String {
-    let leases = lease(bed).await;
+async fn lease_name(fixture: &Fixture) -> String {
+    let leases = lease(fixture).await;
     eventually("the operators have a lease", LIMIT, async || {
         let found = leases.list(&kube::api::ListParams::default()).await.ok()?;
         found.items.first().map(ResourceExt::name_any)
@@ -40,8 +40,8 @@ async fn lease_name(bed: &Bed) -> String {
     .await
 }
 
-async fn holder(bed: &Bed, name: &str) -> Option<String> {
-    lease(bed)
+async fn holder(fixture: &Fixture, name: &str) -> Option<String> {
+    lease(fixture)
         .await
         .get_opt(name)
         .await
@@ -52,18 +52,18 @@ async fn holder(bed: &Bed, name: &str) -> Option<String> {
 }
 
 /// The operator's pod that holds the lease; waits for one.
-pub(crate) async fn leader(bed: &Bed) -> Pod {
-    let name = lease_name(bed).await;
+pub(crate) async fn leader(fixture: &Fixture) -> Pod {
+    let name = lease_name(fixture).await;
     eventually("an operator leads", LIMIT, async || {
-        let holder = holder(bed, &name).await?;
-        bed.operators().await.into_iter().find(|pod| holder.starts_with(&pod.name_any()))
+        let holder = holder(fixture, &name).await?;
+        fixture.operators().await.into_iter().find(|pod| holder.starts_with(&pod.name_any()))
     })
     .await
 }
 
 /// Writes to the API server by operators since `since`, but for those to the lease itself.
 fn writes(since: Timestamp) -> Vec<Entry> {
-    let entries = Bed::audit().map(|audit| audit.of_user(&user())).unwrap_or_default();
+    let entries = Fixture::audit().map(|audit| audit.of_user(&user())).unwrap_or_default();
     let is_lease =
         |e: &Entry| e.object_ref.resource == "leases" || e.object_ref.resource == "events";
     entries
@@ -73,27 +73,27 @@ fn writes(since: Timestamp) -> Vec<Entry> {
 }
 
 /// Of two operators only the leader writes.
-pub(crate) async fn one_of_two_acts(bed: &'static Bed) {
-    let operators = bed.until_operators_are_ready().await;
+pub(crate) async fn one_of_two_acts(fixture: &'static Fixture) {
+    let operators = fixture.until_operators_are_ready().await;
     assert_eq!(operators.len(), 2, "the chart installs two");
-    let leader = leader(bed).await.name_any();
+    let leader = leader(fixture).await.name_any();
     let since = Timestamp::now();
     kubectl(&["annotate", "sse/orders", "-n", SHOP, "test/touched=1"]).await;
     kubectl(&["scale", "sse/orders", "-n", SHOP, "--replicas=1"]).await;
-    bed.until_pods("orders", 1).await;
-    if Bed::audit().is_some() {
+    fixture.until_pods("orders", 1).await;
+    if Fixture::audit().is_some() {
         let writers: BTreeSet<Option<String>> =
             writes(since).iter().map(|e| e.pod().map(str::to_owned)).collect();
         assert_eq!(writers, BTreeSet::from([Some(leader)]), "only the leader writes");
     }
 }
 
-/// Somebody else holds the lease: no operator writes any more. Nobody renews it: one of them takes
-/// over.
-pub(crate) async fn a_lost_lease_stops_writes(bed: &'static Bed) {
-    let name = lease_name(bed).await;
-    leader(bed).await;
-    let leases = lease(bed).await;
+/// Another process holds the lease: no operator writes any more. It is not renewed: one of them
+/// takes over.
+pub(crate) async fn a_lost_lease_stops_writes(fixture: &'static Fixture) {
+    let name = lease_name(fixture).await;
+    leader(fixture).await;
+    let leases = lease(fixture).await;
     let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::now());
     let theft =
         json!({"spec": {"holderIdentity": "somebody-else", "acquireTime": now, "renewTime": now}});
@@ -109,13 +109,13 @@ pub(crate) async fn a_lost_lease_stops_writes(bed: &'static Bed) {
     // The lease was taken for 15 s.
     tokio::time::sleep(Duration::from_secs(12).saturating_sub(stolen.elapsed())).await;
     assert_eq!(
-        holder(bed, &name).await.as_deref(),
+        holder(fixture, &name).await.as_deref(),
         Some("somebody-else"),
         "the lease has not run out yet"
     );
     let written: Vec<String> = writes(since).iter().map(Entry::brief).collect();
     assert!(written.is_empty(), "written without the lease: {written:#?}");
-    leader(bed).await;
-    bed.until_pods("orders", 2).await;
+    leader(fixture).await;
+    fixture.until_pods("orders", 2).await;
     println!("taken over {:.1} s after the theft", stolen.elapsed().as_secs_f64());
 }

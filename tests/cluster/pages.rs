@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    bed::{Bed, LIMIT, SHOP},
+    fixture::{Fixture, LIMIT, SHOP},
     kubectl::{kubectl, kubectl_with, run, try_kubectl},
 };
 
@@ -37,14 +37,18 @@ pub(crate) async fn context() -> NamedTempFile {
 }
 
 /// `sh` with one command of a page.
-async fn shell(bed: &Bed, command: &str) -> Command {
+async fn shell(fixture: &Fixture, command: &str) -> Command {
     println!("$ {command}");
     let own = std::env::var_os("KUBECONFIG").unwrap_or_default();
-    let configs = [bed.context().await, PathBuf::from(own)];
+    let configs = [fixture.context().await, PathBuf::from(own)];
     let mut path = vec![tool("kubectl").parent().expect("a folder").to_path_buf()];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let mut shell = Command::new("sh");
-    shell.args(["-c", command]).current_dir(Bed::root()).kill_on_drop(true).stdin(Stdio::null());
+    shell
+        .args(["-c", command])
+        .current_dir(Fixture::root())
+        .kill_on_drop(true)
+        .stdin(Stdio::null());
     shell
         .env("KUBECONFIG", std::env::join_paths(configs).expect("two paths"))
         .env("PATH", std::env::join_paths(path).expect("paths"));
@@ -52,16 +56,16 @@ async fn shell(bed: &Bed, command: &str) -> Command {
 }
 
 /// Types a command that ends by itself, and well; what it printed.
-pub(crate) async fn typed(bed: &Bed, command: &str) -> String {
-    let said = run(&mut shell(bed, command).await).await;
+pub(crate) async fn typed(fixture: &Fixture, command: &str) -> String {
+    let said = run(&mut shell(fixture, command).await).await;
     assert!(said.ok, "{command}\n{}{}", said.out, said.err);
     said.out
 }
 
 /// Types all commands of a block, with this channel for `orders`.
-pub(crate) async fn typed_for(bed: &Bed, block: &docs::Block, channel: &str) {
+pub(crate) async fn typed_for(fixture: &Fixture, block: &docs::Block, channel: &str) {
     for command in block.commands() {
-        typed(bed, &command.replace("orders", channel)).await;
+        typed(fixture, &command.replace("orders", channel)).await;
     }
 }
 
@@ -75,8 +79,8 @@ pub(crate) struct Running {
 impl Running {
     /// Types a command in a terminal of its own. `exec`: the shell makes room for it, so that it
     /// ends with this value.
-    pub(crate) async fn new(bed: &Bed, command: &str) -> Self {
-        let mut shell = shell(bed, &format!("exec {command}"))
+    pub(crate) async fn new(fixture: &Fixture, command: &str) -> Self {
+        let mut shell = shell(fixture, &format!("exec {command}"))
             .await
             .stdout(Stdio::piped())
             .spawn()
@@ -104,17 +108,17 @@ impl Running {
 }
 
 /// A way to a pod through the API server; then the commands beside it may be typed.
-pub(crate) async fn forwarded(bed: &Bed, command: &str) -> Running {
-    let mut forward = Running::new(bed, command).await;
+pub(crate) async fn forwarded(fixture: &Fixture, command: &str) -> Running {
+    let mut forward = Running::new(fixture, command).await;
     forward.shows(|line| line.starts_with("Forwarding from 127.0.0.1:")).await;
     forward
 }
 
 /// What `kubectl` shows of a channel is what the page says.
-pub(crate) async fn look(bed: &'static Bed) {
+pub(crate) async fn look(fixture: &'static Fixture) {
     let [get, describe, path, explain] =
         <[String; 4]>::try_from(block("cluster", "look").commands()).expect("four commands");
-    let (listed, page) = (typed(bed, &get).await, block("cluster", "look-answer").text);
+    let (listed, page) = (typed(fixture, &get).await, block("cluster", "look-answer").text);
     let words = |text: &str, line: usize| {
         text.lines()
             .nth(line)
@@ -132,29 +136,29 @@ pub(crate) async fn look(bed: &'static Bed) {
         in_shop(&shown[3]).rsplit_once('_').map(|(head, _)| head.to_owned())
     );
     assert_eq!(real[5], in_shop(&shown[5]), "the URL");
-    let described = typed(bed, &describe).await;
+    let described = typed(fixture, &describe).await;
     assert!(described.contains("Managed By") || described.contains("Type:"), "{described}");
-    assert_eq!(typed(bed, &path).await.trim(), format!("{} {}", real[3], real[5]));
-    assert!(typed(bed, &explain).await.contains("heartbeat"));
+    assert_eq!(typed(fixture, &path).await.trim(), format!("{} {}", real[3], real[5]));
+    assert!(typed(fixture, &explain).await.contains("heartbeat"));
 }
 
 /// The admin port of a pod, through the API server.
-pub(crate) async fn admin(bed: &'static Bed) {
+pub(crate) async fn admin(fixture: &'static Fixture) {
     let [forward, metrics, subscribers] =
         <[String; 3]>::try_from(block("cluster", "admin").commands()).expect("three commands");
-    let _forward = forwarded(bed, &forward).await;
-    let metrics = typed(bed, &metrics).await;
+    let _forward = forwarded(fixture, &forward).await;
+    let metrics = typed(fixture, &metrics).await;
     assert!(metrics.contains("sluice_connections{") && metrics.ends_with("# EOF\n"), "{metrics}");
-    let told: Value = serde_json::from_str(&typed(bed, &subscribers).await).expect("JSON");
+    let told: Value = serde_json::from_str(&typed(fixture, &subscribers).await).expect("JSON");
     assert!(told["total"].is_u64(), "{told}");
 }
 
 /// The API server takes every manifest of the pages, field by field.
-pub(crate) async fn manifests_are_taken(_bed: &'static Bed) {
+pub(crate) async fn manifests_are_taken(_bed: &'static Fixture) {
     let manifests = docs::manifests();
     assert!(manifests.len() > 5, "only {} manifests", manifests.len());
     for manifest in manifests {
-        // A name that nobody has: an answer about what is there already would say less.
+        // A name that no object has: an answer about what is there already would say less.
         let text = manifest.text.replacen("name: orders", "name: of-a-page", 1);
         let said = kubectl_with(
             &["apply", "-n", SHOP, "--dry-run=server", "--validate=strict", "-f", "-"],
@@ -173,7 +177,7 @@ pub(crate) async fn manifests_are_taken(_bed: &'static Bed) {
 
 /// The Ingresses that docs/proxies.md has for controllers: each becomes one, with its class, host
 /// and annotations.
-pub(crate) async fn ingresses_are_as_on_the_page(_bed: &'static Bed) {
+pub(crate) async fn ingresses_are_as_on_the_page(_bed: &'static Fixture) {
     let of_controllers: Vec<_> =
         docs::manifests().into_iter().filter(|block| block.file == "docs/proxies.md").collect();
     assert!(of_controllers.len() >= 3, "only {} manifests", of_controllers.len());

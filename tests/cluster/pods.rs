@@ -2,14 +2,14 @@
 
 use kube::ResourceExt;
 
-use crate::bed::{Bed, SHOP, SYSTEM, node_of};
+use crate::fixture::{Fixture, SHOP, SYSTEM, node_of};
 
 /// Every container of ours runs as a numbered user on a read-only root without capabilities or a
 /// service account's token it does not need; that the namespaces enforce the `restricted` standard
 /// proves the rest.
-pub(crate) async fn pods_meet_the_restricted_standard(bed: &'static Bed) {
-    let mut pods = bed.pods(SHOP, "").await;
-    pods.extend(bed.pods(SYSTEM, "").await);
+pub(crate) async fn pods_meet_the_restricted_standard(fixture: &'static Fixture) {
+    let mut pods = fixture.pods(SHOP, "").await;
+    pods.extend(fixture.pods(SYSTEM, "").await);
     assert!(pods.len() >= 3, "only {} pods", pods.len());
     for pod in &pods {
         let name = pod.name_any();

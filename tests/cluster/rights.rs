@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use sluice_tests::cluster::audit::Entry;
+use sluice_tests::kube_api::audit::Entry;
 
-use crate::{bed::Bed, operators, uninstall};
+use crate::{fixture::Fixture, operators, uninstall};
 
 /// No request of ours was refused for want of rights, and no Secret was read.
-pub(crate) async fn the_operator_stays_within_its_rights(_bed: &'static Bed) {
-    let Some(audit) = Bed::audit() else {
+pub(crate) async fn the_operator_stays_within_its_rights(_bed: &'static Fixture) {
+    let Some(audit) = Fixture::audit() else {
         println!("the audit log cannot be read here");
         return;
     };

@@ -8,7 +8,7 @@ use sluice_tests::{
 };
 
 use crate::{
-    bed::{Bed, LIMIT, SHOP, is_ready},
+    fixture::{Fixture, LIMIT, SHOP, is_ready},
     kubectl::{kubectl, kubectl_with},
 };
 
@@ -26,11 +26,11 @@ spec:
 
 /// One pod; sixty subscribers come through the Service; three pods. When they leave, the pods stay
 /// for a while.
-pub(crate) async fn pods_follow_connections(bed: &'static Bed) {
+pub(crate) async fn pods_follow_connections(fixture: &'static Fixture) {
     let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], MANIFEST).await;
     assert!(said.ok, "{}", said.err);
-    bed.until_pods("crowd", 1).await;
-    let address = bed.address(SHOP, "crowd-sse", "http").await;
+    fixture.until_pods("crowd", 1).await;
+    let address = fixture.address(SHOP, "crowd-sse", "http").await;
     let started = Instant::now();
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
@@ -40,7 +40,7 @@ pub(crate) async fn pods_follow_connections(bed: &'static Bed) {
         streams.push(stream);
     }
     eventually("three ready pods", LIMIT, async || {
-        let pods = bed.channel_pods("crowd").await;
+        let pods = fixture.channel_pods("crowd").await;
         (pods.len() == 3 && pods.iter().all(is_ready)).then_some(())
     })
     .await;
@@ -51,7 +51,7 @@ pub(crate) async fn pods_follow_connections(bed: &'static Bed) {
     drop(streams);
     // Longer than the pods are counted apart: they may come back.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    assert_eq!(bed.channel_pods("crowd").await.len(), 3, "none is taken away in a hurry");
-    bed.until_ready(SHOP, "crowd").await;
+    assert_eq!(fixture.channel_pods("crowd").await.len(), 3, "none is taken away in a hurry");
+    fixture.until_ready(SHOP, "crowd").await;
     kubectl(&["delete", "sse/crowd", "-n", SHOP, "--timeout=60s"]).await;
 }

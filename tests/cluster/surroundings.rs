@@ -4,7 +4,7 @@
 use sluice_tests::eventually;
 
 use crate::{
-    bed::{Bed, LIMIT, SHOP, current_condition},
+    fixture::{Fixture, LIMIT, SHOP, current_condition},
     ingress,
     kubectl::{kubectl, kubectl_with},
     pages,
@@ -33,14 +33,14 @@ spec:
 /// An Ingress, a NetworkPolicy and an autoscaler are there and belong to the channel; what has no
 /// definition in this cluster is told of, and keeps no channel from being ready. With a controller
 /// an Ingress leads to the pods.
-pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
+pub(crate) async fn objects_around_the_pods(fixture: &'static Fixture) {
     let said = kubectl_with(&["apply", "-n", SHOP, "-f", "-"], MANIFESTS).await;
     assert!(said.ok, "{}", said.err);
     for (channel, reason) in [("outside", "NoAddress"), ("routed", "GatewayApiMissing")] {
-        bed.until_ready(SHOP, channel).await;
+        fixture.until_ready(SHOP, channel).await;
         let what = format!("Exposed of {channel} is False: {reason}");
         eventually(&what, LIMIT, async || {
-            let channel = bed.channel(SHOP, channel).await;
+            let channel = fixture.channel(SHOP, channel).await;
             let exposed = current_condition(&channel, "Exposed")?;
             (exposed["status"] == "False" && exposed["reason"] == reason).then_some(())
         })
@@ -52,9 +52,9 @@ pub(crate) async fn objects_around_the_pods(bed: &'static Bed) {
             kubectl(&["get", kind, "-n", SHOP, "-l", "sluice.dev/channel=outside", owner]).await;
         assert_eq!(owners, "outside", "the owner of the {kind}");
     }
-    pages::ingresses_are_as_on_the_page(bed).await;
-    if Bed::has_nodes() {
-        ingress::traefik_serves_it(bed).await;
+    pages::ingresses_are_as_on_the_page(fixture).await;
+    if Fixture::has_nodes() {
+        ingress::traefik_serves_it(fixture).await;
     } else {
         println!(
             "not run here: an Ingress behind Traefik, whose program is fetched for this project's own cluster"

@@ -7,8 +7,8 @@ use serde_json::Value;
 use sluice_tests::{docs::block, eventually};
 
 use crate::{
-    bed::{Bed, LIMIT, LIVE, SHOP, SYSTEM, uids},
     first_steps::install_release,
+    fixture::{Fixture, LIMIT, LIVE, SHOP, SYSTEM, uids},
     kubectl::{kubectl, kubectl_with, try_kubectl},
     pages::typed,
 };
@@ -18,14 +18,14 @@ pub(crate) static GONE: OnceLock<(Timestamp, Timestamp)> = OnceLock::new();
 
 /// `helm uninstall` keeps the definition, the channels, their pods and the events; `helm install`
 /// picks them up again.
-pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
-    let pods = uids(&bed.until_pods(LIVE, 3).await);
-    let before = bed.until_ready(SHOP, "orders").await;
-    let events = history(bed).await;
+pub(crate) async fn channels_and_events_outlive_the_release(fixture: &'static Fixture) {
+    let pods = uids(&fixture.until_pods(LIVE, 3).await);
+    let before = fixture.until_ready(SHOP, "orders").await;
+    let events = history(fixture).await;
     assert!(events.len() >= 2, "{events:?}");
 
     let from = Timestamp::now();
-    typed(bed, &block("cluster", "uninstall").command()).await;
+    typed(fixture, &block("cluster", "uninstall").command()).await;
     // The pod of `helm test` has ended long ago and is kept for its log.
     kubectl(&[
         "wait",
@@ -38,7 +38,7 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
     ])
     .await;
     kubectl(&["get", "crd/ssechannels.sluice.dev"]).await;
-    assert_eq!(uids(&bed.channel_pods(LIVE).await), pods, "the pods go on without an operator");
+    assert_eq!(uids(&fixture.channel_pods(LIVE).await), pods, "the pods go on without an operator");
     GONE.get_or_init(|| (from, Timestamp::now()));
     // NATS went with the release, but not its volume; and what the pods have in memory is still
     // served.
@@ -46,20 +46,21 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
 
     // With a NATS of one's own, as far as that goes without one.
     let dry =
-        typed(bed, &format!("{} --dry-run=server", block("cluster", "own-nats").command())).await;
+        typed(fixture, &format!("{} --dry-run=server", block("cluster", "own-nats").command()))
+            .await;
     assert!(
         dry.contains("nats://nats.nats.svc:4222") && !dry.contains("kind: StatefulSet"),
         "{dry}"
     );
 
-    install_release(bed).await;
-    let after = bed.until_ready(SHOP, "orders").await;
+    install_release(fixture).await;
+    let after = fixture.until_ready(SHOP, "orders").await;
     assert_eq!(
         before["status"]["stream"]["epoch"], after["status"]["stream"]["epoch"],
         "it is the same stream"
     );
-    assert_eq!(uids(&bed.until_pods(LIVE, 3).await), pods, "and the same pods");
-    assert_eq!(history(bed).await, events, "with the same events");
+    assert_eq!(uids(&fixture.until_pods(LIVE, 3).await), pods, "and the same pods");
+    assert_eq!(history(fixture).await, events, "with the same events");
 
     // It works as on the first day.
     let said = kubectl_with(
@@ -67,14 +68,14 @@ pub(crate) async fn channels_and_events_outlive_the_release(bed: &'static Bed) {
         "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: late}\nspec: {workload: {replicas: 1}}\n",
     );
     assert!(said.await.ok);
-    bed.until_ready(SHOP, "late").await;
+    fixture.until_ready(SHOP, "late").await;
     kubectl(&["delete", "sse/late", "-n", SHOP, "--timeout=60s"]).await;
 }
 
 /// "To remove everything": no channel, workload, definition, release or volume is left.
-pub(crate) async fn nothing_is_left(bed: &'static Bed) {
+pub(crate) async fn nothing_is_left(fixture: &'static Fixture) {
     for command in block("cluster", "remove-everything").commands() {
-        typed(bed, &command).await;
+        typed(fixture, &command).await;
     }
     assert!(!try_kubectl(&["get", "sse", "-A"]).await.ok, "the definition is gone");
     eventually("all that belonged to channels and release has gone", LIMIT, async || {
@@ -94,8 +95,8 @@ pub(crate) async fn nothing_is_left(bed: &'static Bed) {
 
 /// All events of `orders` that are kept, as a client reads them. A pod whose store is away says so
 /// by 503, and the client comes again.
-async fn history(bed: &Bed) -> Vec<(String, String)> {
-    let address = bed.address(SHOP, "orders-sse", "http").await;
+async fn history(fixture: &Fixture) -> Vec<(String, String)> {
+    let address = fixture.address(SHOP, "orders-sse", "http").await;
     let url = format!("http://{address}/channels/orders?from=earliest&limit=1000");
     let page: Value = eventually("a page of history", LIMIT, async || {
         let request = reqwest::Client::new()

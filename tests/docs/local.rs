@@ -342,7 +342,7 @@ async fn cors(desk: &Desk, server: &mut Terminal) {
     );
 }
 
-/// A subscriber before whom one event was published has seen what the page shows, numbers apart.
+/// A subscriber that came after one event has seen what the page shows, numbers apart.
 async fn frames(mut live: Terminal) {
     let page = block("local", "frames").text;
     live.shows("\n: hb\n").await;

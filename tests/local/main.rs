@@ -17,7 +17,7 @@ const TEST_LIMIT: Duration = Duration::from_secs(150);
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// A directory of manifests, a data directory, and ports of its own.
-struct Bed {
+struct Fixture {
     manifests: TempDir,
     data: TempDir,
     http: u16,
@@ -27,17 +27,17 @@ struct Bed {
 
 const ORDERS: &str = "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {publish: {mode: Http, allowAnonymous: true}}\n";
 
-impl Bed {
+impl Fixture {
     fn new(manifest: &str) -> Self {
-        let bed = Self {
+        let fixture = Self {
             manifests: TempDir::with_prefix("sluice-manifests-").unwrap(),
             data: TempDir::with_prefix("sluice-data-").unwrap(),
             http: free_port(),
             admin: free_port(),
             nats: free_port(),
         };
-        bed.write("orders.yaml", manifest);
-        bed
+        fixture.write("orders.yaml", manifest);
+        fixture
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -130,7 +130,7 @@ impl Bed {
         received
     }
 
-    /// Processes that work on this bed's directories.
+    /// Processes that work on this fixture's directories.
     fn children(&self) -> Vec<(u32, String)> {
         let mine = self.data.path().display().to_string();
         let mut found = Vec::new();
@@ -178,92 +178,97 @@ async fn interrupted(process: &mut Process) {
 #[test]
 fn publish_receive_stop_start_and_the_events_are_still_there() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
-        let mut process = bed.start().await;
-        bed.publish("created", "first").await;
-        let received = bed.receives("data: first\n").await;
+        let fixture = Fixture::new(ORDERS);
+        let mut process = fixture.start().await;
+        fixture.publish("created", "first").await;
+        let received = fixture.receives("data: first\n").await;
         let id = received.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
         let said = process.stdout();
         for line in [
-            format!("curl -N http://127.0.0.1:{}/channels/orders", bed.http),
-            format!("curl -d '{{\"id\":1}}' http://127.0.0.1:{}/channels/orders/created", bed.http),
-            format!("curl -N 'http://127.0.0.1:{}/channels/orders?from=earliest'", bed.http),
+            format!("curl -N http://127.0.0.1:{}/channels/orders", fixture.http),
+            format!(
+                "curl -d '{{\"id\":1}}' http://127.0.0.1:{}/channels/orders/created",
+                fixture.http
+            ),
+            format!("curl -N 'http://127.0.0.1:{}/channels/orders?from=earliest'", fixture.http),
         ] {
             assert!(said.contains(&line), "it prints what to type next, {line:?}: {said}");
         }
         interrupted(&mut process).await;
-        bed.assert_no_orphans();
+        fixture.assert_no_orphans();
 
-        let mut process = bed.start().await;
-        bed.publish("created", "second").await;
-        let again = bed.receives("data: second\n").await;
+        let mut process = fixture.start().await;
+        fixture.publish("created", "second").await;
+        let again = fixture.receives("data: second\n").await;
         assert!(
             again.contains("data: first\n") && again.contains(&id),
             "the same event under the same id: {again}"
         );
         interrupted(&mut process).await;
-        bed.assert_no_orphans();
+        fixture.assert_no_orphans();
     });
 }
 
 #[test]
 fn edits_of_the_manifests_are_followed() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
-        let mut process = bed.start().await;
-        bed.write(
+        let fixture = Fixture::new(ORDERS);
+        let mut process = fixture.start().await;
+        fixture.write(
             "more.yaml",
             "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: more}\nspec: {}\n",
         );
-        bed.says(&mut process, "more: Ready=True").await;
-        bed.write(
+        fixture.says(&mut process, "more: Ready=True").await;
+        fixture.write(
             "orders.yaml",
             &ORDERS.replace("publish: {mode: Http, allowAnonymous: true}", "stream: {maxAge: 2h}"),
         );
-        bed.says(&mut process, "generation 2 is served").await;
-        let url = format!("http://127.0.0.1:{}/channels/orders/created", bed.http);
+        fixture.says(&mut process, "generation 2 is served").await;
+        let url = format!("http://127.0.0.1:{}/channels/orders/created", fixture.http);
         assert_eq!(
             reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(),
             405,
             "publishing was taken back"
         );
         // A mistake changes nothing.
-        bed.write("orders.yaml", &ORDERS.replace("mode: Http", "mode: Htttp"));
-        bed.says(&mut process, "must be one of Disabled, Http").await;
-        bed.write("orders.yaml", &ORDERS.replace("spec: {", "spec: {stream: {storage: Memory}, "));
-        bed.says(&mut process, "cannot move a stream between file and memory").await;
+        fixture.write("orders.yaml", &ORDERS.replace("mode: Http", "mode: Htttp"));
+        fixture.says(&mut process, "must be one of Disabled, Http").await;
+        fixture
+            .write("orders.yaml", &ORDERS.replace("spec: {", "spec: {stream: {storage: Memory}, "));
+        fixture.says(&mut process, "cannot move a stream between file and memory").await;
         assert_eq!(
             reqwest::Client::new().post(&url).body("x").send().await.unwrap().status(),
             405,
             "what was in force stays"
         );
-        std::fs::remove_file(bed.manifests.path().join("more.yaml")).unwrap();
-        bed.says(&mut process, "more: removed; its stream").await;
-        let more = format!("http://127.0.0.1:{}/channels/more", bed.http);
+        std::fs::remove_file(fixture.manifests.path().join("more.yaml")).unwrap();
+        fixture.says(&mut process, "more: removed; its stream").await;
+        let more = format!("http://127.0.0.1:{}/channels/more", fixture.http);
         eventually("the channel has gone", LIMIT, async || {
             let status = reqwest::get(&more).await.ok()?.status();
             matches!(status.as_u16(), 204 | 404).then_some(())
         })
         .await;
         interrupted(&mut process).await;
-        bed.assert_no_orphans();
+        fixture.assert_no_orphans();
     });
 }
 
 #[test]
 fn a_start_that_cannot_be_ends_with_one_clear_message() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
+        let fixture = Fixture::new(ORDERS);
         for (port, flag) in
-            [(bed.http, "--listen"), (bed.admin, "--admin"), (bed.nats, "--nats-port")]
+            [(fixture.http, "--listen"), (fixture.admin, "--admin"), (fixture.nats, "--nats-port")]
         {
             let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-            let said = bed.fails(bed.command(), &[]).await;
+            let said = fixture.fails(fixture.command(), &[]).await;
             assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains(flag), "{said}");
             assert_eq!(said.matches("already in use").count(), 1, "the cause is said once: {said}");
             drop(taken);
         }
-        let said = bed.fails(bed.command(), &["--dataplane", "/nowhere/sluice-dataplane"]).await;
+        let said =
+            fixture.fails(fixture.command(), &["--dataplane", "/nowhere/sluice-dataplane"]).await;
         assert!(
             said.contains("/nowhere/sluice-dataplane") && said.contains("cargo build"),
             "{said}"
@@ -271,13 +276,13 @@ fn a_start_that_cannot_be_ends_with_one_clear_message() {
 
         let mut command = Command::new(workspace_program("sluice-operator"));
         command.args(["local", "/nowhere/manifests"]);
-        let said = bed.fails(command, &[]).await;
+        let said = fixture.fails(command, &[]).await;
         assert!(said.contains("/nowhere/manifests"), "{said}");
 
-        let bed = Bed::new(
+        let fixture = Fixture::new(
             "apiVersion: sluice.dev/v1alpha1\nkind: SseChannel\nmetadata: {name: orders}\nspec: {stream: {maxAge: 1d}}\n",
         );
-        let said = bed.fails(bed.command(), &[]).await;
+        let said = fixture.fails(fixture.command(), &[]).await;
         assert!(
             said.contains("orders.yaml")
                 && said.contains("spec.stream.maxAge")
@@ -290,30 +295,30 @@ fn a_start_that_cannot_be_ends_with_one_clear_message() {
 #[test]
 fn a_second_instance_on_the_same_data_is_refused() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
-        let mut process = bed.start().await;
-        let mut second = Process::spawn("sluice-local", bed.command());
+        let fixture = Fixture::new(ORDERS);
+        let mut process = fixture.start().await;
+        let mut second = Process::spawn("sluice-local", fixture.command());
         let status = second.wait(LIMIT).await.expect("it ends by itself");
         assert_eq!(status.code(), Some(1));
         assert!(second.stderr().contains("another sluice-operator uses"), "{}", second.stderr());
-        bed.publish("created", "undisturbed").await;
+        fixture.publish("created", "undisturbed").await;
         interrupted(&mut process).await;
-        bed.assert_no_orphans();
+        fixture.assert_no_orphans();
     });
 }
 
 #[test]
 fn children_that_die_are_started_again() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
-        let mut process = bed.start().await;
-        bed.publish("created", "before").await;
+        let fixture = Fixture::new(ORDERS);
+        let mut process = fixture.start().await;
+        fixture.publish("created", "before").await;
         for name in ["nats-server", "sluice-dataplane"] {
-            kill(bed.child(name));
-            bed.says(&mut process, &format!("{name} ended (killed by signal 9)")).await;
-            bed.says(&mut process, &format!("{name} was started again")).await;
+            kill(fixture.child(name));
+            fixture.says(&mut process, &format!("{name} ended (killed by signal 9)")).await;
+            fixture.says(&mut process, &format!("{name} was started again")).await;
             eventually("it serves again", LIMIT, async || {
-                let url = format!("http://127.0.0.1:{}/channels/orders/created", bed.http);
+                let url = format!("http://127.0.0.1:{}/channels/orders/created", fixture.http);
                 let answer = reqwest::Client::new()
                     .post(url)
                     .body("after")
@@ -326,20 +331,20 @@ fn children_that_die_are_started_again() {
             .await;
         }
         assert!(
-            bed.receives("data: after\n").await.contains("data: before\n"),
+            fixture.receives("data: after\n").await.contains("data: before\n"),
             "nothing is lost by it"
         );
         interrupted(&mut process).await;
-        bed.assert_no_orphans();
+        fixture.assert_no_orphans();
     });
 }
 
 #[test]
 fn a_nats_server_that_does_not_stay_up_is_given_up_with_its_words() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
+        let fixture = Fixture::new(ORDERS);
         // It says a good version and then ends.
-        let fake: PathBuf = bed.data.path().join("nats-server");
+        let fake: PathBuf = fixture.data.path().join("nats-server");
         std::fs::write(
             &fake,
             "#!/bin/sh\n[ \"$1\" = --version ] && { echo 'nats-server: v2.15.0'; exit 0; }\necho 'the disk is full' >&2\nexit 3\n",
@@ -350,9 +355,9 @@ fn a_nats_server_that_does_not_stay_up_is_given_up_with_its_words() {
         let mut command = Command::new(workspace_program("sluice-operator"));
         command
             .arg("local")
-            .arg(bed.manifests.path())
+            .arg(fixture.manifests.path())
             .arg("--data")
-            .arg(bed.data.path())
+            .arg(fixture.data.path())
             .arg("--nats-server")
             .arg(&fake);
         command.args([
@@ -361,9 +366,9 @@ fn a_nats_server_that_does_not_stay_up_is_given_up_with_its_words() {
             "--admin",
             "127.0.0.1:0",
             "--nats-port",
-            &bed.nats.to_string(),
+            &fixture.nats.to_string(),
         ]);
-        let said = bed.fails(command, &[]).await;
+        let said = fixture.fails(command, &[]).await;
         assert!(
             said.contains("nats-server ended 5 times in a row")
                 && said.contains("the disk is full"),
@@ -375,12 +380,12 @@ fn a_nats_server_that_does_not_stay_up_is_given_up_with_its_words() {
 #[test]
 fn kill_nine_leaves_no_orphan() {
     sluice_tests::run(TEST_LIMIT, async {
-        let bed = Bed::new(ORDERS);
-        let process = bed.start().await;
-        assert_eq!(bed.children().len(), 2);
+        let fixture = Fixture::new(ORDERS);
+        let process = fixture.start().await;
+        assert_eq!(fixture.children().len(), 2);
         kill(process.pid());
         eventually("the children have gone too", Duration::from_secs(15), async || {
-            bed.children().is_empty().then_some(())
+            fixture.children().is_empty().then_some(())
         })
         .await;
     });

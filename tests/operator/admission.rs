@@ -5,15 +5,15 @@ use serde_json::{Value, json};
 use sluice_tests::eventually;
 
 use crate::{
-    bed::{Bed, LIMIT},
     channel,
+    fixture::{Fixture, LIMIT},
 };
 
 /// Runs a test that needs no operator.
-fn test(hint: &str, body: impl AsyncFnOnce(&Bed)) {
+fn test(hint: &str, body: impl AsyncFnOnce(&Fixture)) {
     sluice_tests::run(LIMIT, async {
-        let bed = Bed::new(hint).await;
-        body(&bed).await;
+        let fixture = Fixture::new(hint).await;
+        body(&fixture).await;
     });
 }
 
@@ -27,9 +27,9 @@ fn refused() -> Vec<(Value, String)> {
 
 #[test]
 fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
-    test("refused", async |bed| {
+    test("refused", async |fixture| {
         for (i, (spec, message)) in refused().into_iter().enumerate() {
-            match bed.try_create(bed.namespace(), &format!("c{i}"), spec.clone()).await {
+            match fixture.try_create(fixture.namespace(), &format!("c{i}"), spec.clone()).await {
                 Ok(_) => panic!("taken, but should say {message:?}: {spec}"),
                 Err(error) => assert!(
                     error.to_string().contains(&message),
@@ -42,13 +42,17 @@ fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
 
 #[test]
 fn names_that_are_no_dns_label_are_refused() {
-    test("names", async |bed| {
+    test("names", async |fixture| {
         for name in ["a.b", "1a", &"x".repeat(49)] {
-            let error =
-                bed.try_create(bed.namespace(), name, json!({})).await.expect_err(name).to_string();
+            let error = fixture
+                .try_create(fixture.namespace(), name, json!({}))
+                .await
+                .expect_err(name)
+                .to_string();
             assert!(error.contains("DNS label of at most 48 characters"), "{name}: {error}");
         }
-        bed.try_create(bed.namespace(), &"x".repeat(48), json!({}))
+        fixture
+            .try_create(fixture.namespace(), &"x".repeat(48), json!({}))
             .await
             .expect("48 characters are allowed");
     });
@@ -56,9 +60,9 @@ fn names_that_are_no_dns_label_are_refused() {
 
 #[test]
 fn what_is_fixed_for_life_cannot_be_changed() {
-    test("fixed", async |bed| {
-        bed.create("plain", json!({})).await;
-        bed.create("named", json!({"stream": {"name": "mine"}})).await;
+    test("fixed", async |fixture| {
+        fixture.create("plain", json!({})).await;
+        fixture.create("named", json!({"stream": {"name": "mine"}})).await;
         for (channel, stream, message) in [
             ("plain", json!({"name": "a"}), "must not be added, changed or removed"),
             ("named", json!({"name": "other"}), "must not be added, changed or removed"),
@@ -69,7 +73,7 @@ fn what_is_fixed_for_life_cannot_be_changed() {
                 "nats-server cannot move a stream between file and memory",
             ),
         ] {
-            let error = bed
+            let error = fixture
                 .try_patch(channel::CHANNEL, channel, json!({"spec": {"stream": stream}}))
                 .await
                 .expect_err("it is refused")
@@ -77,37 +81,38 @@ fn what_is_fixed_for_life_cannot_be_changed() {
             assert!(error.contains(message), "{channel} {stream}: {error}");
         }
         // What may change, may.
-        bed.change(
-            "named",
-            json!({"stream": {"maxAge": "48h", "name": "mine", "storage": "File"}}),
-        )
-        .await;
+        fixture
+            .change(
+                "named",
+                json!({"stream": {"maxAge": "48h", "name": "mine", "storage": "File"}}),
+            )
+            .await;
     });
 }
 
 #[test]
 fn kubectl_knows_the_resource() {
-    test("kubectl", async |bed| {
+    test("kubectl", async |fixture| {
         // The API server publishes the documentation a moment after it serves the resource.
         let said = eventually("kubectl explains the resource", LIMIT, async || {
-            Some(bed.kubectl(&["explain", "ssechannel.spec"])).filter(|(ok, _)| *ok)
+            Some(fixture.kubectl(&["explain", "ssechannel.spec"])).filter(|(ok, _)| *ok)
         })
         .await
         .1;
         assert!(said.contains("managementPolicy") && said.contains("delivery"), "{said}");
-        let (ok, said) = bed.kubectl(&["explain", "sse.spec.stream.deletionPolicy"]);
+        let (ok, said) = fixture.kubectl(&["explain", "sse.spec.stream.deletionPolicy"]);
         assert!(
             ok && said.contains("What becomes of the stream when the channel is deleted")
                 && said.contains("Retain"),
             "{said}"
         );
-        let (ok, said) = bed.kubectl(&["explain", "ssechannels", "--recursive"]);
+        let (ok, said) = fixture.kubectl(&["explain", "ssechannels", "--recursive"]);
         assert!(ok && !said.contains("<no description>"), "{said}");
 
         let manifest =
             json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel", "metadata": {"name": "tried"}, "spec": {}}).to_string();
-        let (ok, said) =
-            bed.kubectl_with(&["apply", "--dry-run=server", "-o", "json", "-f", "-"], &manifest);
+        let (ok, said) = fixture
+            .kubectl_with(&["apply", "--dry-run=server", "-o", "json", "-f", "-"], &manifest);
         assert!(ok, "{said}");
         let tried: Value = serde_json::from_str(&said).expect("JSON");
         assert_eq!(
@@ -115,21 +120,21 @@ fn kubectl_knows_the_resource() {
             "the server fills in defaults: {tried:#}"
         );
         assert!(
-            bed.api(channel::CHANNEL).get_opt("tried").await.unwrap().is_none(),
+            fixture.api(channel::CHANNEL).get_opt("tried").await.unwrap().is_none(),
             "a dry run creates nothing"
         );
 
         let typo = manifest.replace("{}", r#"{"stream": {"maxage": "1h"}}"#);
-        let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &typo);
+        let (ok, said) = fixture.kubectl_with(&["apply", "-f", "-"], &typo);
         assert!(!ok && said.contains("unknown field \"spec.stream.maxage\""), "{said}");
 
-        let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &manifest);
+        let (ok, said) = fixture.kubectl_with(&["apply", "-f", "-"], &manifest);
         assert!(ok && said.contains("created"), "{said}");
-        let (ok, said) = bed.kubectl_with(&["apply", "-f", "-"], &manifest);
+        let (ok, said) = fixture.kubectl_with(&["apply", "-f", "-"], &manifest);
         assert!(ok && said.contains("unchanged"), "defaults are no difference: {said}");
-        let (ok, said) = bed.kubectl_with(&["diff", "-f", "-"], &manifest);
+        let (ok, said) = fixture.kubectl_with(&["diff", "-f", "-"], &manifest);
         assert!(ok && said.is_empty(), "{said}");
-        let (ok, said) = bed.kubectl(&["get", "sse"]);
+        let (ok, said) = fixture.kubectl(&["get", "sse"]);
         let columns: Vec<&str> =
             said.lines().next().unwrap_or_default().split_whitespace().collect();
         assert!(
@@ -137,12 +142,12 @@ fn kubectl_knows_the_resource() {
             "{said}"
         );
         let (ok, said) =
-            bed.kubectl(&["get", "sse", "--field-selector", "spec.stream.name=nobody"]);
+            fixture.kubectl(&["get", "sse", "--field-selector", "spec.stream.name=nobody"]);
         assert!(ok && said.contains("No resources found"), "{said}");
-        let (ok, said) = bed.kubectl(&["scale", "sse/tried", "--replicas=3"]);
+        let (ok, said) = fixture.kubectl(&["scale", "sse/tried", "--replicas=3"]);
         assert!(ok && said.contains("scaled"), "{said}");
         assert_eq!(
-            bed.api(channel::CHANNEL).get("tried").await.unwrap().data["spec"]["workload"]["replicas"],
+            fixture.api(channel::CHANNEL).get("tried").await.unwrap().data["spec"]["workload"]["replicas"],
             3
         );
     });
@@ -150,13 +155,14 @@ fn kubectl_knows_the_resource() {
 
 #[test]
 fn the_examples_are_accepted() {
-    test("examples", async |bed| {
+    test("examples", async |fixture| {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
         let files = std::fs::read_dir(&dir).expect("the examples").filter(|f| {
             f.as_ref().is_ok_and(|f| f.path().extension().is_some_and(|e| e == "yaml"))
         });
         assert!(files.count() >= 3, "at least three examples");
-        let (ok, said) = bed.kubectl(&["apply", "--dry-run=server", "-f", dir.to_str().unwrap()]);
+        let (ok, said) =
+            fixture.kubectl(&["apply", "--dry-run=server", "-f", dir.to_str().unwrap()]);
         assert!(ok, "{said}");
     });
 }

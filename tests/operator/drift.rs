@@ -1,4 +1,4 @@
-//! What somebody alters or deletes behind the operator's back is put back.
+//! What is altered or deleted behind the operator's back is put back.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use sluice_tests::{
 };
 
 use crate::{
-    bed::{LIMIT, test},
     channel::{
         self, BUDGET, CONFIG_MAP, DEPLOYMENT, INGRESS, Kind, MORE_CHILDREN, NETWORK_POLICY,
         SERVICE, SERVICE_ACCOUNT,
     },
+    fixture::{LIMIT, test},
 };
 
 /// A channel with an object of each kind of [`MORE_CHILDREN`].
@@ -43,61 +43,66 @@ fn harm(kind: Kind) -> Value {
 
 #[test]
 fn every_altered_child_is_put_back() {
-    test("altered", async |bed| {
-        bed.create("orders", surrounded()).await;
-        bed.ready("orders").await;
+    test("altered", async |fixture| {
+        fixture.create("orders", surrounded()).await;
+        fixture.ready("orders").await;
         for kind in MORE_CHILDREN {
-            let before = bed.child(kind, "orders").await.unwrap();
-            bed.patch(kind, &before.name_any(), harm(kind)).await;
+            let before = fixture.child(kind, "orders").await.unwrap();
+            fixture.patch(kind, &before.name_any(), harm(kind)).await;
             eventually(&format!("{} is put back", kind.2), LIMIT, async || {
-                let now = bed.child(kind, "orders").await?;
+                let now = fixture.child(kind, "orders").await?;
                 (channel::essence(&now) == channel::essence(&before)).then_some(())
             })
             .await;
             assert_eq!(
-                bed.child(kind, "orders").await.unwrap().uid(),
+                fixture.child(kind, "orders").await.unwrap().uid(),
                 before.uid(),
                 "{} was mended, not replaced",
                 kind.2
             );
         }
-        bed.ready("orders").await;
+        fixture.ready("orders").await;
     });
 }
 
 #[test]
 fn every_deleted_child_is_made_again() {
-    test("deleted", async |bed| {
-        bed.create("orders", surrounded()).await;
-        bed.ready("orders").await;
+    test("deleted", async |fixture| {
+        fixture.create("orders", surrounded()).await;
+        fixture.ready("orders").await;
         for kind in MORE_CHILDREN {
-            let before = bed.child(kind, "orders").await.unwrap();
-            bed.api(kind).delete(&before.name_any(), &DeleteParams::background()).await.unwrap();
+            let before = fixture.child(kind, "orders").await.unwrap();
+            fixture
+                .api(kind)
+                .delete(&before.name_any(), &DeleteParams::background())
+                .await
+                .unwrap();
             eventually(&format!("{} is made again", kind.2), LIMIT, async || {
                 let now =
-                    bed.child(kind, "orders").await.filter(|now| now.uid() != before.uid())?;
+                    fixture.child(kind, "orders").await.filter(|now| now.uid() != before.uid())?;
                 (channel::essence(&now) == channel::essence(&before)).then_some(())
             })
             .await;
         }
-        bed.ready("orders").await;
+        fixture.ready("orders").await;
     });
 }
 
 #[test]
 fn a_child_that_lost_its_labels_and_owner_is_taken_back() {
-    test("stripped", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        bed.ready("orders").await;
-        let before = bed.child(SERVICE, "orders").await.unwrap();
-        bed.patch(
-            SERVICE,
-            &before.name_any(),
-            json!({"metadata": {"labels": null, "ownerReferences": null}}),
-        )
-        .await;
+    test("stripped", async |fixture| {
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        fixture.ready("orders").await;
+        let before = fixture.child(SERVICE, "orders").await.unwrap();
+        fixture
+            .patch(
+                SERVICE,
+                &before.name_any(),
+                json!({"metadata": {"labels": null, "ownerReferences": null}}),
+            )
+            .await;
         eventually("the Service is the channel's again", LIMIT, async || {
-            let now = bed.child(SERVICE, "orders").await?;
+            let now = fixture.child(SERVICE, "orders").await?;
             (channel::essence(&now) == channel::essence(&before)).then_some(())
         })
         .await;
@@ -106,17 +111,17 @@ fn a_child_that_lost_its_labels_and_owner_is_taken_back() {
 
 #[test]
 fn what_others_add_is_left_alone() {
-    test("added", async |bed| {
-        bed.create("orders", surrounded()).await;
-        bed.ready("orders").await;
+    test("added", async |fixture| {
+        fixture.create("orders", surrounded()).await;
+        fixture.ready("orders").await;
         for kind in MORE_CHILDREN {
-            let name = bed.child(kind, "orders").await.unwrap().name_any();
-            bed.patch(kind, &name, json!({"metadata": {"labels": {"team": "shop"}, "annotations": {"example.com/note": "ours"}}})).await;
+            let name = fixture.child(kind, "orders").await.unwrap().name_any();
+            fixture.patch(kind, &name, json!({"metadata": {"labels": {"team": "shop"}, "annotations": {"example.com/note": "ours"}}})).await;
         }
-        bed.change("orders", json!({"delivery": {"heartbeat": "20s"}})).await;
-        bed.ready("orders").await;
+        fixture.change("orders", json!({"delivery": {"heartbeat": "20s"}})).await;
+        fixture.ready("orders").await;
         for kind in MORE_CHILDREN {
-            let child = bed.child(kind, "orders").await.unwrap();
+            let child = fixture.child(kind, "orders").await.unwrap();
             assert_eq!(
                 (child.labels()["team"].as_str(), child.annotations()["example.com/note"].as_str()),
                 ("shop", "ours"),
@@ -129,19 +134,19 @@ fn what_others_add_is_left_alone() {
 
 #[test]
 fn an_altered_stream_is_put_back_with_its_events() {
-    test("stream", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        let object = bed.ready("orders").await;
+    test("stream", async |fixture| {
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let object = fixture.ready("orders").await;
         let name = channel::stream(&object);
-        let streams = bed.streams().await;
-        streams.publish(&format!("sse.{}.orders.", bed.namespace()), "a", "kept").await;
+        let streams = fixture.streams().await;
+        streams.publish(&format!("sse.{}.orders.", fixture.namespace()), "a", "kept").await;
         let before = streams.info(&name).await.config;
         let mut config = before.clone();
         config.max_age = Duration::from_secs(3600);
         config.max_messages = 5;
         config.allow_direct = false;
         config.subjects = vec!["somewhere.else".to_owned()];
-        streams.context().update_stream(config).await.expect("somebody alters the stream");
+        streams.context().update_stream(config).await.expect("the stream can be altered");
         eventually("the stream is put back", LIMIT, async || {
             let config = streams.info(&name).await.config;
             let same = (config.max_age, config.max_messages, config.allow_direct)
@@ -151,32 +156,33 @@ fn an_altered_stream_is_put_back_with_its_events() {
         .await;
         let info = streams.info(&name).await;
         assert_eq!(info.state.messages, 1);
-        let object = bed.ready("orders").await;
+        let object = fixture.ready("orders").await;
         assert_eq!(object["status"]["drift"].as_array().map_or(0, Vec::len), 0);
     });
 }
 
 #[test]
 fn a_deleted_stream_is_made_again_and_everybody_is_told() {
-    test("gone", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        let object = bed.ready("orders").await;
-        let (name, prefix) = (channel::stream(&object), format!("sse.{}.orders.", bed.namespace()));
-        let streams = bed.streams().await;
+    test("gone", async |fixture| {
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let object = fixture.ready("orders").await;
+        let (name, prefix) =
+            (channel::stream(&object), format!("sse.{}.orders.", fixture.namespace()));
+        let streams = fixture.streams().await;
         streams.publish(&prefix, "a", "first").await;
-        let address = bed.addresses("orders").await[0].1;
+        let address = fixture.addresses("orders").await[0].1;
         let mut reader =
             Reader::open(address, &Request::get("/channels/orders?from=earliest")).await;
         assert_eq!(reader.event(LIMIT).await.unwrap().data, "first");
 
-        streams.context().delete_stream(&name).await.expect("somebody deletes the stream");
+        streams.context().delete_stream(&name).await.expect("the stream can be deleted");
         let epoch = object["status"]["stream"]["epoch"].clone();
-        let object = bed
+        let object = fixture
             .until("orders", "has a new epoch", |o| {
                 channel::is_ready(o) && o["status"]["stream"]["epoch"] != epoch
             })
             .await;
-        let events = bed.events("orders").await;
+        let events = fixture.events("orders").await;
         assert!(
             events.iter().any(|(kind, _, note)| kind == "Warning" && note.contains(&name)),
             "a Warning tells of it: {events:?}"

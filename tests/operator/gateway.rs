@@ -1,5 +1,6 @@
 //! HTTPRoute and PodMonitor, whose definitions come from other projects: without them at first, on
-//! a cluster of its own. Their controllers' part, the status of a route, is written by the test.
+//! an API server of its own. Their controllers' part, the status of a route, is written by the
+//! test.
 
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use sluice_tests::{cluster::Cluster, eventually};
+use sluice_tests::{eventually, kube_api::KubeApi};
 
 use crate::{
-    bed::{Bed, LIMIT, RESYNC, TEST_LIMIT, install_definitions, install_resource},
     channel::{self, HTTP_ROUTE, INGRESS, POD_MONITOR},
+    fixture::{Fixture, LIMIT, RESYNC, TEST_LIMIT, install_definitions, install_resource},
 };
 
 fn external(object: &Value) -> Vec<&str> {
@@ -22,8 +23,8 @@ fn external(object: &Value) -> Vec<&str> {
 
 /// Says, as a gateway controller does, whether Gateway `web` takes the route in its present
 /// generation.
-async fn answer(bed: &Bed, status: &str, reason: &str) {
-    let route = bed.api(HTTP_ROUTE).get("orders-sse").await.unwrap();
+async fn answer(fixture: &Fixture, status: &str, reason: &str) {
+    let route = fixture.api(HTTP_ROUTE).get("orders-sse").await.unwrap();
     let condition = |kind: &str, status: &str, reason: &str| {
         json!({"type": kind, "status": status, "reason": reason, "message": "as the gateway says", "observedGeneration": route.metadata.generation,
             "lastTransitionTime": "2026-01-01T00:00:00Z"})
@@ -31,7 +32,8 @@ async fn answer(bed: &Bed, status: &str, reason: &str) {
     let parent = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "infra", "name": "web", "sectionName": "https"});
     let patch = json!({"status": {"parents": [{"parentRef": parent, "controllerName": "example.com/gateways",
         "conditions": [condition("Accepted", status, reason), condition("ResolvedRefs", "True", "ResolvedRefs")]}]}});
-    bed.api(HTTP_ROUTE)
+    fixture
+        .api(HTTP_ROUTE)
         .patch_status("orders-sse", &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .unwrap();
@@ -40,32 +42,32 @@ async fn answer(bed: &Bed, status: &str, reason: &str) {
 #[test]
 fn routes_and_monitors_are_made_once_the_cluster_knows_them() {
     sluice_tests::run(TEST_LIMIT, async {
-        let cluster = Cluster::another();
-        let namespace = cluster.namespace("gateway").await;
-        let mut bed = Bed::bare(cluster, vec![namespace]).await;
-        install_resource(cluster).await;
-        bed.start_operator().await;
-        bed.create(
+        let kube_api = KubeApi::another();
+        let namespace = kube_api.namespace("gateway").await;
+        let mut fixture = Fixture::bare(kube_api, vec![namespace]).await;
+        install_resource(kube_api).await;
+        fixture.start_operator().await;
+        fixture.create(
             "orders",
             json!({"workload": {"replicas": 1}, "monitoring": {"podMonitor": "Enabled"}, "exposure": {"httpRoute": {"path": "/live",
                 "hostnames": ["events.example.com", "*.example.org"], "parentRefs": [{"name": "web", "namespace": "infra", "sectionName": "https"}]}}}),
         )
         .await;
-        without_definitions(&bed).await;
-        install_definitions(cluster, &["httproutes", "podmonitors"]);
-        with_definitions(&bed).await;
-        switched_over(&bed).await;
-        bed.finish();
-        cluster.end();
+        without_definitions(&fixture).await;
+        install_definitions(kube_api, &["httproutes", "podmonitors"]);
+        with_definitions(&fixture).await;
+        switched_over(&fixture).await;
+        fixture.finish();
+        kube_api.end();
     });
 }
 
-async fn without_definitions(bed: &Bed) {
-    bed.condition("orders", "Exposed", "False", "GatewayApiMissing").await;
-    let object = bed.ready("orders").await;
+async fn without_definitions(fixture: &Fixture) {
+    fixture.condition("orders", "Exposed", "False", "GatewayApiMissing").await;
+    let object = fixture.ready("orders").await;
     let message = channel::condition(&object, "Ready").unwrap()["message"].as_str().unwrap();
     assert!(message.contains("no PodMonitor"), "Ready, and says what is missing: {message}");
-    let events = bed.events("orders").await;
+    let events = fixture.events("orders").await;
     for reason in ["GatewayApiMissing", "NotMonitored"] {
         assert!(
             events.iter().any(|(kind, r, _)| kind == "Warning" && r == reason),
@@ -74,31 +76,33 @@ async fn without_definitions(bed: &Bed) {
     }
     // It waits without a hurry and without a write.
     tokio::time::sleep(RESYNC).await;
-    let before = bed.requests().len();
+    let before = fixture.requests().len();
     tokio::time::sleep(RESYNC * 2).await;
-    let requests = bed.requests().split_off(before);
+    let requests = fixture.requests().split_off(before);
     let writes: Vec<_> = requests
         .iter()
         .filter(|e| e.is_write())
-        .map(sluice_tests::cluster::audit::Entry::brief)
+        .map(sluice_tests::kube_api::audit::Entry::brief)
         .collect();
     assert!(writes.is_empty(), "{writes:#?}");
     assert!(requests.len() <= 3 * 12, "{} requests in two looks", requests.len());
 }
 
-async fn with_definitions(bed: &Bed) {
-    bed.condition("orders", "Exposed", "False", "NotAccepted").await;
-    let monitor =
-        eventually("a PodMonitor is made", LIMIT, async || bed.child(POD_MONITOR, "orders").await)
-            .await;
-    assert_eq!(monitor.data["spec"]["podMetricsEndpoints"][0]["port"], "admin");
-    bed.until("orders", "says nothing of monitors", |o| {
-        channel::current_condition(o, "Ready").is_some_and(|c| {
-            c["status"] == "True" && !c["message"].to_string().contains("PodMonitor")
-        })
+async fn with_definitions(fixture: &Fixture) {
+    fixture.condition("orders", "Exposed", "False", "NotAccepted").await;
+    let monitor = eventually("a PodMonitor is made", LIMIT, async || {
+        fixture.child(POD_MONITOR, "orders").await
     })
     .await;
-    let route = bed.child(HTTP_ROUTE, "orders").await.unwrap();
+    assert_eq!(monitor.data["spec"]["podMetricsEndpoints"][0]["port"], "admin");
+    fixture
+        .until("orders", "says nothing of monitors", |o| {
+            channel::current_condition(o, "Ready").is_some_and(|c| {
+                c["status"] == "True" && !c["message"].to_string().contains("PodMonitor")
+            })
+        })
+        .await;
+    let route = fixture.child(HTTP_ROUTE, "orders").await.unwrap();
     let rule = &route.data["spec"]["rules"][0];
     assert_eq!(
         (&rule["matches"][0]["path"]["value"], &rule["timeouts"]["request"]),
@@ -106,8 +110,8 @@ async fn with_definitions(bed: &Bed) {
     );
     assert_eq!(rule["filters"][0]["urlRewrite"]["path"]["replacePrefixMatch"], "/channels/orders");
 
-    answer(bed, "False", "NotAllowedByListeners").await;
-    let object = bed
+    answer(fixture, "False", "NotAllowedByListeners").await;
+    let object = fixture
         .until("orders", "says what the gateway says", |o| {
             channel::condition(o, "Exposed").unwrap()["message"]
                 .to_string()
@@ -115,71 +119,72 @@ async fn with_definitions(bed: &Bed) {
         })
         .await;
     assert!(external(&object).is_empty());
-    answer(bed, "True", "Accepted").await;
-    let object = bed.condition("orders", "Exposed", "True", "Accepted").await;
+    answer(fixture, "True", "Accepted").await;
+    let object = fixture.condition("orders", "Exposed", "True", "Accepted").await;
     assert_eq!(external(&object), ["https://events.example.com/live"], "a wildcard is no address");
 
     // A change that the gateway has not seen is not exposed yet. The default of the API server is
     // no difference.
-    bed.change("orders", json!({"exposure": {"httpRoute": {"path": null}}})).await;
-    bed.condition("orders", "Exposed", "False", "NotAccepted").await;
-    answer(bed, "True", "Accepted").await;
-    let object = bed.condition("orders", "Exposed", "True", "Accepted").await;
+    fixture.change("orders", json!({"exposure": {"httpRoute": {"path": null}}})).await;
+    fixture.condition("orders", "Exposed", "False", "NotAccepted").await;
+    answer(fixture, "True", "Accepted").await;
+    let object = fixture.condition("orders", "Exposed", "True", "Accepted").await;
     assert_eq!(external(&object), ["https://events.example.com/channels/orders"]);
-    let route = bed.child(HTTP_ROUTE, "orders").await.unwrap();
+    let route = fixture.child(HTTP_ROUTE, "orders").await.unwrap();
     assert!(route.data["spec"]["rules"][0].get("filters").is_none());
     tokio::time::sleep(RESYNC * 2).await;
     assert_eq!(
-        bed.child(HTTP_ROUTE, "orders").await.unwrap().resource_version(),
+        fixture.child(HTTP_ROUTE, "orders").await.unwrap().resource_version(),
         route.resource_version(),
         "written once"
     );
 }
 
-async fn switched_over(bed: &Bed) {
+async fn switched_over(fixture: &Fixture) {
     // Nothing watches it, and it is mended all the same.
     let path = json!([{"op": "replace", "path": "/spec/rules/0/matches/0/path/value", "value": "/elsewhere"}]);
     let patch: kube::api::Patch<()> = kube::api::Patch::Json(serde_json::from_value(path).unwrap());
-    bed.api(HTTP_ROUTE).patch("orders-sse", &PatchParams::default(), &patch).await.unwrap();
+    fixture.api(HTTP_ROUTE).patch("orders-sse", &PatchParams::default(), &patch).await.unwrap();
     eventually("the route is put back", LIMIT, async || {
-        let route = bed.child(HTTP_ROUTE, "orders").await?;
+        let route = fixture.child(HTTP_ROUTE, "orders").await?;
         (route.data["spec"]["rules"][0]["matches"][0]["path"]["value"] == "/channels/orders")
             .then_some(())
     })
     .await;
 
-    bed.change(
+    fixture.change(
         "orders",
         json!({"exposure": {"httpRoute": null, "ingress": {"host": "events.example.com"}}, "monitoring": {"podMonitor": "Disabled"}}),
     )
     .await;
-    bed.condition("orders", "Exposed", "False", "NoAddress").await;
-    assert!(bed.child(HTTP_ROUTE, "orders").await.is_none(), "one way at a time");
+    fixture.condition("orders", "Exposed", "False", "NoAddress").await;
+    assert!(fixture.child(HTTP_ROUTE, "orders").await.is_none(), "one way at a time");
     eventually("the PodMonitor has gone", LIMIT, async || {
-        bed.child(POD_MONITOR, "orders").await.is_none().then_some(())
+        fixture.child(POD_MONITOR, "orders").await.is_none().then_some(())
     })
     .await;
 
-    // A route of the same name that is somebody else's.
+    // A route of the same name that is not the channel's.
     let foreign = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "orders-sse"},
         "spec": {"hostnames": ["mine.example.com"]}});
-    let before = bed
+    let before = fixture
         .api(HTTP_ROUTE)
         .create(&PostParams::default(), &serde_json::from_value(foreign).unwrap())
         .await
         .unwrap();
-    bed.change(
-        "orders",
-        json!({"exposure": {"httpRoute": {"parentRefs": [{"name": "web"}]}, "ingress": null}}),
-    )
-    .await;
-    bed.condition("orders", "Exposed", "False", "NameTaken").await;
-    assert!(bed.child(INGRESS, "orders").await.is_none());
-    bed.change("orders", json!({"exposure": {"httpRoute": null}})).await;
-    bed.condition("orders", "Exposed", "True", "NotRequested").await;
+    fixture
+        .change(
+            "orders",
+            json!({"exposure": {"httpRoute": {"parentRefs": [{"name": "web"}]}, "ingress": null}}),
+        )
+        .await;
+    fixture.condition("orders", "Exposed", "False", "NameTaken").await;
+    assert!(fixture.child(INGRESS, "orders").await.is_none());
+    fixture.change("orders", json!({"exposure": {"httpRoute": null}})).await;
+    fixture.condition("orders", "Exposed", "True", "NotRequested").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(
-        bed.api(HTTP_ROUTE).get("orders-sse").await.unwrap().resource_version(),
+        fixture.api(HTTP_ROUTE).get("orders-sse").await.unwrap().resource_version(),
         before.resource_version()
     );
 }

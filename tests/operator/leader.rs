@@ -18,16 +18,17 @@ use kube::{
 };
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::audit::Entry,
     eventually,
+    kube_api::audit::Entry,
     process::{Process, free_port, workspace_program},
     proxy::Proxy,
 };
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Bed, IMAGE, LIMIT, RESYNC, TEST_LIMIT},
-    channel, rbac,
+    channel,
+    fixture::{Fixture, IMAGE, LIMIT, RESYNC, TEST_LIMIT},
+    rbac,
 };
 
 /// Shorter than by default, so that a test is; with room for a machine that is busy.
@@ -49,16 +50,24 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(bed: &Bed, account: &str, elects: bool) -> Self {
-        Self::start_through(bed, account, elects, None).await
+    async fn start(fixture: &Fixture, account: &str, elects: bool) -> Self {
+        Self::start_through(fixture, account, elects, None).await
     }
 
     /// Reaches the API server through a proxy.
-    async fn start_through(bed: &Bed, account: &str, elects: bool, proxy: Option<&Proxy>) -> Self {
-        rbac::grant_to(&bed.client, &bed.namespaces, account).await;
+    async fn start_through(
+        fixture: &Fixture,
+        account: &str,
+        elects: bool,
+        proxy: Option<&Proxy>,
+    ) -> Self {
+        rbac::grant_to(&fixture.client, &fixture.namespaces, account).await;
         let files = TempDir::with_prefix("sluice-replica-").unwrap();
         let kubeconfig = files.path().join("kubeconfig");
-        bed.cluster.service_account_kubeconfig(bed.namespace(), account, &kubeconfig).await;
+        fixture
+            .kube_api
+            .service_account_kubeconfig(fixture.namespace(), account, &kubeconfig)
+            .await;
         if let Some(proxy) = proxy {
             let mut config: Value =
                 serde_json::from_slice(&std::fs::read(&kubeconfig).unwrap()).unwrap();
@@ -75,18 +84,18 @@ impl Replica {
             .arg("run");
         command.args([
             "--nats",
-            &bed.nats.url(),
+            &fixture.nats.url(),
             "--dataplane-image",
             IMAGE,
             "--namespace",
-            bed.namespace(),
+            fixture.namespace(),
         ]);
         command
             .arg(format!("--admin=127.0.0.1:{admin}"))
             .arg(format!("--resync={}s", RESYNC.as_secs()));
         command.env_remove("POD_NAMESPACE");
         if elects {
-            command.arg(format!("--lease-namespace={}", bed.namespace()));
+            command.arg(format!("--lease-namespace={}", fixture.namespace()));
             for (flag, time) in
                 [("lease-duration", LEASE), ("renew-deadline", DEADLINE), ("retry-period", RETRY)]
             {
@@ -94,7 +103,7 @@ impl Replica {
             }
         }
         let process = Process::spawn(account, command);
-        let user = format!("system:serviceaccount:{}:{account}", bed.namespace());
+        let user = format!("system:serviceaccount:{}:{account}", fixture.namespace());
         let replica = Self { process, account: account.to_owned(), user, admin, _files: files };
         eventually(&format!("{account} is ready"), LIMIT, async || replica.role().await).await;
         replica
@@ -136,8 +145,8 @@ impl Replica {
     }
 
     /// What it asked the API server to change, but for the lease and what is said about it.
-    fn acts(&self, bed: &Bed) -> Vec<Entry> {
-        let mut all = bed.cluster.audit().of_user(&self.user);
+    fn acts(&self, fixture: &Fixture) -> Vec<Entry> {
+        let mut all = fixture.kube_api.audit().of_user(&self.user);
         all.retain(|entry| {
             let of_lease = entry.object_ref.resource == "leases"
                 || entry.request_object["regarding"]["kind"] == "Lease";
@@ -146,15 +155,15 @@ impl Replica {
         all
     }
 
-    fn acts_since(&self, bed: &Bed, moment: Timestamp) -> Vec<String> {
-        let acts = self.acts(bed);
+    fn acts_since(&self, fixture: &Fixture, moment: Timestamp) -> Vec<String> {
+        let acts = self.acts(fixture);
         let late = acts.iter().filter(|entry| entry.request_received_timestamp > moment);
         late.map(|entry| format!("{} {}", entry.request_received_timestamp, entry.brief()))
             .collect()
     }
 
     /// Ends it; it must have behaved.
-    async fn stop(mut self, bed: &Bed) -> Duration {
+    async fn stop(mut self, fixture: &Fixture) -> Duration {
         let started = Instant::now();
         self.process.terminate();
         let status = self.process.wait(Duration::from_secs(15)).await.expect("it ends on SIGTERM");
@@ -165,13 +174,13 @@ impl Replica {
             self.account,
             self.process.stderr()
         );
-        self.check(bed);
+        self.check(fixture);
         took
     }
 
-    fn check(&self, bed: &Bed) {
+    fn check(&self, fixture: &Fixture) {
         assert!(!self.process.stderr().contains("panicked at"), "{}", self.process.stderr());
-        let entries = bed.cluster.audit().of_user(&self.user);
+        let entries = fixture.kube_api.audit().of_user(&self.user);
         let refused: Vec<String> =
             entries.iter().filter(|e| e.is_denied()).map(Entry::brief).collect();
         assert!(
@@ -182,53 +191,53 @@ impl Replica {
     }
 }
 
-fn test(hint: &str, body: impl AsyncFnOnce(&mut Bed)) {
+fn test(hint: &str, body: impl AsyncFnOnce(&mut Fixture)) {
     sluice_tests::run(TEST_LIMIT, async {
-        let mut bed = Bed::new(hint).await;
-        body(&mut bed).await;
-        bed.finish();
+        let mut fixture = Fixture::new(hint).await;
+        body(&mut fixture).await;
+        fixture.finish();
     });
 }
 
-async fn holder(bed: &Bed) -> Option<String> {
-    let leases: Api<Lease> = Api::namespaced(bed.client.clone(), bed.namespace());
+async fn holder(fixture: &Fixture) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(fixture.client.clone(), fixture.namespace());
     leases.get_opt(LEASE_NAME).await.unwrap()?.spec?.holder_identity
 }
 
 /// Something for the leader to do: a change of a channel's spec.
-async fn change(bed: &Bed, name: &str, seconds: u64) {
-    bed.change(name, json!({"delivery": {"heartbeat": format!("{seconds}s")}})).await;
+async fn change(fixture: &Fixture, name: &str, seconds: u64) {
+    fixture.change(name, json!({"delivery": {"heartbeat": format!("{seconds}s")}})).await;
 }
 
 /// Changes channels all the time, so that a leader always has passes under way.
-async fn keep_busy(bed: &Bed, channels: &[String]) {
+async fn keep_busy(fixture: &Fixture, channels: &[String]) {
     for round in 0_u64.. {
         for name in channels {
-            change(bed, name, 2 + round % 50).await;
+            change(fixture, name, 2 + round % 50).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-async fn channels(bed: &Bed, count: usize) -> Vec<String> {
+async fn channels(fixture: &Fixture, count: usize) -> Vec<String> {
     let names: Vec<String> = (0..count).map(|i| format!("c{i}")).collect();
     for name in &names {
         // No pods: what counts here is what the operators write.
-        bed.create(name, json!({"workload": {"replicas": 0}})).await;
+        fixture.create(name, json!({"workload": {"replicas": 0}})).await;
     }
     names
 }
 
 /// Waits until the channel's newest generation was looked at and its stream is as it says.
-async fn settled(bed: &Bed, name: &str) {
+async fn settled(fixture: &Fixture, name: &str) {
     let in_sync = |object: &Value| {
         channel::current_condition(object, "StreamReady").is_some_and(|c| c["status"] == "True")
     };
-    bed.until(name, "is settled", in_sync).await;
+    fixture.until(name, "is settled", in_sync).await;
 }
 
-async fn streams(bed: &Bed) -> Vec<(String, String)> {
-    let server = bed.streams().await;
+async fn streams(fixture: &Fixture) -> Vec<(String, String)> {
+    let server = fixture.streams().await;
     let names: Vec<String> = server.context().stream_names().try_collect().await.unwrap();
     let mut found = Vec::new();
     for name in names {
@@ -241,27 +250,28 @@ async fn streams(bed: &Bed) -> Vec<(String, String)> {
 
 #[test]
 fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
-    test("lead-stop", async |bed| {
-        let a = Replica::start(bed, "op-a", true).await;
+    test("lead-stop", async |fixture| {
+        let a = Replica::start(fixture, "op-a", true).await;
         a.until("leader", LIMIT).await;
-        let b = Replica::start(bed, "op-b", true).await;
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        bed.ready("orders").await;
+        let b = Replica::start(fixture, "op-b", true).await;
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        fixture.ready("orders").await;
         for seconds in 5..10 {
-            change(bed, "orders", seconds).await;
-            bed.ready("orders").await;
+            change(fixture, "orders", seconds).await;
+            fixture.ready("orders").await;
         }
-        assert!(a.acts(bed).len() > 10, "{:?}", a.acts(bed).len());
+        assert!(a.acts(fixture).len() > 10, "{:?}", a.acts(fixture).len());
         assert!(
-            b.acts(bed).is_empty(),
+            b.acts(fixture).is_empty(),
             "a standby writes nothing: {:?}",
-            b.acts_since(bed, Timestamp::UNIX_EPOCH)
+            b.acts_since(fixture, Timestamp::UNIX_EPOCH)
         );
-        let writes = bed.cluster.audit().of_user(&b.user).iter().filter(|e| e.is_write()).count();
+        let writes =
+            fixture.kube_api.audit().of_user(&b.user).iter().filter(|e| e.is_write()).count();
         assert_eq!(writes, 0, "not even to the lease");
-        // A standby is alive, ready, and says who leads.
+        // A standby is alive, ready, and names the leader.
         assert_eq!(b.get("/livez").await.as_deref(), Some("ok\n"));
-        let identity = holder(bed).await.expect("somebody holds the lease");
+        let identity = holder(fixture).await.expect("an operator holds the lease");
         assert!(identity.starts_with("op-a_"), "{identity}");
         assert_eq!(
             b.get("/readyz").await.unwrap(),
@@ -276,7 +286,7 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
             (1.0, 0.0)
         );
         assert_eq!(a.metric("sluice_operator_leader_transitions_total").await, 1.0);
-        let events: Api<Event> = Api::namespaced(bed.client.clone(), bed.namespace());
+        let events: Api<Event> = Api::namespaced(fixture.client.clone(), fixture.namespace());
         let told = events.list(&ListParams::default()).await.unwrap();
         let told = told
             .items
@@ -285,9 +295,9 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
             .expect("an Event");
         assert_eq!(told.note.as_deref(), Some(format!("{identity} became leader").as_str()));
 
-        let before = streams(bed).await;
+        let before = streams(fixture).await;
         let stopping = Instant::now();
-        let stopped = a.stop(bed).await;
+        let stopped = a.stop(fixture).await;
         assert!(stopped < Duration::from_secs(3), "it ended after {stopped:?}");
         b.until("leader", RETRY * 2 + SLACK).await;
         println!(
@@ -300,23 +310,23 @@ fn one_acts_and_the_other_takes_over_when_it_is_stopped() {
             "it did not wait for the end of the lease: {:?}",
             stopping.elapsed()
         );
-        change(bed, "orders", 30).await;
-        bed.ready("orders").await;
-        assert!(!b.acts(bed).is_empty());
-        assert_eq!(streams(bed).await, before, "the same stream");
-        b.stop(bed).await;
-        assert_eq!(holder(bed).await, None, "released");
+        change(fixture, "orders", 30).await;
+        fixture.ready("orders").await;
+        assert!(!b.acts(fixture).is_empty());
+        assert_eq!(streams(fixture).await, before, "the same stream");
+        b.stop(fixture).await;
+        assert_eq!(holder(fixture).await, None, "released");
     });
 }
 
 #[test]
 fn a_killed_leader_is_replaced_when_its_lease_is_over() {
-    test("lead-kill", async |bed| {
-        let mut a = Replica::start(bed, "op-a", true).await;
+    test("lead-kill", async |fixture| {
+        let mut a = Replica::start(fixture, "op-a", true).await;
         a.until("leader", LIMIT).await;
-        let b = Replica::start(bed, "op-b", true).await;
-        channels(bed, 3).await;
-        settled(bed, "c0").await;
+        let b = Replica::start(fixture, "op-b", true).await;
+        channels(fixture, 3).await;
+        settled(fixture, "c0").await;
         tokio::time::sleep(RETRY * 2).await;
         let killed = Instant::now();
         a.process.kill();
@@ -324,20 +334,20 @@ fn a_killed_leader_is_replaced_when_its_lease_is_over() {
         let took = killed.elapsed();
         println!("took over {:.1} s after SIGKILL", took.as_secs_f64());
         assert!(took > DEADLINE, "it did wait: {took:?}");
-        change(bed, "c1", 30).await;
-        settled(bed, "c1").await;
-        assert!(!b.acts(bed).is_empty());
-        b.stop(bed).await;
+        change(fixture, "c1", 30).await;
+        settled(fixture, "c1").await;
+        assert!(!b.acts(fixture).is_empty());
+        b.stop(fixture).await;
     });
 }
 
 #[test]
 fn a_leader_that_was_stopped_for_long_writes_nothing_when_it_wakes() {
-    test("lead-sleep", async |bed| {
-        let a = Replica::start(bed, "op-a", true).await;
+    test("lead-sleep", async |fixture| {
+        let a = Replica::start(fixture, "op-a", true).await;
         a.until("leader", LIMIT).await;
-        let b = Replica::start(bed, "op-b", true).await;
-        let names = channels(bed, 20).await;
+        let b = Replica::start(fixture, "op-b", true).await;
+        let names = channels(fixture, 20).await;
         let rounds = async {
             let (mut leader, mut other) = (&a, &b);
             for _ in 0..3 {
@@ -351,31 +361,32 @@ fn a_leader_that_was_stopped_for_long_writes_nothing_when_it_wakes() {
                 leader.until("standby", RETRY * 2 + SLACK).await;
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 assert_eq!(
-                    leader.acts_since(bed, woken),
+                    leader.acts_since(fixture, woken),
                     [""; 0],
                     "{} wrote after it woke",
                     leader.account
                 );
-                let acts = async || (!other.acts_since(bed, woken).is_empty()).then_some(());
+                let acts = async || (!other.acts_since(fixture, woken).is_empty()).then_some(());
                 eventually(&format!("{} acts instead", other.account), LIMIT, acts).await;
                 assert!(leader.metric("sluice_operator_leader_transitions_total").await >= 2.0);
                 (leader, other) = (other, leader);
             }
         };
-        tokio::select! { () = rounds => {}, () = keep_busy(bed, &names) => {} }
-        a.stop(bed).await;
-        b.stop(bed).await;
+        tokio::select! { () = rounds => {}, () = keep_busy(fixture, &names) => {} }
+        a.stop(fixture).await;
+        b.stop(fixture).await;
     });
 }
 
 #[test]
 fn a_leader_that_may_not_renew_stops_in_time() {
-    test("lead-rights", async |bed| {
-        let a = Replica::start(bed, "op-a", true).await;
+    test("lead-rights", async |fixture| {
+        let a = Replica::start(fixture, "op-a", true).await;
         a.until("leader", LIMIT).await;
-        let b = Replica::start(bed, "op-b", true).await;
-        let names = channels(bed, 10).await;
-        let bindings: Api<RoleBinding> = Api::namespaced(bed.client.clone(), bed.namespace());
+        let b = Replica::start(fixture, "op-b", true).await;
+        let names = channels(fixture, 10).await;
+        let bindings: Api<RoleBinding> =
+            Api::namespaced(fixture.client.clone(), fixture.namespace());
         let body = async {
             tokio::time::sleep(Duration::from_secs(3)).await;
             let name = rbac::leader_binding(&a.account);
@@ -388,10 +399,10 @@ fn a_leader_that_may_not_renew_stops_in_time() {
             // The API server's authorizer follows a change of rights with a short delay, hence the
             // second.
             let deadline = removed + DEADLINE + Duration::from_secs(1);
-            let late = a.acts_since(bed, deadline);
+            let late = a.acts_since(fixture, deadline);
             assert!(late.is_empty(), "writes after the deadline {deadline}: {late:#?}");
             assert!(
-                a.acts(bed).iter().any(|e| e.request_received_timestamp > removed),
+                a.acts(fixture).iter().any(|e| e.request_received_timestamp > removed),
                 "it acted until then"
             );
             let log = a.process.stderr();
@@ -403,50 +414,50 @@ fn a_leader_that_may_not_renew_stops_in_time() {
             again.metadata.resource_version = None;
             again.metadata.uid = None;
             bindings.create(&kube::api::PostParams::default(), &again).await.unwrap();
-            eventually("it sees who leads", LIMIT, async || {
+            eventually("it sees the leader", LIMIT, async || {
                 a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))
             })
             .await;
-            assert!(a.acts_since(bed, deadline).is_empty());
+            assert!(a.acts_since(fixture, deadline).is_empty());
         };
-        tokio::select! { () = body => {}, () = keep_busy(bed, &names) => {} }
-        b.stop(bed).await;
+        tokio::select! { () = body => {}, () = keep_busy(fixture, &names) => {} }
+        b.stop(fixture).await;
         a.until("leader", RETRY * 2 + SLACK).await;
-        change(bed, "c0", 55).await;
-        settled(bed, "c0").await;
+        change(fixture, "c0", 55).await;
+        settled(fixture, "c0").await;
     });
 }
 
 #[test]
 fn a_lease_that_is_given_to_somebody_else_is_let_go_at_once() {
-    test("lead-taken", async |bed| {
-        let a = Replica::start(bed, "op-a", true).await;
+    test("lead-taken", async |fixture| {
+        let a = Replica::start(fixture, "op-a", true).await;
         a.until("leader", LIMIT).await;
-        channels(bed, 2).await;
-        settled(bed, "c1").await;
-        let leases: Api<Lease> = Api::namespaced(bed.client.clone(), bed.namespace());
+        channels(fixture, 2).await;
+        settled(fixture, "c1").await;
+        let leases: Api<Lease> = Api::namespaced(fixture.client.clone(), fixture.namespace());
         let taken = json!({"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 3}});
         leases.patch(LEASE_NAME, &PatchParams::default(), &Patch::Merge(&taken)).await.unwrap();
         let took = a.until("standby", RETRY + SLACK).await;
-        println!("let go {:.1} s after somebody else was named", took.as_secs_f64());
-        // Somebody does not renew.
+        println!("let go {:.1} s after another holder was named", took.as_secs_f64());
+        // That holder does not renew.
         a.until("leader", Duration::from_secs(3) + RETRY * 2 + SLACK).await;
-        change(bed, "c0", 30).await;
-        settled(bed, "c0").await;
+        change(fixture, "c0", 30).await;
+        settled(fixture, "c0").await;
         let lease = leases.get(LEASE_NAME).await.unwrap().spec.unwrap();
         assert_eq!((lease.lease_transitions, lease.lease_duration_seconds), (Some(1), Some(8)));
-        a.stop(bed).await;
+        a.stop(fixture).await;
     });
 }
 
 #[test]
 fn a_leader_behind_a_broken_line_stops_and_comes_back_as_standby() {
-    test("lead-cut", async |bed| {
-        let proxy = Proxy::start(api_server(bed)).await;
-        let a = Replica::start_through(bed, "op-a", true, Some(&proxy)).await;
+    test("lead-cut", async |fixture| {
+        let proxy = Proxy::start(api_server(fixture)).await;
+        let a = Replica::start_through(fixture, "op-a", true, Some(&proxy)).await;
         a.until("leader", LIMIT).await;
-        let b = Replica::start(bed, "op-b", true).await;
-        let names = channels(bed, 10).await;
+        let b = Replica::start(fixture, "op-b", true).await;
+        let names = channels(fixture, 10).await;
         let body = async {
             tokio::time::sleep(Duration::from_secs(2)).await;
             proxy.cut();
@@ -457,71 +468,71 @@ fn a_leader_behind_a_broken_line_stops_and_comes_back_as_standby() {
             tokio::time::sleep(Duration::from_secs(2)).await;
             let mended = Timestamp::now();
             proxy.mend();
-            eventually("it sees who leads", LIMIT, async || {
+            eventually("it sees the leader", LIMIT, async || {
                 a.get("/readyz").await.filter(|text| text.contains("holder: op-b_"))
             })
             .await;
             tokio::time::sleep(Duration::from_secs(2)).await;
             assert_eq!(
-                a.acts_since(bed, mended),
+                a.acts_since(fixture, mended),
                 [""; 0],
                 "what was under way is not caught up on"
             );
         };
-        tokio::select! { () = body => {}, () = keep_busy(bed, &names) => {} }
-        a.stop(bed).await;
-        b.stop(bed).await;
+        tokio::select! { () = body => {}, () = keep_busy(fixture, &names) => {} }
+        a.stop(fixture).await;
+        b.stop(fixture).await;
     });
 }
 
 #[test]
 fn without_an_election_two_agree_and_come_to_rest() {
-    test("lead-none", async |bed| {
-        let a = Replica::start(bed, "op-a", false).await;
-        let b = Replica::start(bed, "op-b", false).await;
+    test("lead-none", async |fixture| {
+        let a = Replica::start(fixture, "op-a", false).await;
+        let b = Replica::start(fixture, "op-b", false).await;
         assert_eq!(
             a.get("/readyz").await.unwrap(),
             "ok\nrole: leader\nholder: none, there is no election\n"
         );
-        let names = channels(bed, 5).await;
-        bed.create("served", json!({"workload": {"replicas": 1}})).await;
-        bed.ready("served").await;
+        let names = channels(fixture, 5).await;
+        fixture.create("served", json!({"workload": {"replicas": 1}})).await;
+        fixture.ready("served").await;
         for name in &names {
-            settled(bed, name).await;
+            settled(fixture, name).await;
         }
-        let before = streams(bed).await;
+        let before = streams(fixture).await;
         assert_eq!(before.len(), 6, "one stream for each channel: {before:?}");
         for seconds in 5..10 {
             for name in names.iter().map(String::as_str).chain(["served"]) {
-                change(bed, name, seconds).await;
+                change(fixture, name, seconds).await;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         for name in &names {
-            settled(bed, name).await;
+            settled(fixture, name).await;
         }
-        bed.ready("served").await;
+        fixture.ready("served").await;
         // Two resyncs, for what is still to be settled.
         tokio::time::sleep(RESYNC * 2).await;
         let quiet = Timestamp::now();
         tokio::time::sleep(RESYNC * 4).await;
         assert_eq!(
-            (a.acts_since(bed, quiet), b.acts_since(bed, quiet)),
+            (a.acts_since(fixture, quiet), b.acts_since(fixture, quiet)),
             (vec![], vec![]),
             "no end of it"
         );
-        assert_eq!(streams(bed).await, before, "no stream was made again");
-        let acts = (a.acts(bed).len(), b.acts(bed).len());
+        assert_eq!(streams(fixture).await, before, "no stream was made again");
+        let acts = (a.acts(fixture).len(), b.acts(fixture).len());
         assert!(acts.0 > 0 && acts.1 > 0, "both act: {acts:?}");
         println!("without an election: {} and {} writes", acts.0, acts.1);
         for name in names.iter().map(String::as_str).chain(["served"]) {
-            let told = bed.events(name).await;
+            let told = fixture.events(name).await;
             assert!(!told.iter().any(|(kind, ..)| kind == "Warning"), "{name}: {told:?}");
         }
-        assert_eq!(bed.cluster.node().starts(bed.namespace()), 1, "no pod was replaced");
-        assert_eq!(holder(bed).await, None);
-        a.stop(bed).await;
-        b.stop(bed).await;
+        assert_eq!(fixture.kube_api.node().starts(fixture.namespace()), 1, "no pod was replaced");
+        assert_eq!(holder(fixture).await, None);
+        a.stop(fixture).await;
+        b.stop(fixture).await;
     });
 }
 
@@ -547,9 +558,9 @@ fn wrong_arguments_are_a_usage_error() {
     }
 }
 
-fn api_server(bed: &Bed) -> SocketAddr {
+fn api_server(fixture: &Fixture) -> SocketAddr {
     let (found, text) =
-        bed.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+        fixture.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
     assert!(found, "{text}");
     text.trim_start_matches("https://").parse().unwrap()
 }

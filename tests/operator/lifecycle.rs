@@ -11,15 +11,15 @@ use sluice_tests::{
 };
 
 use crate::{
-    bed::{Bed, IMAGE, LIMIT, test},
     channel::{self, CHANNEL, CHILDREN, CONDITIONS, DEPLOYMENT},
+    fixture::{Fixture, IMAGE, LIMIT, test},
 };
 
 #[test]
 fn an_empty_spec_becomes_a_channel_that_serves_events() {
-    test("create", async |bed| {
-        let created = bed.create("orders", json!({})).await;
-        let object = bed.ready("orders").await;
+    test("create", async |fixture| {
+        let created = fixture.create("orders", json!({})).await;
+        let object = fixture.ready("orders").await;
         let uid = created.uid().unwrap();
 
         let types: BTreeSet<&str> = object["status"]["conditions"]
@@ -48,7 +48,8 @@ fn an_empty_spec_becomes_a_channel_that_serves_events() {
         assert!(object["metadata"]["finalizers"].is_null(), "Retain needs no finalizer");
 
         for kind in CHILDREN {
-            let child = bed.child(kind, "orders").await.unwrap_or_else(|| panic!("no {}", kind.2));
+            let child =
+                fixture.child(kind, "orders").await.unwrap_or_else(|| panic!("no {}", kind.2));
             let owner = &child.owner_references()[0];
             assert_eq!(
                 (owner.uid.as_str(), owner.kind.as_str(), owner.controller),
@@ -58,8 +59,8 @@ fn an_empty_spec_becomes_a_channel_that_serves_events() {
             );
         }
         let stream = channel::stream(&object);
-        let info = bed.streams().await.info(&stream).await;
-        assert_eq!(info.config.subjects, [format!("sse.{}.orders.>", bed.namespace())]);
+        let info = fixture.streams().await.info(&stream).await;
+        assert_eq!(info.config.subjects, [format!("sse.{}.orders.>", fixture.namespace())]);
         assert_eq!(
             (info.config.max_age, info.config.max_bytes, info.config.max_message_size),
             (Duration::from_secs(86_400), 1 << 30, 65_536)
@@ -67,34 +68,34 @@ fn an_empty_spec_becomes_a_channel_that_serves_events() {
         assert!(info.config.allow_direct, "history is read by direct gets");
         assert!(
             info.config.metadata.values().any(|v| *v == uid),
-            "the stream says whose it is: {:?}",
+            "the stream names its channel: {:?}",
             info.config.metadata
         );
 
         let (ok, said) =
-            bed.kubectl(&["wait", "--for=condition=Ready", "sse/orders", "--timeout=5s"]);
+            fixture.kubectl(&["wait", "--for=condition=Ready", "sse/orders", "--timeout=5s"]);
         assert!(ok, "{said}");
-        let events = bed.events("orders").await;
+        let events = fixture.events("orders").await;
         assert!(
             events.iter().any(|(kind, _, note)| kind == "Normal" && note.contains(&stream)),
             "an Event tells of the new stream: {events:?}"
         );
 
-        serves_events(bed, &object).await;
+        serves_events(fixture, &object).await;
     });
 }
 
 /// An event published over NATS arrives through each pod, under the cursor that the status
 /// announces.
-async fn serves_events(bed: &Bed, object: &Value) {
-    let published = bed
+async fn serves_events(fixture: &Fixture, object: &Value) {
+    let published = fixture
         .streams()
         .await
-        .publish(&format!("sse.{}.orders.", bed.namespace()), "new.1", "hello")
+        .publish(&format!("sse.{}.orders.", fixture.namespace()), "new.1", "hello")
         .await;
     assert_eq!(published.sequence, 1);
     let epoch = object["status"]["stream"]["epoch"].as_str().unwrap();
-    let pods = bed.addresses("orders").await;
+    let pods = fixture.addresses("orders").await;
     assert_eq!(pods.len(), 2);
     for (pod, address) in pods {
         let mut reader =
@@ -110,11 +111,11 @@ async fn serves_events(bed: &Bed, object: &Value) {
 
 #[test]
 fn pods_pass_the_strictest_pod_security_and_hold_no_token() {
-    test("security", async |bed| {
+    test("security", async |fixture| {
         // The namespace enforces `restricted`: pods that are made at all have passed it.
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        bed.ready("orders").await;
-        let pod = serde_json::to_value(&bed.pods("orders").await[0]).unwrap();
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        fixture.ready("orders").await;
+        let pod = serde_json::to_value(&fixture.pods("orders").await[0]).unwrap();
         let spec = &pod["spec"];
         assert_eq!(spec["automountServiceAccountToken"], false);
         assert!(
@@ -138,26 +139,26 @@ fn pods_pass_the_strictest_pod_security_and_hold_no_token() {
 
 #[test]
 fn a_live_change_reaches_the_pods_without_a_restart_and_ready_waits_for_it() {
-    test("live", async |bed| {
-        bed.create("orders", json!({})).await;
-        bed.ready("orders").await;
-        let pods = bed.pod_uids("orders").await;
-        let address = bed.addresses("orders").await[0].1;
+    test("live", async |fixture| {
+        fixture.create("orders", json!({})).await;
+        fixture.ready("orders").await;
+        let pods = fixture.pod_uids("orders").await;
+        let address = fixture.addresses("orders").await[0].1;
         let mut reader = Reader::open(address, &Request::get("/channels/orders")).await;
 
-        let node = bed.cluster.node();
-        node.freeze_files(bed.namespace(), true);
-        bed.change("orders", json!({"delivery": {"heartbeat": "1s"}})).await;
-        bed.condition("orders", "Ready", "False", "ConfigPropagating").await;
+        let node = fixture.kube_api.node();
+        node.freeze_files(fixture.namespace(), true);
+        fixture.change("orders", json!({"delivery": {"heartbeat": "1s"}})).await;
+        fixture.condition("orders", "Ready", "False", "ConfigPropagating").await;
         // As long as pods serve the old generation, nothing may call the new one ready.
         let (ok, said) =
-            bed.kubectl(&["wait", "--for=condition=Ready", "sse/orders", "--timeout=7s"]);
+            fixture.kubectl(&["wait", "--for=condition=Ready", "sse/orders", "--timeout=7s"]);
         assert!(!ok && said.contains("timed out"), "{said}");
 
-        node.freeze_files(bed.namespace(), false);
-        let object = bed.ready("orders").await;
+        node.freeze_files(fixture.namespace(), false);
+        let object = fixture.ready("orders").await;
         assert_eq!(object["metadata"]["generation"], 2);
-        for (pod, address) in bed.admin_addresses("orders").await {
+        for (pod, address) in fixture.admin_addresses("orders").await {
             let answer: Value = reqwest::get(format!("http://{address}/readyz"))
                 .await
                 .unwrap()
@@ -166,8 +167,8 @@ fn a_live_change_reaches_the_pods_without_a_restart_and_ready_waits_for_it() {
                 .unwrap();
             assert_eq!(answer["channels"][0]["generation"], 2, "{pod}: {answer}");
         }
-        assert_eq!(bed.pod_uids("orders").await, pods, "the same pods serve");
-        assert_eq!(node.starts(bed.namespace()), 2, "no container was started again");
+        assert_eq!(fixture.pod_uids("orders").await, pods, "the same pods serve");
+        assert_eq!(node.starts(fixture.namespace()), 2, "no container was started again");
         // The stream that was open before the change beats at the new rate.
         let beat = eventually("a heartbeat", Duration::from_secs(5), async || {
             let item = reader.item(Duration::from_secs(5)).await.expect("the stream stays open");
@@ -181,15 +182,15 @@ fn a_live_change_reaches_the_pods_without_a_restart_and_ready_waits_for_it() {
 
 #[test]
 fn a_rolling_change_replaces_the_pods() {
-    test("rolling", async |bed| {
+    test("rolling", async |fixture| {
         // No subscriber is connected, so nothing has to be drained for long.
-        bed.create("orders", json!({"workload": {"terminationGracePeriodSeconds": 10}})).await;
-        bed.ready("orders").await;
-        let before = bed.pod_uids("orders").await;
-        bed.change("orders", json!({"workload": {"image": "sluice.test/dataplane:2", "resources": {"requests": {"cpu": "50m"}}}})).await;
-        let object = bed.ready("orders").await;
+        fixture.create("orders", json!({"workload": {"terminationGracePeriodSeconds": 10}})).await;
+        fixture.ready("orders").await;
+        let before = fixture.pod_uids("orders").await;
+        fixture.change("orders", json!({"workload": {"image": "sluice.test/dataplane:2", "resources": {"requests": {"cpu": "50m"}}}})).await;
+        let object = fixture.ready("orders").await;
         let pods: Vec<Value> =
-            bed.pods("orders").await.iter().map(|p| serde_json::to_value(p).unwrap()).collect();
+            fixture.pods("orders").await.iter().map(|p| serde_json::to_value(p).unwrap()).collect();
         assert_eq!((pods.len(), &object["status"]["workload"]["updatedReplicas"]), (2, &json!(2)));
         for pod in &pods {
             let container = &pod["spec"]["containers"][0];
@@ -199,40 +200,40 @@ fn a_rolling_change_replaces_the_pods() {
             );
             assert_eq!(container["resources"]["requests"]["cpu"], "50m");
         }
-        assert!(before.is_disjoint(&bed.pod_uids("orders").await));
+        assert!(before.is_disjoint(&fixture.pod_uids("orders").await));
     });
 }
 
 #[test]
 fn scaling_keeps_the_pods_that_stay() {
-    test("scale", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        bed.ready("orders").await;
-        let first = bed.pod_uids("orders").await;
-        let (ok, said) = bed.kubectl(&["scale", "sse/orders", "--replicas=2"]);
+    test("scale", async |fixture| {
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        fixture.ready("orders").await;
+        let first = fixture.pod_uids("orders").await;
+        let (ok, said) = fixture.kubectl(&["scale", "sse/orders", "--replicas=2"]);
         assert!(ok, "{said}");
-        let object = bed
+        let object = fixture
             .until("orders", "two pods are ready", |o| {
                 channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
             })
             .await;
-        assert!(first.is_subset(&bed.pod_uids("orders").await));
+        assert!(first.is_subset(&fixture.pod_uids("orders").await));
         let selector = object["status"]["workload"]["selector"].as_str().unwrap();
-        let (ok, said) = bed.kubectl(&["get", "pods", "--selector", selector, "-o", "name"]);
+        let (ok, said) = fixture.kubectl(&["get", "pods", "--selector", selector, "-o", "name"]);
         assert!(
             ok && said.lines().count() == 2,
             "the scale subresource's selector selects the pods: {said}"
         );
-        bed.change("orders", json!({"workload": {"replicas": 0}})).await;
-        bed.condition("orders", "WorkloadAvailable", "True", "ScaledToZero").await;
+        fixture.change("orders", json!({"workload": {"replicas": 0}})).await;
+        fixture.condition("orders", "WorkloadAvailable", "True", "ScaledToZero").await;
     });
 }
 
 #[test]
 fn a_forbidden_change_is_refused_and_the_channel_serves_on() {
-    test("forbidden", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        let before = bed.ready("orders").await;
+    test("forbidden", async |fixture| {
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let before = fixture.ready("orders").await;
         for (spec, message) in [
             (
                 json!({"stream": {"storage": "Memory"}}),
@@ -243,14 +244,15 @@ fn a_forbidden_change_is_refused_and_the_channel_serves_on() {
                 "the events would stay behind in the old stream. Create another channel instead",
             ),
         ] {
-            let error = bed
+            let error = fixture
                 .try_patch(CHANNEL, "orders", json!({"spec": spec}))
                 .await
                 .expect_err("it is refused")
                 .to_string();
             assert!(error.contains(message), "{error}");
         }
-        let after = serde_json::to_value(bed.api(CHANNEL).get("orders").await.unwrap()).unwrap();
+        let after =
+            serde_json::to_value(fixture.api(CHANNEL).get("orders").await.unwrap()).unwrap();
         assert_eq!(
             (&after["spec"], &after["metadata"]["generation"]),
             (&before["spec"], &before["metadata"]["generation"])
@@ -261,11 +263,11 @@ fn a_forbidden_change_is_refused_and_the_channel_serves_on() {
 
 #[test]
 fn every_live_field_of_the_spec_reaches_stream_and_pods() {
-    test("fields", async |bed| {
-        bed.create("orders", json!({"workload": {"replicas": 1}})).await;
-        let object = bed.ready("orders").await;
-        let pods = bed.pod_uids("orders").await;
-        bed.change(
+    test("fields", async |fixture| {
+        fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
+        let object = fixture.ready("orders").await;
+        let pods = fixture.pod_uids("orders").await;
+        fixture.change(
             "orders",
             json!({
                 "stream": {"maxAge": "48h", "maxBytes": "2Mi", "maxMessages": 1000, "maxMessagesPerTopic": 3, "maxMessageSize": "4Ki", "duplicateWindow": "1m"},
@@ -274,8 +276,8 @@ fn every_live_field_of_the_spec_reaches_stream_and_pods() {
             }),
         )
         .await;
-        bed.ready("orders").await;
-        let config = bed.streams().await.info(&channel::stream(&object)).await.config;
+        fixture.ready("orders").await;
+        let config = fixture.streams().await.info(&channel::stream(&object)).await.config;
         assert_eq!(
             (config.max_age, config.max_bytes, config.max_messages),
             (Duration::from_secs(2 * 86_400), 2 << 20, 1000)
@@ -284,7 +286,7 @@ fn every_live_field_of_the_spec_reaches_stream_and_pods() {
             (config.max_messages_per_subject, config.max_message_size, config.duplicate_window),
             (3, 4096, Duration::from_secs(60))
         );
-        let address = bed.addresses("orders").await[0].1;
+        let address = fixture.addresses("orders").await[0].1;
         let url = format!("http://{address}/channels/orders/new.1");
         let answer = reqwest::Client::new()
             .post(url)
@@ -297,13 +299,13 @@ fn every_live_field_of_the_spec_reaches_stream_and_pods() {
         assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example.com");
         // What is taken back goes back to the default: unset means the default, the same every
         // time.
-        bed.change(
+        fixture.change(
             "orders",
             json!({"stream": {"maxMessages": null, "maxMessagesPerTopic": null}, "publish": {"mode": "Disabled", "allowAnonymous": null}}),
         )
         .await;
-        bed.ready("orders").await;
-        let config = bed.streams().await.info(&channel::stream(&object)).await.config;
+        fixture.ready("orders").await;
+        let config = fixture.streams().await.info(&channel::stream(&object)).await.config;
         assert_eq!((config.max_messages, config.max_messages_per_subject), (-1, -1));
         let answer = reqwest::Client::new()
             .post(format!("http://{address}/channels/orders/new.1"))
@@ -312,7 +314,7 @@ fn every_live_field_of_the_spec_reaches_stream_and_pods() {
             .await
             .unwrap();
         assert_eq!(answer.status(), 405);
-        assert_eq!(bed.pod_uids("orders").await, pods);
-        assert!(bed.child(DEPLOYMENT, "orders").await.is_some());
+        assert_eq!(fixture.pod_uids("orders").await, pods);
+        assert!(fixture.child(DEPLOYMENT, "orders").await.is_some());
     });
 }

@@ -6,12 +6,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;
-mod bed;
 mod channel;
 mod delete;
 mod drift;
 mod everywhere;
 mod exposure;
+mod fixture;
 mod gateway;
 mod leader;
 mod lifecycle;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_tests::cluster::audit::Entry;
+use sluice_tests::kube_api::audit::Entry;
 
 use crate::{
-    bed::{RESYNC, test},
     channel,
+    fixture::{RESYNC, test},
 };
 
 /// As the promise says: a minute.
@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_quiet_minute_has_no_write_to_the_api() {
-    test("quiet", async |bed| {
+    test("quiet", async |fixture| {
         let specs = [
             json!({}),
             json!({"stream": {"deletionPolicy": "Delete", "maxMessagesPerTopic": 1, "maxBytes": "1048576", "maxAge": "90m"}, "workload": {"replicas": 1}}),
@@ -32,19 +32,19 @@ fn a_quiet_minute_has_no_write_to_the_api() {
             json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 3, "connectionsPerPod": 100}}}),
         ];
         for (i, spec) in specs.into_iter().enumerate() {
-            bed.create(&format!("c{i}"), spec).await;
+            fixture.create(&format!("c{i}"), spec).await;
         }
         for name in ["c0", "c1", "c2", "c6", "c7"] {
-            bed.ready(name).await;
+            fixture.ready(name).await;
         }
-        bed.condition("c4", "WorkloadAvailable", "False", "ImagePullFailed").await;
-        bed.condition("c5", "StreamReady", "False", "NotEnoughServers").await;
+        fixture.condition("c4", "WorkloadAvailable", "False", "ImagePullFailed").await;
+        fixture.condition("c5", "StreamReady", "False", "NotEnoughServers").await;
         // Two resyncs, for what is still to be settled.
         tokio::time::sleep(RESYNC * 2).await;
 
-        let before = bed.requests().len();
+        let before = fixture.requests().len();
         tokio::time::sleep(QUIET).await;
-        let entries = bed.requests();
+        let entries = fixture.requests();
         let writes: Vec<String> =
             entries[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
         assert!(writes.is_empty(), "{writes:#?}");
@@ -54,7 +54,7 @@ fn a_quiet_minute_has_no_write_to_the_api() {
         // Six plain channels, and two of which one has every kind of object.
         let looks = usize::try_from(QUIET.as_secs() / RESYNC.as_secs()).unwrap() + 1;
         assert!(reads <= looks * (7 * 8 + 13), "{reads} reads in {looks} looks at each channel");
-        bed.change("c1", json!({"delivery": {"heartbeat": "9s"}})).await;
-        bed.until("c1", "is ready again", channel::is_ready).await;
+        fixture.change("c1", json!({"delivery": {"heartbeat": "9s"}})).await;
+        fixture.until("c1", "is ready again", channel::is_ready).await;
     });
 }

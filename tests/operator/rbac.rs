@@ -12,7 +12,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::bed::ACCOUNT;
+use crate::fixture::ACCOUNT;
 
 /// Name of the role that lets an operator take part in the election.
 const LEADER: &str = "sluice-operator-leader";

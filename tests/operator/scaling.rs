@@ -7,22 +7,22 @@ use kube::ResourceExt;
 use serde_json::json;
 use sluice_tests::{
     clients::{Connection, Request},
-    cluster::audit::Entry,
     eventually,
+    kube_api::audit::Entry,
 };
 
 use crate::{
-    bed::{Bed, LIMIT, test},
     channel::{self, AUTOSCALER, DEPLOYMENT, SERVICE},
+    fixture::{Fixture, LIMIT, test},
 };
 
-async fn replicas(bed: &Bed) -> i64 {
-    bed.child(DEPLOYMENT, "orders").await.unwrap().data["spec"]["replicas"].as_i64().unwrap()
+async fn replicas(fixture: &Fixture) -> i64 {
+    fixture.child(DEPLOYMENT, "orders").await.unwrap().data["spec"]["replicas"].as_i64().unwrap()
 }
 
 /// Opens `count` streams on the first pod.
-async fn subscribe(bed: &Bed, count: usize) -> Vec<Connection> {
-    let address = bed.addresses("orders").await[0].1;
+async fn subscribe(fixture: &Fixture, count: usize) -> Vec<Connection> {
+    let address = fixture.addresses("orders").await[0].1;
     let mut streams = Vec::new();
     for _ in 0..count {
         let stream = Connection::open(address, &Request::get("/channels/orders")).await.unwrap();
@@ -33,8 +33,8 @@ async fn subscribe(bed: &Bed, count: usize) -> Vec<Connection> {
 }
 
 /// Whether the operator says how many replicas the Deployment has.
-async fn operator_decides(bed: &Bed) -> bool {
-    let deployment = bed.child(DEPLOYMENT, "orders").await.unwrap();
+async fn operator_decides(fixture: &Fixture) -> bool {
+    let deployment = fixture.child(DEPLOYMENT, "orders").await.unwrap();
     deployment.managed_fields().iter().any(|entry| {
         entry.manager.as_deref() == Some("sluice-operator")
             && entry
@@ -46,65 +46,74 @@ async fn operator_decides(bed: &Bed) -> bool {
 
 #[test]
 fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
-    test("connections", async |bed| {
-        bed.create(
+    test("connections", async |fixture| {
+        fixture.create(
             "orders",
             json!({"workload": {"replicas": 7, "autoscaling": {"minReplicas": 1, "maxReplicas": 3, "connectionsPerPod": 2}}}),
         )
         .await;
-        bed.ready("orders").await;
-        assert_eq!(replicas(bed).await, 1, "workload.replicas has no effect");
-        let streams = subscribe(bed, 3).await;
-        eventually("a second pod", LIMIT, async || (replicas(bed).await == 2).then_some(())).await;
-        bed.until("orders", "two pods are ready", |o| {
-            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
-        })
-        .await;
-        let more = subscribe(bed, 6).await;
-        eventually("as many as allowed", LIMIT, async || (replicas(bed).await == 3).then_some(()))
+        fixture.ready("orders").await;
+        assert_eq!(replicas(fixture).await, 1, "workload.replicas has no effect");
+        let streams = subscribe(fixture, 3).await;
+        eventually("a second pod", LIMIT, async || (replicas(fixture).await == 2).then_some(()))
             .await;
-        bed.until("orders", "three pods are ready", |o| {
-            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 3
+        fixture
+            .until("orders", "two pods are ready", |o| {
+                channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
+            })
+            .await;
+        let more = subscribe(fixture, 6).await;
+        eventually("as many as allowed", LIMIT, async || {
+            (replicas(fixture).await == 3).then_some(())
         })
         .await;
+        fixture
+            .until("orders", "three pods are ready", |o| {
+                channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 3
+            })
+            .await;
         drop((streams, more));
-        let address = bed.admin_addresses("orders").await[0].1;
-        eventually("the pod tells that nobody is connected", LIMIT, async || {
+        let address = fixture.admin_addresses("orders").await[0].1;
+        eventually("the pod tells that no subscriber is connected", LIMIT, async || {
             let answer: serde_json::Value =
                 reqwest::get(format!("http://{address}/readyz")).await.ok()?.json().await.ok()?;
             (answer["channels"][0]["connections"] == 0).then_some(())
         })
         .await;
-        let before = bed.requests().len();
+        let before = fixture.requests().len();
         tokio::time::sleep(Duration::from_secs(12)).await;
-        assert_eq!(replicas(bed).await, 3, "they may come back");
-        let writes: Vec<String> =
-            bed.requests()[before..].iter().filter(|e| e.is_write()).map(Entry::brief).collect();
+        assert_eq!(replicas(fixture).await, 3, "they may come back");
+        let writes: Vec<String> = fixture.requests()[before..]
+            .iter()
+            .filter(|e| e.is_write())
+            .map(Entry::brief)
+            .collect();
         assert!(writes.is_empty(), "{writes:#?}");
         // Without scaling by load, the spec decides again.
-        bed.change("orders", json!({"workload": {"replicas": 2, "autoscaling": null}})).await;
-        eventually("two pods", LIMIT, async || (replicas(bed).await == 2).then_some(())).await;
+        fixture.change("orders", json!({"workload": {"replicas": 2, "autoscaling": null}})).await;
+        eventually("two pods", LIMIT, async || (replicas(fixture).await == 2).then_some(())).await;
     });
 }
 
 #[test]
 fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
-    test("handover", async |bed| {
-        bed.create(
-            "orders",
-            json!({"workload": {"replicas": 3, "terminationGracePeriodSeconds": 10}}),
-        )
-        .await;
-        bed.ready("orders").await;
-        assert!(operator_decides(bed).await);
-        let pods = bed.pod_uids("orders").await;
-        bed.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 2, "maxReplicas": 5, "cpuUtilization": 70}}})).await;
+    test("handover", async |fixture| {
+        fixture
+            .create(
+                "orders",
+                json!({"workload": {"replicas": 3, "terminationGracePeriodSeconds": 10}}),
+            )
+            .await;
+        fixture.ready("orders").await;
+        assert!(operator_decides(fixture).await);
+        let pods = fixture.pod_uids("orders").await;
+        fixture.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 2, "maxReplicas": 5, "cpuUtilization": 70}}})).await;
         eventually("the operator leaves the number alone", LIMIT, async || {
-            (!operator_decides(bed).await).then_some(())
+            (!operator_decides(fixture).await).then_some(())
         })
         .await;
         let scaler = eventually("an autoscaler is made", LIMIT, async || {
-            bed.child(AUTOSCALER, "orders").await
+            fixture.child(AUTOSCALER, "orders").await
         })
         .await;
         assert_eq!(
@@ -113,93 +122,98 @@ fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
         );
         assert_eq!(
             scaler.data["spec"]["scaleTargetRef"]["name"],
-            json!(bed.child(DEPLOYMENT, "orders").await.unwrap().metadata.name)
+            json!(fixture.child(DEPLOYMENT, "orders").await.unwrap().metadata.name)
         );
         let until = Instant::now() + Duration::from_secs(6);
         while Instant::now() < until {
-            assert_eq!(replicas(bed).await, 3, "it never falls to the default of one");
+            assert_eq!(replicas(fixture).await, 3, "it never falls to the default of one");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert_eq!(bed.pod_uids("orders").await, pods, "nobody was disconnected");
-        // What the autoscaler, or somebody in its place, decides, stays; also over a change of the
+        assert_eq!(fixture.pod_uids("orders").await, pods, "no subscriber was disconnected");
+        // What the autoscaler, or a user in its place, decides, stays; also over a change of the
         // template.
-        let (ok, said) = bed.kubectl(&["scale", "deployment/orders-sse", "--replicas=4"]);
+        let (ok, said) = fixture.kubectl(&["scale", "deployment/orders-sse", "--replicas=4"]);
         assert!(ok, "{said}");
-        bed.change("orders", json!({"workload": {"podAnnotations": {"example.com/a": "b"}}})).await;
-        bed.until("orders", "four new pods are ready", |o| {
-            channel::is_ready(o) && o["status"]["workload"]["updatedReplicas"] == 4
-        })
-        .await;
+        fixture
+            .change("orders", json!({"workload": {"podAnnotations": {"example.com/a": "b"}}}))
+            .await;
+        fixture
+            .until("orders", "four new pods are ready", |o| {
+                channel::is_ready(o) && o["status"]["workload"]["updatedReplicas"] == 4
+            })
+            .await;
         // Beyond its bounds the autoscaler itself steps in, which shows that it is real and has
         // found its target.
-        bed.change("orders", json!({"workload": {"autoscaling": {"maxReplicas": 3}}})).await;
+        fixture.change("orders", json!({"workload": {"autoscaling": {"maxReplicas": 3}}})).await;
         eventually("the autoscaler keeps to its bounds", LIMIT, async || {
-            (replicas(bed).await == 3).then_some(())
+            (replicas(fixture).await == 3).then_some(())
         })
         .await;
 
-        bed.change("orders", json!({"workload": {"replicas": 2, "autoscaling": null}})).await;
+        fixture.change("orders", json!({"workload": {"replicas": 2, "autoscaling": null}})).await;
         eventually("the operator decides again", LIMIT, async || {
-            (operator_decides(bed).await && replicas(bed).await == 2).then_some(())
+            (operator_decides(fixture).await && replicas(fixture).await == 2).then_some(())
         })
         .await;
-        assert!(bed.child(AUTOSCALER, "orders").await.is_none());
+        assert!(fixture.child(AUTOSCALER, "orders").await.is_none());
         // An autoscaler leaves what has no pods alone; a channel that had none gets its fewest all
         // the same.
-        bed.change("orders", json!({"workload": {"replicas": 0}})).await;
-        bed.condition("orders", "WorkloadAvailable", "True", "ScaledToZero").await;
-        bed.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "cpuUtilization": 70}}})).await;
-        bed.until("orders", "has a pod again", |o| {
-            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 1
-        })
-        .await;
+        fixture.change("orders", json!({"workload": {"replicas": 0}})).await;
+        fixture.condition("orders", "WorkloadAvailable", "True", "ScaledToZero").await;
+        fixture.change("orders", json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2, "cpuUtilization": 70}}})).await;
+        fixture
+            .until("orders", "has a pod again", |o| {
+                channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 1
+            })
+            .await;
         eventually("and leaves the number alone", LIMIT, async || {
-            (!operator_decides(bed).await).then_some(())
+            (!operator_decides(fixture).await).then_some(())
         })
         .await;
-        assert_eq!(replicas(bed).await, 1);
+        assert_eq!(replicas(fixture).await, 1);
     });
 }
 
 #[test]
 fn with_both_measures_connections_raise_the_autoscalers_least() {
-    test("both", async |bed| {
-        bed.create(
+    test("both", async |fixture| {
+        fixture.create(
             "orders",
             json!({"workload": {"autoscaling": {"minReplicas": 1, "maxReplicas": 3, "cpuUtilization": 70, "connectionsPerPod": 2}}}),
         )
         .await;
-        bed.ready("orders").await;
-        assert_eq!(replicas(bed).await, 1);
-        let _streams = subscribe(bed, 3).await;
+        fixture.ready("orders").await;
+        assert_eq!(replicas(fixture).await, 1);
+        let _streams = subscribe(fixture, 3).await;
         eventually("connections ask for two", LIMIT, async || {
-            let scaler = bed.child(AUTOSCALER, "orders").await?;
+            let scaler = fixture.child(AUTOSCALER, "orders").await?;
             (scaler.data["spec"]["minReplicas"] == 2).then_some(())
         })
         .await;
         eventually("the autoscaler adds a pod", LIMIT, async || {
-            (replicas(bed).await == 2).then_some(())
+            (replicas(fixture).await == 2).then_some(())
         })
         .await;
-        assert!(!operator_decides(bed).await);
-        bed.until("orders", "two pods are ready", |o| {
-            channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
-        })
-        .await;
+        assert!(!operator_decides(fixture).await);
+        fixture
+            .until("orders", "two pods are ready", |o| {
+                channel::is_ready(o) && o["status"]["workload"]["readyReplicas"] == 2
+            })
+            .await;
     });
 }
 
 #[test]
 fn service_and_spread_are_as_the_spec_says() {
-    test("service", async |bed| {
-        bed.create(
+    test("service", async |fixture| {
+        fixture.create(
             "orders",
             json!({"workload": {"replicas": 1, "topologySpread": "Required"},
                 "service": {"type": "NodePort", "sessionAffinity": "ClientIP", "annotations": {"example.com/a": "b"}}}),
         )
         .await;
-        bed.ready("orders").await;
-        let service = bed.child(SERVICE, "orders").await.unwrap();
+        fixture.ready("orders").await;
+        let service = fixture.child(SERVICE, "orders").await.unwrap();
         assert_eq!(
             (&service.data["spec"]["type"], &service.data["spec"]["sessionAffinity"]),
             (&json!("NodePort"), &json!("ClientIP"))
@@ -208,7 +222,7 @@ fn service_and_spread_are_as_the_spec_says() {
         let spread = |object: &kube::api::DynamicObject| {
             object.data["spec"]["template"]["spec"]["topologySpreadConstraints"].clone()
         };
-        let constraints = spread(&bed.child(DEPLOYMENT, "orders").await.unwrap());
+        let constraints = spread(&fixture.child(DEPLOYMENT, "orders").await.unwrap());
         assert_eq!(constraints.as_array().map(Vec::len), Some(1));
         let (topology, otherwise) =
             (&constraints[0]["topologyKey"], &constraints[0]["whenUnsatisfiable"]);
@@ -217,24 +231,24 @@ fn service_and_spread_are_as_the_spec_says() {
             (&json!("kubernetes.io/hostname"), &json!("DoNotSchedule"))
         );
 
-        bed.change(
+        fixture.change(
             "orders",
             json!({"workload": {"topologySpread": "None"}, "service": {"type": "ClusterIP", "sessionAffinity": "None", "annotations": null}}),
         )
         .await;
-        bed.ready("orders").await;
-        let now = bed.child(SERVICE, "orders").await.unwrap();
+        fixture.ready("orders").await;
+        let now = fixture.child(SERVICE, "orders").await.unwrap();
         assert_eq!(
             (&now.data["spec"]["type"], &now.data["spec"]["sessionAffinity"]),
             (&json!("ClusterIP"), &json!("None"))
         );
         assert!(now.metadata.annotations.as_ref().is_none_or(|a| !a.contains_key("example.com/a")));
         assert_eq!(now.uid(), service.uid());
-        assert!(spread(&bed.child(DEPLOYMENT, "orders").await.unwrap()).is_null());
+        assert!(spread(&fixture.child(DEPLOYMENT, "orders").await.unwrap()).is_null());
         // A load balancer is the cloud's to give; the Service asks for it.
-        bed.change("orders", json!({"service": {"type": "LoadBalancer"}})).await;
+        fixture.change("orders", json!({"service": {"type": "LoadBalancer"}})).await;
         eventually("the Service asks for a load balancer", LIMIT, async || {
-            (bed.child(SERVICE, "orders").await?.data["spec"]["type"] == "LoadBalancer")
+            (fixture.child(SERVICE, "orders").await?.data["spec"]["type"] == "LoadBalancer")
                 .then_some(())
         })
         .await;

@@ -12,12 +12,12 @@ use kube::{
 };
 use serde_json::{Value, json};
 use sluice_tests::{
-    cluster::Cluster,
     eventually,
+    kube_api::KubeApi,
     nats::{NatsServer, Streams, names, stream_config},
 };
 
-use crate::bed::LIMIT;
+use crate::fixture::LIMIT;
 
 fn config(generation: i64) -> String {
     let names = names("orders");
@@ -56,8 +56,8 @@ fn deployment(nats: &str) -> Deployment {
 #[test]
 fn it_runs_pods_as_a_node_does() {
     sluice_tests::run(Duration::from_secs(120), async {
-        let (cluster, nats) = (Cluster::shared(), NatsServer::start().await);
-        let (namespace, client) = (cluster.namespace("node").await, cluster.client().await);
+        let (kube_api, nats) = (KubeApi::shared(), NatsServer::start().await);
+        let (namespace, client) = (kube_api.namespace("node").await, kube_api.client().await);
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
         let pods: Api<Pod> = Api::namespaced(client, &namespace);
@@ -98,26 +98,26 @@ fn it_runs_pods_as_a_node_does() {
         assert_eq!(generation(&ips[0]).await, Some(1));
 
         // Files follow the ConfigMap, unless held back.
-        cluster.node().freeze_files(&namespace, true);
+        kube_api.node().freeze_files(&namespace, true);
         let change = json!({"data": {"orders.json": config(2)}});
         maps.patch("c", &PatchParams::default(), &Patch::Merge(&change)).await.unwrap();
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(generation(&ips[0]).await, Some(1));
-        cluster.node().freeze_files(&namespace, false);
+        kube_api.node().freeze_files(&namespace, false);
         eventually("the change is served", LIMIT, async || {
             (generation(&ips[1]).await == Some(2)).then_some(())
         })
         .await;
 
         // The readiness probe decides; a process that dies comes back.
-        cluster.node().each_process(&namespace, |_, process| process.pause());
+        kube_api.node().each_process(&namespace, |_, process| process.pause());
         eventually("hung pods are not ready", LIMIT, async || ready(0).await).await;
-        cluster.node().each_process(&namespace, |_, process| process.resume());
+        kube_api.node().each_process(&namespace, |_, process| process.resume());
         eventually("they are ready again", LIMIT, async || ready(2).await).await;
-        cluster.node().each_process(&namespace, |_, process| process.kill());
+        kube_api.node().each_process(&namespace, |_, process| process.kill());
         eventually("dead pods are not ready", LIMIT, async || ready(0).await).await;
         eventually("they are started again", LIMIT, async || ready(2).await).await;
-        assert_eq!(cluster.node().starts(&namespace), 4);
+        assert_eq!(kube_api.node().starts(&namespace), 4);
 
         // A deleted pod ends in order, and its object goes once the process has ended.
         let name = list[0].name_any();
@@ -127,9 +127,9 @@ fn it_runs_pods_as_a_node_does() {
             pods.get_opt(&name).await.unwrap().is_none().then_some(())
         })
         .await;
-        cluster.node().each_process(&namespace, |pod, _| running += usize::from(pod == name));
+        kube_api.node().each_process(&namespace, |pod, _| running += usize::from(pod == name));
         assert_eq!(running, 0, "its process has ended");
-        cluster.node().forget(&namespace);
-        cluster.node().each_process(&namespace, |pod, _| panic!("{pod} still runs"));
+        kube_api.node().forget(&namespace);
+        kube_api.node().each_process(&namespace, |pod, _| panic!("{pod} still runs"));
     });
 }

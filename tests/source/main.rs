@@ -212,8 +212,8 @@ async fn a_new_life(backend: &dyn Backend) {
     assert!(ended.is_err());
 }
 
-/// Whoever reads on and on, and others who read near by at the same time, get everything that is
-/// there from where they begin.
+/// A reader that reads on and on, and others that read near by at the same time, get everything
+/// that is there from where they begin.
 async fn reads_in_a_row(backend: &dyn Backend) {
     let source = backend.source();
     let start = source.state().await.unwrap().last + 1;

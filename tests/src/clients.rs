@@ -438,20 +438,20 @@ impl Ledger {
     /// # Panics
     /// When they are not; the first difference is named.
     #[track_caller]
-    pub fn assert_exactly(&self, who: &str, expected: &[(u64, u64)]) {
+    pub fn assert_exactly(&self, what: &str, expected: &[(u64, u64)]) {
         for (i, (got, want)) in self.entries.iter().zip(expected).enumerate() {
             assert!(
                 got.0 == want.0,
-                "{who}: event {i} has sequence {} and should have {}",
+                "{what}: event {i} has sequence {} and should have {}",
                 got.0,
                 want.0
             );
-            assert!(got.1 == want.1, "{who}: event {i} (sequence {}) has another payload", got.0);
+            assert!(got.1 == want.1, "{what}: event {i} (sequence {}) has another payload", got.0);
         }
         let (got, want) = (self.entries.len(), expected.len());
         assert!(
             got == want,
-            "{who}: {got} events instead of {want}; last {:?}, should be {:?}",
+            "{what}: {got} events instead of {want}; last {:?}, should be {:?}",
             self.last(),
             expected.last().map(|e| e.0)
         );

@@ -1,4 +1,4 @@
-//! The fenced blocks of the project's Markdown, and who runs each of them.
+//! The fenced blocks of the project's Markdown, and the test that runs each of them.
 //!
 //! The line before a block says it:
 //!
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Folders that hold nothing of the project's own.
 const NOT_OURS: &[&str] = &[".git", ".data", ".tools", "target", "node_modules"];
 
-/// Who runs a block.
+/// What runs a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mark {
     /// A test program, which knows the block by this name.
@@ -25,7 +25,7 @@ pub enum Mark {
         /// Name of the block, unique for its runner; empty for manifests.
         name: String,
     },
-    /// Nobody, for this reason.
+    /// Nothing, for this reason.
     NotRun(String),
     /// The line before the block says nothing.
     Missing,
@@ -42,7 +42,7 @@ pub struct Block {
     pub language: String,
     /// What stands in it, without the indentation of its fence.
     pub text: String,
-    /// Who runs it.
+    /// What runs it.
     pub mark: Mark,
 }
 
@@ -110,8 +110,8 @@ fn mark(line: &str) -> Mark {
     let said = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->")).unwrap_or("");
     if let Some(reason) = said.strip_prefix("not run: ") {
         Mark::NotRun(reason.to_owned())
-    } else if let Some(who) = said.strip_prefix("run: ") {
-        let (runner, name) = who.split_once(' ').unwrap_or((who, ""));
+    } else if let Some(run) = said.strip_prefix("run: ") {
+        let (runner, name) = run.split_once(' ').unwrap_or((run, ""));
         Mark::Run { runner: runner.to_owned(), name: name.to_owned() }
     } else {
         Mark::Missing

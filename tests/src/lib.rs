@@ -6,9 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod clients;
-pub mod cluster;
 pub mod dataplane;
 pub mod docs;
+pub mod kube_api;
 pub mod nats;
 pub mod process;
 pub mod proxy;

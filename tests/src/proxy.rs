@@ -1,4 +1,4 @@
-//! A TCP proxy whose line can be cut: packets are lost, nobody is told.
+//! A TCP proxy whose line can be cut: packets are lost without a word to either end.
 
 use std::{net::SocketAddr, pin::pin};
 

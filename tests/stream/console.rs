@@ -1,4 +1,4 @@
-//! The console on the admin listener: what it serves, what it tells, whom it refuses. How it looks
+//! The console on the admin listener: what it serves, what it tells, what it refuses. How it looks
 //! and works in a browser is tested with the other clients.
 
 use std::time::Duration;
@@ -10,13 +10,19 @@ use sluice_tests::{
     eventually, run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-async fn admin(rig: &Rig, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
-    let mut request =
-        Client::new().request(method, format!("http://{}{path}", rig.plane.admin())).timeout(SOON);
+async fn admin(
+    fixture: &Fixture,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Response {
+    let mut request = Client::new()
+        .request(method, format!("http://{}{path}", fixture.plane.admin()))
+        .timeout(SOON);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -26,13 +32,13 @@ async fn admin(rig: &Rig, method: Method, path: &str, headers: &[(&str, &str)]) 
 #[test]
 fn the_page_asks_nothing_but_its_own_listener() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         for (path, kind) in [
             ("/", "text/html; charset=utf-8"),
             ("/console.css", "text/css; charset=utf-8"),
             ("/console.js", "text/javascript; charset=utf-8"),
         ] {
-            let response = admin(&rig, Method::GET, path, &[]).await;
+            let response = admin(&fixture, Method::GET, path, &[]).await;
             assert_eq!(
                 (response.status().as_u16(), response.headers()["content-type"].to_str().unwrap()),
                 (200, kind),
@@ -48,7 +54,8 @@ fn the_page_asks_nothing_but_its_own_listener() {
             assert!(!text.contains("https://"), "{path} names an outside asset");
         }
         for path in ["/", "/console.js", "/debug/channels"] {
-            let public = Client::new().get(rig.plane.url(path)).timeout(SOON).send().await.unwrap();
+            let public =
+                Client::new().get(fixture.plane.url(path)).timeout(SOON).send().await.unwrap();
             assert_eq!(public.status().as_u16(), 404, "{path} must not be on the public listener");
         }
     });
@@ -57,15 +64,15 @@ fn the_page_asks_nothing_but_its_own_listener() {
 #[test]
 fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.publish.http = true).await;
-        rig.publish_many("a", 30).await;
-        let _live = rig.open(ORDERS).await;
+        let fixture = Fixture::channel(|c| c.publish.http = true).await;
+        fixture.publish_many("a", 30).await;
+        let _live = fixture.open(ORDERS).await;
         // Reads nothing: whatever does not fit into the socket it stays behind by; here it is only
         // the order that counts.
-        let _other = rig.open(&format!("{ORDERS}?topic=b")).await;
+        let _other = fixture.open(&format!("{ORDERS}?topic=b")).await;
         let pod: Value = eventually("both are subscribers", SOON, async || {
             let pod: Value =
-                admin(&rig, Method::GET, "/debug/channels", &[]).await.json().await.unwrap();
+                admin(&fixture, Method::GET, "/debug/channels", &[]).await.json().await.unwrap();
             (pod["channels"][0]["connections"] == 2 && pod["channels"][0]["last"] == 30)
                 .then_some(pod)
         })
@@ -76,9 +83,9 @@ fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
             (&"Ready".into(), &"orders".into(), &1.into(), &true.into()),
             "{pod}"
         );
-        assert_eq!(channel["epoch"], rig.epoch.to_string(), "{pod}");
+        assert_eq!(channel["epoch"], fixture.epoch.to_string(), "{pod}");
         let list: Value =
-            admin(&rig, Method::GET, "/debug/subscribers?channel=orders&limit=1", &[])
+            admin(&fixture, Method::GET, "/debug/subscribers?channel=orders&limit=1", &[])
                 .await
                 .json()
                 .await
@@ -88,7 +95,7 @@ fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
             (1, &2.into()),
             "{list}"
         );
-        let none: Value = admin(&rig, Method::GET, "/debug/subscribers?channel=other", &[])
+        let none: Value = admin(&fixture, Method::GET, "/debug/subscribers?channel=other", &[])
             .await
             .json()
             .await
@@ -100,21 +107,22 @@ fn it_tells_of_channels_and_of_the_subscribers_furthest_behind() {
 #[test]
 fn channels_are_read_and_published_beside_it_but_not_by_pages_of_other_sites() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.publish.http = true).await;
+        let fixture = Fixture::channel(|c| c.publish.http = true).await;
         let path = format!("{ORDERS}/a");
         for site in ["cross-site", "same-site"] {
             for (path, method) in [(path.as_str(), Method::POST), ("/drain", Method::POST)] {
-                let refused = admin(&rig, method, path, &[("sec-fetch-site", site)]).await;
+                let refused = admin(&fixture, method, path, &[("sec-fetch-site", site)]).await;
                 assert_eq!(refused.status().as_u16(), 403, "{path} from {site}");
             }
         }
-        assert_eq!(rig.plane.readyz().await.0, 200, "no drain has begun");
+        assert_eq!(fixture.plane.readyz().await.0, 200, "no drain has begun");
         let mut reader =
-            Reader::open(rig.plane.admin(), &Request::get(format!("{ORDERS}?from=earliest"))).await;
+            Reader::open(fixture.plane.admin(), &Request::get(format!("{ORDERS}?from=earliest")))
+                .await;
         for site in [Some("same-origin"), Some("none"), None] {
             let headers: Vec<_> = site.map(|s| ("sec-fetch-site", s)).into_iter().collect();
             assert_eq!(
-                admin(&rig, Method::POST, &path, &headers).await.status().as_u16(),
+                admin(&fixture, Method::POST, &path, &headers).await.status().as_u16(),
                 201,
                 "{site:?}"
             );

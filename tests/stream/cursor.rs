@@ -1,119 +1,22 @@
 //! Cursors and other places to start: exact sequences from each.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use sluice_channel::{Cursor, Epoch, config::Start};
 use sluice_tests::{
-    at_exit,
-    clients::{Ledger, Reader, Request, expected},
-    dataplane::{ConfigDir, DataPlane, channel_config},
-    nats::{Log, NatsServer, Streams, events, log, names, stream_config},
+    clients::{Ledger, Request, expected},
     run,
 };
-use tokio::sync::Mutex;
 
-use crate::rig::{ORDERS, QUIET, Rig, SOON, Setup};
+use crate::{
+    fixture::{Fixture, ORDERS, SOON, Setup},
+    history::{BEFORE_PAUSE, HISTORY_PATH, STORED, history, on_history},
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
-const STORED: u64 = 100_000;
-/// Sequence of the last event before the pause in the middle of the history.
-const BEFORE_PAUSE: u64 = 40_000;
-
-/// A stream of 100,000 events, which no test changes, and a data plane that serves it.
-pub(crate) struct History {
-    pub(crate) plane: DataPlane,
-    pub(crate) epoch: Epoch,
-    pub(crate) log: Log,
-    /// A moment after event [`BEFORE_PAUSE`] and before the next, Unix time.
-    pause: Duration,
-    _configs: ConfigDir,
-    _nats: NatsServer,
-}
-
-static HISTORY: Mutex<Option<Arc<History>>> = Mutex::const_new(None);
-
-/// A static is never dropped, but its servers must end and its store must go.
-extern "C" fn drop_history() {
-    if let Ok(mut history) = HISTORY.try_lock() {
-        history.take();
-    }
-}
-
-impl History {
-    /// The one of this process; made by the first test that asks.
-    pub(crate) async fn get() -> Arc<Self> {
-        let mut history = HISTORY.lock().await;
-        if let Some(history) = &*history {
-            return Arc::clone(history);
-        }
-        at_exit(drop_history);
-        Arc::clone(history.insert(Arc::new(Self::make().await)))
-    }
-
-    async fn make() -> Self {
-        let nats = NatsServer::start().await;
-        let names = names("history");
-        let streams = Streams::connect(&nats.url()).await;
-        let epoch = streams.create(stream_config(&names)).await;
-        let mut all = events(usize::try_from(STORED).unwrap(), 50, 2_000, 1);
-        let first = all.by_ref().take(usize::try_from(BEFORE_PAUSE).unwrap()).collect::<Vec<_>>();
-        let mut published = streams.publish_all(&names.prefix, first).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let pause = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        published.extend(streams.publish_all(&names.prefix, all).await);
-        let configs = ConfigDir::new(&[channel_config(&names)]);
-        let plane = DataPlane::start(&nats.url(), &configs).await;
-        Self { plane, epoch, log: log(published), pause, _configs: configs, _nats: nats }
-    }
-
-    fn cursor(&self, sequence: u64) -> Cursor {
-        Cursor::new(self.epoch, sequence)
-    }
-
-    /// Reads to the newest event and checks that it is exactly what follows `from`.
-    async fn reads_on_from(&self, request: &Request, from: u64, filter: &[&str]) {
-        let expected = expected(&self.log, from, STORED, filter);
-        let mut reader = Reader::open(self.plane.http(), request).await;
-        if let Some((last, _)) = expected.last() {
-            reader.until_sequence(*last, SOON * 2).await;
-        } else {
-            assert!(reader.read_for(QUIET).await);
-        }
-        reader.ledger.assert_exactly(&request.path, &expected);
-        assert_eq!(reader.ledger.gaps, []);
-    }
-}
-
-/// Runs a test on the shared history; its data plane's log is checked, and printed when the test
-/// fails.
-fn on_history(body: impl AsyncFnOnce(&History)) {
-    struct Tail(Arc<History>);
-    impl Drop for Tail {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                self.0.plane.print_log();
-            }
-        }
-    }
-    run(LIMIT, async {
-        let tail = Tail(History::get().await);
-        body(&tail.0).await;
-        assert_eq!(tail.0.plane.unexpected_errors(), Vec::<String>::new());
-    });
-}
-
-const HISTORY_PATH: &str = "/channels/history";
-
-fn history(query: &str) -> Request {
-    Request::get(format!("{HISTORY_PATH}{query}"))
-}
 
 #[test]
 fn resume_from_before_the_oldest_replays_all_100_000() {
@@ -274,10 +177,10 @@ fn foreign_cursors(epoch: Epoch) -> Vec<(&'static str, String, &'static str)> {
 #[test]
 fn a_cursor_of_no_place_here_is_a_gap_and_then_the_oldest_event() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let log = rig.publish_many("a", 20).await;
-        for (what, cursor, reason) in foreign_cursors(rig.epoch) {
-            let mut reader = rig.resume(ORDERS, &cursor).await;
+        let fixture = Fixture::new().await;
+        let log = fixture.publish_many("a", 20).await;
+        for (what, cursor, reason) in foreign_cursors(fixture.epoch) {
+            let mut reader = fixture.resume(ORDERS, &cursor).await;
             reader.until_sequence(20, SOON).await;
             assert_one_gap(what, &reader.ledger, reason);
             reader.ledger.assert_exactly(what, &expected(&log, 0, 20, &[]));
@@ -288,14 +191,14 @@ fn a_cursor_of_no_place_here_is_a_gap_and_then_the_oldest_event() {
 #[test]
 fn a_cursor_of_no_place_here_is_a_gap_and_then_only_new_events_where_the_channel_says_so() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.on_gap = Start::Latest).await;
-        rig.publish_many("a", 20).await;
+        let fixture = Fixture::channel(|c| c.delivery.on_gap = Start::Latest).await;
+        fixture.publish_many("a", 20).await;
         // The newest event is what this pod knows as such.
-        rig.open("/channels/orders?from=earliest").await.until_sequence(20, SOON).await;
-        for (what, cursor, reason) in foreign_cursors(rig.epoch) {
-            let mut reader = rig.resume(ORDERS, &cursor).await;
+        fixture.open("/channels/orders?from=earliest").await.until_sequence(20, SOON).await;
+        for (what, cursor, reason) in foreign_cursors(fixture.epoch) {
+            let mut reader = fixture.resume(ORDERS, &cursor).await;
             reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
-            let next = rig.publish("a", "new").await;
+            let next = fixture.publish("a", "new").await;
             reader.until_sequence(next.sequence, SOON).await;
             assert_one_gap(what, &reader.ledger, reason);
             assert_eq!(reader.ledger.sequences(), [next.sequence], "{what}");
@@ -326,19 +229,19 @@ fn assert_gap(ledger: &Ledger, index: usize, from: u64, to: u64, reason: &str) {
 #[test]
 fn a_cursor_before_what_is_kept_is_told_what_it_missed() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let log = rig.publish_many("a", 100).await;
-        rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::new().await;
+        let log = fixture.publish_many("a", 100).await;
+        fixture.streams.purge_before(fixture.names.stream.as_str(), 51).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(10))).await;
         reader.until_sequence(100, SOON).await;
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_gap(&reader.ledger, 0, 11, 50, "expired");
         reader.ledger.assert_exactly("evicted", &expected(&log, 50, 100, &[]));
-        // Whoever missed nothing is told nothing.
+        // A subscriber that missed nothing is told nothing.
         for request in [
-            Request::get(ORDERS).resume(rig.cursor(50)),
+            Request::get(ORDERS).resume(fixture.cursor(50)),
             Request::get("/channels/orders?from=earliest"),
         ] {
             let mut reader = Reader::open(plane.http(), &request).await;
@@ -354,11 +257,11 @@ fn limits_that_evict_events_are_told_to_a_cursor_before_them() {
     run(LIMIT, async {
         let limited =
             Setup { stream: &|s: &mut Config| s.max_messages = 1_000, ..Setup::default() };
-        let rig = Rig::with(limited).await;
-        let log = rig.publish_many("a", 5_000).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::with(limited).await;
+        let log = fixture.publish_many("a", 5_000).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(3_000))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(3_000))).await;
         reader.until_sequence(5_000, SOON).await;
         assert_eq!(reader.ledger.gaps.len(), 1);
         assert_gap(&reader.ledger, 0, 3_001, 4_000, "expired");
@@ -369,14 +272,14 @@ fn limits_that_evict_events_are_told_to_a_cursor_before_them() {
 #[test]
 fn an_evicted_cursor_goes_on_with_new_events_where_the_channel_says_so() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.on_gap = Start::Latest).await;
-        rig.publish_many("a", 100).await;
-        rig.streams.purge_before(rig.names.stream.as_str(), 51).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::channel(|c| c.delivery.on_gap = Start::Latest).await;
+        fixture.publish_many("a", 100).await;
+        fixture.streams.purge_before(fixture.names.stream.as_str(), 51).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
-        let next = rig.publish("a", "new").await;
+        let next = fixture.publish("a", "new").await;
         reader.until_sequence(next.sequence, SOON).await;
         assert_one_gap("evicted", &reader.ledger, "expired");
         assert_eq!(reader.ledger.sequences(), [next.sequence]);
@@ -386,21 +289,21 @@ fn an_evicted_cursor_goes_on_with_new_events_where_the_channel_says_so() {
 #[test]
 fn a_purge_of_everything_is_told_and_new_events_follow() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 100).await;
-        rig.streams.purge_before(rig.names.stream.as_str(), 101).await;
-        let plane = rig.another().await;
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 100).await;
+        fixture.streams.purge_before(fixture.names.stream.as_str(), 101).await;
+        let plane = fixture.another().await;
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(10))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(10))).await;
         reader.until("the gap", SOON, |l| !l.gaps.is_empty()).await;
         assert_gap(&reader.ledger, 0, 11, 100, "expired");
-        let next = rig.publish("a", "new").await;
+        let next = fixture.publish("a", "new").await;
         assert_eq!(next.sequence, 101);
         reader.until_sequence(101, SOON).await;
         assert_eq!((reader.ledger.sequences(), reader.ledger.gaps.len()), (vec![101], 1));
         // A cursor at the end missed nothing.
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(100))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(100))).await;
         reader.until_sequence(101, SOON).await;
         assert_eq!(reader.ledger.gaps, []);
     });
@@ -409,14 +312,14 @@ fn a_purge_of_everything_is_told_and_new_events_follow() {
 #[test]
 fn single_deleted_events_are_named_and_the_rest_is_exact() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let mut log = rig.publish_many("a", 50).await;
+        let fixture = Fixture::new().await;
+        let mut log = fixture.publish_many("a", 50).await;
         for sequence in [20, 21, 33] {
-            rig.streams.delete_message(rig.names.stream.as_str(), sequence).await;
+            fixture.streams.delete_message(fixture.names.stream.as_str(), sequence).await;
             log.remove(&sequence);
         }
         // A data plane that has them in memory may still serve them; one that starts now cannot.
-        let plane = rig.another().await;
+        let plane = fixture.another().await;
         let mut reader =
             Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(50, SOON).await;
@@ -440,12 +343,13 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
             channel: &|c| c.stream.compacted = true,
             ..Setup::default()
         };
-        let rig = Rig::with(setup).await;
-        let published = rig.streams.publish_all(&rig.names.prefix, events(2_000, 50, 100, 3)).await;
+        let fixture = Fixture::with(setup).await;
+        let published =
+            fixture.streams.publish_all(&fixture.names.prefix, events(2_000, 50, 100, 3)).await;
         let newest: std::collections::HashMap<_, _> =
             published.iter().map(|p| (p.topic.clone(), p.clone())).collect();
         let log = log(newest.into_values());
-        let plane = rig.another().await;
+        let plane = fixture.another().await;
         let mut reader =
             Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(2_000, SOON).await;
@@ -457,7 +361,7 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
         );
         // A cursor whose successor was superseded.
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(5))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(5))).await;
         reader.until_sequence(2_000, SOON).await;
         reader.ledger.assert_exactly("resumed", &expected(&log, 5, 2_000, &[]));
         assert!(
@@ -471,11 +375,11 @@ fn a_latest_value_channel_serves_the_newest_of_each_topic() {
 #[test]
 fn since_an_age_starts_after_what_is_older() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 5).await;
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 5).await;
         tokio::time::sleep(Duration::from_secs(5)).await;
-        rig.publish_many("a", 5).await;
-        let mut reader = rig.open("/channels/orders?since=3s").await;
+        fixture.publish_many("a", 5).await;
+        let mut reader = fixture.open("/channels/orders?since=3s").await;
         reader.until_sequence(10, SOON).await;
         assert_eq!(reader.ledger.sequences(), [6, 7, 8, 9, 10]);
     });
@@ -484,9 +388,9 @@ fn since_an_age_starts_after_what_is_older() {
 #[test]
 fn start_at_earliest_is_the_start_of_a_first_connection() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.start_at = Start::Earliest).await;
-        let log = rig.publish_many("a", 30).await;
-        let mut reader = rig.open(ORDERS).await;
+        let fixture = Fixture::channel(|c| c.delivery.start_at = Start::Earliest).await;
+        let log = fixture.publish_many("a", 30).await;
+        let mut reader = fixture.open(ORDERS).await;
         reader.until_sequence(30, SOON).await;
         reader.ledger.assert_exactly("earliest", &expected(&log, 0, 30, &[]));
     });
@@ -495,16 +399,16 @@ fn start_at_earliest_is_the_start_of_a_first_connection() {
 #[test]
 fn an_empty_stream_is_a_place_to_start_too() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let mut readers = Vec::new();
         for query in ["", "?from=earliest", "?from=latest", "?since=15m", "?last=10", "?topic=a"] {
-            readers.push((query, rig.open(&format!("{ORDERS}{query}")).await));
+            readers.push((query, fixture.open(&format!("{ORDERS}{query}")).await));
         }
-        readers.push(("cursor 0", rig.resume(ORDERS, rig.cursor(0)).await));
+        readers.push(("cursor 0", fixture.resume(ORDERS, fixture.cursor(0)).await));
         for (_, reader) in &mut readers {
             assert!(reader.read_for(Duration::from_millis(100)).await);
         }
-        let first = rig.publish("a", "first").await;
+        let first = fixture.publish("a", "first").await;
         for (query, mut reader) in readers {
             reader.until_sequence(first.sequence, SOON).await;
             assert_eq!(

@@ -1,5 +1,5 @@
-//! SIGTERM: not ready at once, still accepting for a while, then everyone is sent away at their own
-//! moment.
+//! SIGTERM: not ready at once, still accepting for a while, then each subscriber is sent away at a
+//! moment of its own.
 
 use std::{
     collections::HashSet,
@@ -13,12 +13,12 @@ use sluice_tests::{
     run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON, Setup};
+use crate::fixture::{Fixture, ORDERS, SOON, Setup};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn rig(delay: &str, period: &str) -> Rig {
-    Rig::with(Setup {
+async fn fixture(delay: &str, period: &str) -> Fixture {
+    Fixture::with(Setup {
         arguments: &["--drain-delay", delay, "--drain-period", period],
         ..Setup::default()
     })
@@ -29,24 +29,24 @@ async fn rig(delay: &str, period: &str) -> Rig {
 fn a_drain_tells_each_stream_when_to_come_back_and_ends_in_time() {
     run(LIMIT, async {
         const READERS: usize = 20;
-        let mut rig = rig("2s", "4s").await;
-        let log = rig.publish_many("a", 10).await;
-        let other = rig.another().await;
+        let mut fixture = fixture("2s", "4s").await;
+        let log = fixture.publish_many("a", 10).await;
+        let other = fixture.another().await;
         let mut readers = Vec::new();
         for _ in 0..READERS {
-            readers.push(rig.resume(ORDERS, rig.cursor(0)).await);
+            readers.push(fixture.resume(ORDERS, fixture.cursor(0)).await);
         }
         let start = Instant::now();
-        rig.plane.process().terminate();
+        fixture.plane.process().terminate();
         let (status, body) =
             sluice_tests::eventually("not ready at once", Duration::from_millis(500), async || {
-                let (status, body) = rig.plane.readyz().await;
+                let (status, body) = fixture.plane.readyz().await;
                 (status == 503).then_some((status, body))
             })
             .await;
         assert_eq!((status, body["phase"].as_str()), (503, Some("Draining")), "{body}");
         // Load balancers send new ones for a while yet: they are served, with what they missed.
-        let mut latecomer = rig.resume(ORDERS, rig.cursor(4)).await;
+        let mut latecomer = fixture.resume(ORDERS, fixture.cursor(4)).await;
         latecomer.until_sequence(10, SOON).await;
         assert!(start.elapsed() < Duration::from_secs(2), "the latecomer came within the delay");
         readers.push(latecomer);
@@ -86,7 +86,7 @@ fn a_drain_tells_each_stream_when_to_come_back_and_ends_in_time() {
         assert!(last - first >= Duration::from_millis(1_500), "all at once: {first:?} to {last:?}");
         assert!(last < Duration::from_millis(6_500), "{last:?}");
         assert!(retries.len() > READERS / 2, "{retries:?}");
-        let status = rig.plane.process().wait(SOON).await.expect("the data plane ends");
+        let status = fixture.plane.process().wait(SOON).await.expect("the data plane ends");
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
         assert_eq!(status.code(), Some(0));
         drop(log);
@@ -96,9 +96,9 @@ fn a_drain_tells_each_stream_when_to_come_back_and_ends_in_time() {
 #[test]
 fn a_drain_without_streams_ends_after_the_delay() {
     run(LIMIT, async {
-        let mut rig = rig("500ms", "30s").await;
+        let mut fixture = fixture("500ms", "30s").await;
         let start = Instant::now();
-        let status = rig.plane.drain(Duration::from_secs(5)).await;
+        let status = fixture.plane.drain(Duration::from_secs(5)).await;
         assert_eq!(status.code(), Some(0));
         assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
     });
@@ -107,14 +107,14 @@ fn a_drain_without_streams_ends_after_the_delay() {
 #[test]
 fn a_second_signal_ends_it_now() {
     run(LIMIT, async {
-        let mut rig = rig("30s", "30s").await;
-        let mut reader = rig.open(ORDERS).await;
-        rig.plane.process().terminate();
+        let mut fixture = fixture("30s", "30s").await;
+        let mut reader = fixture.open(ORDERS).await;
+        fixture.plane.process().terminate();
         assert!(reader.read_for(Duration::from_millis(500)).await);
-        assert!(rig.plane.process().ended().is_none());
-        rig.plane.process().signal(Signal::INT);
+        assert!(fixture.plane.process().ended().is_none());
+        fixture.plane.process().signal(Signal::INT);
         assert!(
-            rig.plane.process().wait(Duration::from_secs(2)).await.is_some(),
+            fixture.plane.process().wait(Duration::from_secs(2)).await.is_some(),
             "still there after a second signal"
         );
     });
@@ -123,18 +123,20 @@ fn a_second_signal_ends_it_now() {
 #[test]
 fn a_drain_ends_in_time_though_a_subscriber_is_stalled() {
     run(LIMIT, async {
-        let mut rig = Rig::with(Setup {
+        let mut fixture = Fixture::with(Setup {
             arguments: &["--drain-delay", "0s", "--drain-period", "2s"],
             channel: &|c| c.delivery.write_timeout = Duration::from_secs(60),
             ..Setup::default()
         })
         .await;
-        let request =
-            Request { receive_buffer: Some(4_096), ..Request::get(ORDERS).resume(rig.cursor(0)) };
-        let stalled = Connection::open(rig.plane.http(), &request).await.unwrap();
+        let request = Request {
+            receive_buffer: Some(4_096),
+            ..Request::get(ORDERS).resume(fixture.cursor(0))
+        };
+        let stalled = Connection::open(fixture.plane.http(), &request).await.unwrap();
         let events = (0..8_000).map(|i| ("a".to_owned(), bytes::Bytes::from(format!("{i:<2048}"))));
-        rig.streams.publish_all(&rig.names.prefix, events).await;
-        let status = rig.plane.drain(Duration::from_secs(10)).await;
+        fixture.streams.publish_all(&fixture.names.prefix, events).await;
+        let status = fixture.plane.drain(Duration::from_secs(10)).await;
         assert_eq!(status.code(), Some(0));
         drop(stalled);
     });
@@ -143,17 +145,17 @@ fn a_drain_ends_in_time_though_a_subscriber_is_stalled() {
 #[test]
 fn the_admin_listener_can_start_the_drain() {
     run(LIMIT, async {
-        let mut rig = rig("0s", "1s").await;
-        let mut reader = rig.open(ORDERS).await;
+        let mut fixture = fixture("0s", "1s").await;
+        let mut reader = fixture.open(ORDERS).await;
         let answer = reqwest::Client::new()
-            .post(format!("http://{}/drain", rig.plane.admin()))
+            .post(format!("http://{}/drain", fixture.plane.admin()))
             .send()
             .await
             .unwrap();
         assert!(answer.status().is_success(), "{}", answer.status());
         reader.until_end(SOON).await;
         assert_eq!(reader.ledger.control_names(), ["channel.close"]);
-        assert_eq!(rig.plane.process().wait(SOON).await.and_then(|s| s.code()), Some(0));
+        assert_eq!(fixture.plane.process().wait(SOON).await.and_then(|s| s.code()), Some(0));
     });
 }
 

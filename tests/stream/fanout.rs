@@ -18,13 +18,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::rig::{ORDERS, QUIET, Rig, SOON, Setup};
+use crate::fixture::{Fixture, ORDERS, QUIET, SOON, Setup};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Names of the data plane's threads.
-fn threads(rig: &mut Rig) -> Vec<String> {
-    let tasks = format!("/proc/{}/task", rig.plane.process().pid());
+fn threads(fixture: &mut Fixture) -> Vec<String> {
+    let tasks = format!("/proc/{}/task", fixture.plane.process().pid());
     let names = std::fs::read_dir(tasks)
         .unwrap()
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
@@ -34,41 +34,42 @@ fn threads(rig: &mut Rig) -> Vec<String> {
 #[test]
 fn as_many_threads_as_asked_for_share_the_streams() {
     run(LIMIT, async {
-        let mut rig =
-            Rig::with(Setup { arguments: &["--fanout-threads", "3"], ..Setup::default() }).await;
+        let mut fixture =
+            Fixture::with(Setup { arguments: &["--fanout-threads", "3"], ..Setup::default() })
+                .await;
         let names: HashSet<String> =
-            threads(&mut rig).into_iter().filter(|name| name.starts_with("fanout-")).collect();
+            threads(&mut fixture).into_iter().filter(|name| name.starts_with("fanout-")).collect();
         assert_eq!(names, ["fanout-0", "fanout-1", "fanout-2"].map(str::to_owned).into());
-        let mut readers = join_all((0..30).map(|_| rig.open(ORDERS))).await;
-        let log = rig.publish_many("a", 200).await;
+        let mut readers = join_all((0..30).map(|_| fixture.open(ORDERS))).await;
+        let log = fixture.publish_many("a", 200).await;
         for (i, reader) in readers.iter_mut().enumerate() {
             reader.until_sequence(200, SOON).await;
             reader.ledger.assert_exactly(&format!("reader {i}"), &expected(&log, 0, 200, &[]));
         }
         drop(readers);
         sluice_tests::eventually("all left", SOON, async || {
-            rig.plane.subscribers().await.is_empty().then_some(())
+            fixture.plane.subscribers().await.is_empty().then_some(())
         })
         .await;
-        assert_eq!(rig.plane.drain(SOON).await.code(), Some(0));
+        assert_eq!(fixture.plane.drain(SOON).await.code(), Some(0));
     });
 }
 
 #[test]
 fn without_fan_out_threads_the_same_streams_stay_with_the_http_library() {
     run(LIMIT, async {
-        let mut rig = Rig::with(Setup {
+        let mut fixture = Fixture::with(Setup {
             arguments: &["--fanout-threads", "0"],
             channel: &|c| c.delivery.heartbeat = Duration::from_millis(200),
             ..Setup::default()
         })
         .await;
-        assert!(!threads(&mut rig).iter().any(|name| name.starts_with("fanout-")));
-        let mut log = rig.publish_many("a", 3_000).await;
-        let mut all = rig.resume(ORDERS, rig.cursor(0)).await;
-        let mut some = rig.resume("/channels/orders?topic=b", rig.cursor(0)).await;
+        assert!(!threads(&mut fixture).iter().any(|name| name.starts_with("fanout-")));
+        let mut log = fixture.publish_many("a", 3_000).await;
+        let mut all = fixture.resume(ORDERS, fixture.cursor(0)).await;
+        let mut some = fixture.resume("/channels/orders?topic=b", fixture.cursor(0)).await;
         all.until_sequence(3_000, SOON).await;
-        log.extend(rig.publish_many("b", 10).await);
+        log.extend(fixture.publish_many("b", 10).await);
         for (reader, filter) in [(&mut all, &[][..]), (&mut some, &["b"])] {
             reader.until_sequence(3_010, SOON).await;
             reader.ledger.assert_exactly("a reader", &expected(&log, 0, 3_010, filter));
@@ -76,7 +77,7 @@ fn without_fan_out_threads_the_same_streams_stay_with_the_http_library() {
         let beats = all.ledger.comments;
         assert!(all.read_for(QUIET).await);
         assert!(all.ledger.comments > beats, "no heartbeat");
-        rig.plane.process().terminate();
+        fixture.plane.process().terminate();
         all.until_end(SOON).await;
         assert!(all.connection.ended_cleanly());
         assert_eq!(all.ledger.control_names(), ["channel.close"]);
@@ -87,15 +88,16 @@ fn without_fan_out_threads_the_same_streams_stay_with_the_http_library() {
 fn a_peer_that_leaves_is_noticed_at_once() {
     run(LIMIT, async {
         // Nothing is written in this time: no heartbeat, no event.
-        let rig = Rig::new().await;
-        let readers = join_all((0..50).map(|_| rig.open(ORDERS))).await;
-        assert_eq!(rig.plane.subscribers().await.len(), 50);
+        let fixture = Fixture::new().await;
+        let readers = join_all((0..50).map(|_| fixture.open(ORDERS))).await;
+        assert_eq!(fixture.plane.subscribers().await.len(), 50);
         drop(readers);
         sluice_tests::eventually("all left", Duration::from_secs(5), async || {
-            rig.plane.subscribers().await.is_empty().then_some(())
+            fixture.plane.subscribers().await.is_empty().then_some(())
         })
         .await;
-        let closes = rig.plane.metrics().await.sum("sluice_closes_total", &[("reason", "client")]);
+        let closes =
+            fixture.plane.metrics().await.sum("sluice_closes_total", &[("reason", "client")]);
         assert_eq!(closes, 50.0);
     });
 }
@@ -118,10 +120,11 @@ async fn read_until(socket: &mut TcpStream, bytes: &mut Vec<u8>, done: impl Fn(&
 #[test]
 fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
     run(LIMIT, async {
-        let rig =
-            Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
-        rig.publish_many("a", 3).await;
-        let mut socket = TcpStream::connect(rig.plane.http()).await.unwrap();
+        let fixture =
+            Fixture::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() })
+                .await;
+        fixture.publish_many("a", 3).await;
+        let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();
         let head = format!("GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: x\r\n\r\n");
         for piece in head.as_bytes().chunks(7) {
             socket.write_all(piece).await.unwrap();
@@ -137,12 +140,12 @@ fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
             )
             .await;
         }
-        rig.publish("a", "after the noise").await;
+        fixture.publish("a", "after the noise").await;
         read_until(&mut socket, &mut bytes, |text| text.contains("data: after the noise\n\n"))
             .await;
         drop(socket);
         sluice_tests::eventually("it left", SOON, async || {
-            rig.plane.subscribers().await.is_empty().then_some(())
+            fixture.plane.subscribers().await.is_empty().then_some(())
         })
         .await;
     });
@@ -151,9 +154,9 @@ fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
 #[test]
 fn one_connection_serves_other_requests_before_its_stream() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 2).await;
-        let mut socket = TcpStream::connect(rig.plane.http()).await.unwrap();
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 2).await;
+        let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();
         let mut bytes = Vec::new();
         // One after the other, and then two at once (pipelined): answers come in order, and the
         // stream is the last.
@@ -171,7 +174,7 @@ fn one_connection_serves_other_requests_before_its_stream() {
             (text.find("upToDate").unwrap(), text.find("text/event-stream").unwrap());
         assert!(page < stream, "{text}");
         assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{text}");
-        rig.publish("a", "live").await;
+        fixture.publish("a", "live").await;
         read_until(&mut socket, &mut bytes, |text| text.contains("data: live\n\n")).await;
     });
 }
@@ -180,14 +183,16 @@ fn one_connection_serves_other_requests_before_its_stream() {
 fn every_subscriber_may_have_a_filter_of_its_own() {
     run(LIMIT, async {
         const TOPICS: usize = 40;
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let topic = |i: usize| format!("t{}", i % TOPICS);
         let mut readers = Vec::new();
         for i in 0..TOPICS * 2 {
-            readers.push(rig.open(&format!("/channels/orders?topic={}", topic(i))).await);
+            readers.push(fixture.open(&format!("/channels/orders?topic={}", topic(i))).await);
         }
         let events = (0..2_000).map(|i| (topic(i * 7), Bytes::from(format!("{i}"))));
-        let log = sluice_tests::nats::log(rig.streams.publish_all(&rig.names.prefix, events).await);
+        let log = sluice_tests::nats::log(
+            fixture.streams.publish_all(&fixture.names.prefix, events).await,
+        );
         for (i, reader) in readers.iter_mut().enumerate() {
             let expected = expected(&log, 0, 2_000, &[&topic(i)]);
             reader.until_sequence(expected.last().unwrap().0, SOON).await;
@@ -201,7 +206,7 @@ fn live_events_pass_those_who_replay() {
     run(LIMIT, async {
         const HISTORY: usize = 60_000;
         const REPLAYS: usize = 40;
-        let rig = Rig::with(Setup {
+        let fixture = Fixture::with(Setup {
             arguments: &["--fanout-threads", "1"],
             // Longer than a busy test machine keeps one of the replays from its turn.
             channel: &|c| c.delivery.write_timeout = Duration::from_secs(100),
@@ -209,13 +214,15 @@ fn live_events_pass_those_who_replay() {
         })
         .await;
         let events = (0..HISTORY).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<256}"))));
-        let log = sluice_tests::nats::log(rig.streams.publish_all(&rig.names.prefix, events).await);
-        let mut live = rig.open(ORDERS).await;
+        let log = sluice_tests::nats::log(
+            fixture.streams.publish_all(&fixture.names.prefix, events).await,
+        );
+        let mut live = fixture.open(ORDERS).await;
         assert!(live.read_for(Duration::from_millis(200)).await);
         let start = Instant::now();
         let replays: Vec<_> = (0..REPLAYS)
             .map(|_| {
-                let (address, cursor) = (rig.plane.http(), rig.cursor(0));
+                let (address, cursor) = (fixture.plane.http(), fixture.cursor(0));
                 tokio::spawn(async move {
                     let mut reader =
                         Reader::open(address, &Request::get(ORDERS).resume(cursor)).await;
@@ -226,7 +233,7 @@ fn live_events_pass_those_who_replay() {
             .collect();
         let (mut worst, mut passed) = (Duration::ZERO, 0);
         while !replays.iter().all(tokio::task::JoinHandle::is_finished) {
-            let published = rig.publish("a", "live").await;
+            let published = fixture.publish("a", "live").await;
             let sent = Instant::now();
             live.until_sequence(published.sequence, SOON).await;
             worst = worst.max(sent.elapsed());
@@ -256,21 +263,22 @@ fn live_events_pass_those_who_replay() {
 fn an_idle_stream_costs_little_memory() {
     run(LIMIT, async {
         const STREAMS: usize = 2_000;
-        let mut rig =
-            Rig::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() }).await;
+        let mut fixture =
+            Fixture::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() })
+                .await;
         // The first ones pay for what is there once.
-        let mut readers = join_all((0..200).map(|_| rig.open(ORDERS))).await;
-        let before = rig.plane.process().rss();
+        let mut readers = join_all((0..200).map(|_| fixture.open(ORDERS))).await;
+        let before = fixture.plane.process().rss();
         for _ in 0..STREAMS / 100 {
-            readers.extend(join_all((0..100).map(|_| rig.open(ORDERS))).await);
+            readers.extend(join_all((0..100).map(|_| fixture.open(ORDERS))).await);
         }
         sluice_tests::eventually("all are live", SOON, async || {
             let live = |subscriber: &&Value| subscriber["state"] == "Live";
-            (rig.plane.subscribers().await.iter().filter(live).count() == readers.len())
+            (fixture.plane.subscribers().await.iter().filter(live).count() == readers.len())
                 .then_some(())
         })
         .await;
-        let each = rig.plane.process().rss().saturating_sub(before) / STREAMS as u64;
+        let each = fixture.plane.process().rss().saturating_sub(before) / STREAMS as u64;
         println!("{each} bytes for each of {STREAMS} idle streams");
         assert!(each < 5 * 1024, "{each} bytes for each idle stream");
     });

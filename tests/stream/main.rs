@@ -7,19 +7,20 @@
     reason = "helpers of tests fail the test at their place"
 )]
 
-mod cluster;
 mod console;
 mod cursor;
 mod drain;
 mod fanout;
 mod filter;
+mod fixture;
+mod history;
 mod http;
 mod metrics;
+mod nats_cluster;
 mod outage;
 mod payload;
 mod publish;
 mod reload;
 mod replay;
-mod rig;
 mod seam;
 mod slow;

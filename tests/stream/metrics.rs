@@ -8,7 +8,7 @@ use sluice_tests::{
     run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ORDERS_LABEL: &[(&str, &str)] = &[("channel", "orders")];
@@ -16,19 +16,20 @@ const ORDERS_LABEL: &[(&str, &str)] = &[("channel", "orders")];
 #[test]
 fn all_documented_metrics_are_there_and_count_what_was_delivered() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| {
+        let fixture = Fixture::channel(|c| {
             c.publish.http = true;
             c.delivery.max_connection_age = Duration::from_secs(6);
         })
         .await;
-        rig.publish_many("a", 3_000).await;
+        fixture.publish_many("a", 3_000).await;
         // One that starts now has the tail in memory at most; the rest it must read from the store.
-        let plane = rig.another().await;
+        let plane = fixture.another().await;
         let (mut delivered, mut bytes) = (0, 0);
         let mut readers = Vec::new();
         for from in [0, 0, 1_500, 2_990, 9_000] {
             let mut reader =
-                Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(from))).await;
+                Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(from)))
+                    .await;
             reader.until_sequence(3_000, SOON).await;
             readers.push(reader);
         }
@@ -110,11 +111,12 @@ fn all_documented_metrics_are_there_and_count_what_was_delivered() {
 #[test]
 fn closes_by_the_client_are_counted_apart() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let readers = [rig.open(ORDERS).await, rig.open(ORDERS).await];
+        let fixture = Fixture::new().await;
+        let readers = [fixture.open(ORDERS).await, fixture.open(ORDERS).await];
         drop(readers);
         let closed = async || {
-            (rig.plane
+            (fixture
+                .plane
                 .metrics()
                 .await
                 .sum("sluice_closes_total", &[("channel", "orders"), ("reason", "client")])
@@ -128,15 +130,16 @@ fn closes_by_the_client_are_counted_apart() {
 #[test]
 fn one_consumer_serves_all_subscribers() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 2_000).await;
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 2_000).await;
         let mut readers = Vec::new();
         for i in 0..30 {
-            let mut reader = rig.resume(ORDERS, rig.cursor(i * 50)).await;
+            let mut reader = fixture.resume(ORDERS, fixture.cursor(i * 50)).await;
             reader.until_sequence(2_000, SOON).await;
             readers.push(reader);
         }
-        let consumers = rig.streams.info(rig.names.stream.as_str()).await.state.consumer_count;
+        let consumers =
+            fixture.streams.info(fixture.names.stream.as_str()).await.state.consumer_count;
         assert_eq!(consumers, 1, "a consumer for each connection brings a NATS cluster down");
     });
 }

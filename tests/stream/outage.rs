@@ -9,7 +9,7 @@ use sluice_tests::{
     run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const OUTAGE: Duration = Duration::from_secs(20);
@@ -24,29 +24,31 @@ async fn until_degraded(reader: &mut Reader) {
 #[test]
 fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
     run(LIMIT, async {
-        let mut rig = Rig::new().await;
-        let mut log = rig.publish_many("a", 100).await;
+        let mut fixture = Fixture::new().await;
+        let mut log = fixture.publish_many("a", 100).await;
         let mut readers = Vec::new();
         for i in 0..5 {
-            readers.push((i * 20, rig.resume(ORDERS, rig.cursor(i * 20)).await));
+            readers.push((i * 20, fixture.resume(ORDERS, fixture.cursor(i * 20)).await));
         }
         for (_, reader) in &mut readers {
             reader.until_sequence(100, SOON).await;
         }
         let stopped = Instant::now();
-        rig.nats.stop().await;
+        fixture.nats.stop().await;
         for (_, reader) in &mut readers {
             until_degraded(reader).await;
         }
-        // Who comes during the outage is not sent away: an error status would stop a browser for
-        // good.
-        let mut newcomers =
-            vec![(100, rig.open(ORDERS).await), (60, rig.resume(ORDERS, rig.cursor(60)).await)];
+        // A subscriber that comes during the outage is not sent away: an error status would stop a
+        // browser for good.
+        let mut newcomers = vec![
+            (100, fixture.open(ORDERS).await),
+            (60, fixture.resume(ORDERS, fixture.cursor(60)).await),
+        ];
         for (_, reader) in &mut newcomers {
             until_degraded(reader).await;
         }
         assert_eq!(
-            reqwest::get(format!("http://{}/livez", rig.plane.admin()))
+            reqwest::get(format!("http://{}/livez", fixture.plane.admin()))
                 .await
                 .unwrap()
                 .status()
@@ -61,9 +63,9 @@ fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
             );
         }
         tokio::time::sleep(OUTAGE.saturating_sub(stopped.elapsed())).await;
-        rig.nats.restart().await;
-        rig.streams = Streams::connect(&rig.nats.url()).await;
-        log.extend(rig.publish_many("b", 100).await);
+        fixture.nats.restart().await;
+        fixture.streams = Streams::connect(&fixture.nats.url()).await;
+        log.extend(fixture.publish_many("b", 100).await);
         for (from, mut reader) in readers.into_iter().chain(newcomers) {
             reader.until_sequence(200, SOON * 2).await;
             reader.ledger.assert_exactly(&format!("from {from}"), &expected(&log, from, 200, &[]));
@@ -74,26 +76,29 @@ fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
             );
             assert_eq!(reader.ledger.gaps, [], "from {from}");
         }
-        rig.plane.ready().await;
+        fixture.plane.ready().await;
     });
 }
 
 #[test]
 fn a_pod_that_starts_without_nats_serves_once_it_is_there() {
     run(LIMIT, async {
-        let mut rig = Rig::new().await;
-        let log = rig.publish_many("a", 10).await;
-        rig.nats.stop().await;
+        let mut fixture = Fixture::new().await;
+        let log = fixture.publish_many("a", 10).await;
+        fixture.nats.stop().await;
         let options = sluice_tests::dataplane::Options { not_ready: true, ..Default::default() };
-        let plane =
-            sluice_tests::dataplane::DataPlane::start_with(&rig.nats.url(), &rig.configs, &options)
-                .await;
+        let plane = sluice_tests::dataplane::DataPlane::start_with(
+            &fixture.nats.url(),
+            &fixture.configs,
+            &options,
+        )
+        .await;
         let (status, _) = plane.readyz().await;
         assert_eq!(status, 503, "not ready without NATS");
         let mut reader =
-            Reader::open(plane.http(), &Request::get(ORDERS).resume(rig.cursor(4))).await;
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(fixture.cursor(4))).await;
         assert!(reader.read_for(Duration::from_secs(1)).await, "the stream stays open");
-        rig.nats.restart().await;
+        fixture.nats.restart().await;
         plane.ready().await;
         reader.until_sequence(10, SOON).await;
         reader.ledger.assert_exactly("early", &expected(&log, 4, 10, &[]));
@@ -104,23 +109,23 @@ fn a_pod_that_starts_without_nats_serves_once_it_is_there() {
 #[test]
 fn a_store_that_comes_back_empty_is_another_epoch_and_a_gap() {
     run(LIMIT, async {
-        let mut rig = Rig::new().await;
-        rig.publish_many("a", 50).await;
+        let mut fixture = Fixture::new().await;
+        fixture.publish_many("a", 50).await;
         let mut readers = Vec::new();
         for _ in 0..3 {
-            let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+            let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
             reader.until_sequence(50, SOON).await;
             readers.push(reader);
         }
-        rig.nats.kill();
+        fixture.nats.kill();
         for reader in &mut readers {
             until_degraded(reader).await;
         }
-        rig.nats.restart_empty().await;
-        rig.streams = Streams::connect(&rig.nats.url()).await;
-        let epoch = rig.streams.create(stream_config(&rig.names)).await;
-        assert_ne!(epoch, rig.epoch);
-        let log = rig.publish_many("b", 30).await;
+        fixture.nats.restart_empty().await;
+        fixture.streams = Streams::connect(&fixture.nats.url()).await;
+        let epoch = fixture.streams.create(stream_config(&fixture.names)).await;
+        assert_ne!(epoch, fixture.epoch);
+        let log = fixture.publish_many("b", 30).await;
         for reader in &mut readers {
             reader
                 .until("the new life's events", SOON * 2, |l| {
@@ -133,8 +138,8 @@ fn a_store_that_comes_back_empty_is_another_epoch_and_a_gap() {
             reader.ledger.entries.drain(..50);
             reader.ledger.assert_exactly("the new life", &expected(&log, 0, 30, &[]));
         }
-        // And whoever was away meanwhile learns it when it comes back.
-        let mut late = rig.resume(ORDERS, rig.cursor(50)).await;
+        // And a subscriber that was away meanwhile learns it when it comes back.
+        let mut late = fixture.resume(ORDERS, fixture.cursor(50)).await;
         late.until_sequence(30, SOON).await;
         assert_eq!(
             late.ledger.gaps.iter().map(|g| g.reason.as_str()).collect::<Vec<_>>(),
@@ -147,14 +152,14 @@ fn a_store_that_comes_back_empty_is_another_epoch_and_a_gap() {
 #[test]
 fn a_stream_recreated_behind_our_back_is_another_epoch_without_a_reconnect() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.on_gap = Start::Earliest).await;
-        rig.publish_many("a", 50).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        let fixture = Fixture::channel(|c| c.delivery.on_gap = Start::Earliest).await;
+        fixture.publish_many("a", 50).await;
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
         reader.until_sequence(50, SOON).await;
-        rig.streams.context().delete_stream(rig.names.stream.as_str()).await.unwrap();
+        fixture.streams.context().delete_stream(fixture.names.stream.as_str()).await.unwrap();
         // Longer than before, so that sequences alone cannot tell the two lives apart.
-        let epoch = rig.streams.create(stream_config(&rig.names)).await;
-        let log = rig.publish_many("b", 80).await;
+        let epoch = fixture.streams.create(stream_config(&fixture.names)).await;
+        let log = fixture.publish_many("b", 80).await;
         reader
             .until("the new life's events", SOON * 3, |l| {
                 l.position() == Some(Cursor::new(epoch, 80))
@@ -177,12 +182,12 @@ fn a_stream_recreated_behind_our_back_is_another_epoch_without_a_reconnect() {
 #[test]
 fn a_stopped_nats_server_that_keeps_its_sockets_is_noticed() {
     run(LIMIT, async {
-        let mut rig = Rig::new().await;
-        let mut log = rig.publish_many("a", 10).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        let mut fixture = Fixture::new().await;
+        let mut log = fixture.publish_many("a", 10).await;
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
         reader.until_sequence(10, SOON).await;
         // SIGSTOP: connections stay up and nothing answers, as with a hung node.
-        rig.nats.process().pause();
+        fixture.nats.process().pause();
         let noticed = Instant::now();
         reader
             .until("channel.degraded", Duration::from_secs(60), |l| {
@@ -190,9 +195,9 @@ fn a_stopped_nats_server_that_keeps_its_sockets_is_noticed() {
             })
             .await;
         println!("noticed after {:?}", noticed.elapsed());
-        rig.nats.process().resume();
-        rig.streams = Streams::connect(&rig.nats.url()).await;
-        log.extend(rig.publish_many("b", 10).await);
+        fixture.nats.process().resume();
+        fixture.streams = Streams::connect(&fixture.nats.url()).await;
+        log.extend(fixture.publish_many("b", 10).await);
         reader.until_sequence(20, SOON * 2).await;
         reader.ledger.assert_exactly("reader", &expected(&log, 0, 20, &[]));
         assert_eq!(reader.ledger.control_names(), ["channel.degraded", "channel.recovered"]);

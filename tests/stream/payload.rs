@@ -12,7 +12,7 @@ use serde_json::Value;
 use sluice_channel::config::Encoding;
 use sluice_tests::{run, sse::normalise};
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -66,15 +66,15 @@ fn corpus() -> Vec<String> {
 #[test]
 fn line_ends_spaces_colons_marks_and_look_alikes_arrive() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let corpus = corpus();
         // Live first, then the same from memory, by another subscriber.
-        let mut live = rig.open(ORDERS).await;
+        let mut live = fixture.open(ORDERS).await;
         assert!(live.read_for(Duration::from_millis(200)).await);
         for payload in &corpus {
-            rig.publish("a", payload.clone()).await;
+            fixture.publish("a", payload.clone()).await;
         }
-        let mut replay = rig.open("/channels/orders?from=earliest").await;
+        let mut replay = fixture.open("/channels/orders?from=earliest").await;
         for reader in [&mut live, &mut replay] {
             for (i, payload) in corpus.iter().enumerate() {
                 let event = reader.event(SOON).await.unwrap();
@@ -86,7 +86,7 @@ fn line_ends_spaces_colons_marks_and_look_alikes_arrive() {
                 );
                 assert_eq!(
                     (event.name.as_str(), event.last_event_id),
-                    ("message", rig.cursor(i as u64 + 1).to_string())
+                    ("message", fixture.cursor(i as u64 + 1).to_string())
                 );
             }
         }
@@ -96,15 +96,15 @@ fn line_ends_spaces_colons_marks_and_look_alikes_arrive() {
 #[test]
 fn one_mebibyte_arrives_live_and_from_the_store() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let payload: String =
             (0..1024 * 1024).map(|i| char::from(b'a' + u8::try_from(i % 23).unwrap())).collect();
-        let mut live = rig.open(ORDERS).await;
+        let mut live = fixture.open(ORDERS).await;
         assert!(live.read_for(Duration::from_millis(200)).await);
         for _ in 0..8 {
-            rig.publish("a", payload.clone()).await;
+            fixture.publish("a", payload.clone()).await;
         }
-        let plane = rig.another().await;
+        let plane = fixture.another().await;
         let request = sluice_tests::clients::Request::get("/channels/orders?from=earliest");
         let mut replay = sluice_tests::clients::Reader::open(plane.http(), &request).await;
         for reader in [&mut live, &mut replay] {
@@ -119,20 +119,20 @@ fn one_mebibyte_arrives_live_and_from_the_store() {
 #[test]
 fn what_is_not_utf8_is_named_by_its_sequence() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish("a", "before").await;
-        let bad = rig.publish("a", Bytes::from_static(b"\xFF\xFE\x00binary\xC3")).await;
-        rig.publish("a", "after").await;
-        let mut reader = rig.open("/channels/orders?from=earliest").await;
+        let fixture = Fixture::new().await;
+        fixture.publish("a", "before").await;
+        let bad = fixture.publish("a", Bytes::from_static(b"\xFF\xFE\x00binary\xC3")).await;
+        fixture.publish("a", "after").await;
+        let mut reader = fixture.open("/channels/orders?from=earliest").await;
         assert_eq!(reader.event(SOON).await.unwrap().data, "before");
         let invalid = reader.event(SOON).await.unwrap();
         assert_eq!(invalid.name, "channel.invalid");
-        assert_eq!(invalid.last_event_id, rig.cursor(bad.sequence).to_string());
+        assert_eq!(invalid.last_event_id, fixture.cursor(bad.sequence).to_string());
         let data: Value = serde_json::from_str(&invalid.data).unwrap();
         assert_eq!(data["sequence"], bad.sequence);
         assert_eq!(reader.event(SOON).await.unwrap().data, "after");
         // It counts as seen: a resume from it does not repeat it.
-        let mut reader = rig.resume(ORDERS, &invalid.last_event_id).await;
+        let mut reader = fixture.resume(ORDERS, &invalid.last_event_id).await;
         assert_eq!(reader.event(SOON).await.unwrap().data, "after");
     });
 }
@@ -140,7 +140,7 @@ fn what_is_not_utf8_is_named_by_its_sequence() {
 #[test]
 fn a_base64_channel_delivers_any_bytes() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| c.delivery.encoding = Encoding::Base64).await;
+        let fixture = Fixture::channel(|c| c.delivery.encoding = Encoding::Base64).await;
         let payloads: Vec<Vec<u8>> = vec![
             b"\xFF\xFE\x00binary\xC3".to_vec(),
             Vec::new(),
@@ -149,9 +149,9 @@ fn a_base64_channel_delivers_any_bytes() {
             b"text".to_vec(),
         ];
         for payload in &payloads {
-            rig.publish("a", payload.clone()).await;
+            fixture.publish("a", payload.clone()).await;
         }
-        let mut reader = rig.open("/channels/orders?from=earliest").await;
+        let mut reader = fixture.open("/channels/orders?from=earliest").await;
         for payload in &payloads {
             let event = reader.event(SOON).await.unwrap();
             assert_eq!(
@@ -165,7 +165,7 @@ fn a_base64_channel_delivers_any_bytes() {
 #[test]
 fn names_of_nats_publishers_are_kept_and_bad_ones_dropped() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let long = "x".repeat(129);
         for (name, expected) in [
             ("order.created", "order.created"),
@@ -175,8 +175,9 @@ fn names_of_nats_publishers_are_kept_and_bad_ones_dropped() {
             (&long, "message"),
             ("message", "message"),
         ] {
-            let published = rig.streams.publish_named(&rig.names.prefix, "a", name, "x").await;
-            let mut reader = rig.resume(ORDERS, rig.cursor(published.sequence - 1)).await;
+            let published =
+                fixture.streams.publish_named(&fixture.names.prefix, "a", name, "x").await;
+            let mut reader = fixture.resume(ORDERS, fixture.cursor(published.sequence - 1)).await;
             let event = reader.event(SOON).await.unwrap();
             assert_eq!((event.name.as_str(), event.data.as_str()), (expected, "x"), "{name}");
         }
@@ -198,7 +199,7 @@ fn payload() -> impl Strategy<Value = String> {
 fn any_text_arrives() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let rig = runtime.block_on(Rig::new());
+    let fixture = runtime.block_on(Fixture::new());
     let batches = proptest::collection::vec(payload(), 1..60);
     let mut runner = TestRunner::new(ProptestConfig {
         cases: 40,
@@ -209,8 +210,9 @@ fn any_text_arrives() {
     let result = runner.run(&batches, |batch| {
         runtime.block_on(async {
             let events = batch.iter().map(|payload| ("a".to_owned(), Bytes::from(payload.clone())));
-            let published = rig.streams.publish_all(&rig.names.prefix, events).await;
-            let mut reader = rig.resume(ORDERS, rig.cursor(published[0].sequence - 1)).await;
+            let published = fixture.streams.publish_all(&fixture.names.prefix, events).await;
+            let mut reader =
+                fixture.resume(ORDERS, fixture.cursor(published[0].sequence - 1)).await;
             for sent in &published {
                 let event = reader
                     .event(SOON)
@@ -218,7 +220,7 @@ fn any_text_arrives() {
                     .ok_or_else(|| TestCaseError::fail("the stream ended"))?;
                 let expected = normalise(std::str::from_utf8(&sent.payload).unwrap());
                 prop_assert_eq!(event.data, expected);
-                prop_assert_eq!(event.last_event_id, rig.cursor(sent.sequence).to_string());
+                prop_assert_eq!(event.last_event_id, fixture.cursor(sent.sequence).to_string());
                 prop_assert_eq!(event.name, "message");
             }
             Ok(())
@@ -227,5 +229,5 @@ fn any_text_arrives() {
     if let Err(error) = result {
         panic!("{error}");
     }
-    drop(rig);
+    drop(fixture);
 }

@@ -8,18 +8,18 @@ use serde_json::Value;
 use sluice_channel::config::Encoding;
 use sluice_tests::run;
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn post(
-    rig: &Rig,
+    fixture: &Fixture,
     topic: &str,
     headers: &[(&str, &str)],
     body: impl Into<Vec<u8>>,
 ) -> Response {
     let mut request = Client::new()
-        .post(rig.plane.url(&format!("{ORDERS}/{topic}")))
+        .post(fixture.plane.url(&format!("{ORDERS}/{topic}")))
         .body(body.into())
         .timeout(SOON);
     for (name, value) in headers {
@@ -32,25 +32,25 @@ fn cursor(response: &Response) -> &str {
     response.headers()["event-cursor"].to_str().unwrap()
 }
 
-async fn publishing() -> Rig {
-    Rig::channel(|c| {
+async fn publishing() -> Fixture {
+    Fixture::channel(|c| {
         c.publish.http = true;
         c.stream.max_message_size = 10_000;
     })
     .await
 }
 
-async fn stored(rig: &Rig) -> u64 {
-    rig.streams.info(rig.names.stream.as_str()).await.state.messages
+async fn stored(fixture: &Fixture) -> u64 {
+    fixture.streams.info(fixture.names.stream.as_str()).await.state.messages
 }
 
 #[test]
 fn a_publish_is_answered_with_its_cursor_and_delivered_with_its_name() {
     run(LIMIT, async {
-        let rig = publishing().await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        let fixture = publishing().await;
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
         let response = post(
-            &rig,
+            &fixture,
             "eu.1",
             &[("event-name", "order.created"), ("content-type", "application/json")],
             "{\"n\":1}",
@@ -58,27 +58,32 @@ fn a_publish_is_answered_with_its_cursor_and_delivered_with_its_name() {
         .await;
         assert_eq!(
             (response.status().as_u16(), cursor(&response)),
-            (201, rig.cursor(1).to_string().as_str())
+            (201, fixture.cursor(1).to_string().as_str())
         );
         let event = reader.event(SOON).await.unwrap();
         assert_eq!(
             (event.name.as_str(), event.data.as_str(), event.last_event_id),
-            ("order.created", "{\"n\":1}", rig.cursor(1).to_string())
+            ("order.created", "{\"n\":1}", fixture.cursor(1).to_string())
         );
-        let message =
-            rig.streams.get(rig.names.stream.as_str()).await.get_raw_message(1).await.unwrap();
-        assert_eq!(message.subject.as_str(), format!("{}eu.1", rig.names.prefix));
+        let message = fixture
+            .streams
+            .get(fixture.names.stream.as_str())
+            .await
+            .get_raw_message(1)
+            .await
+            .unwrap();
+        assert_eq!(message.subject.as_str(), format!("{}eu.1", fixture.names.prefix));
         assert_eq!(
             message.headers.get("Content-Type").map(ToString::to_string),
             Some("application/json".to_owned())
         );
-        let response = post(&rig, "eu.2", &[], "").await;
+        let response = post(&fixture, "eu.2", &[], "").await;
         assert_eq!(
             (response.status().as_u16(), cursor(&response)),
-            (201, rig.cursor(2).to_string().as_str())
+            (201, fixture.cursor(2).to_string().as_str())
         );
         assert_eq!(reader.event(SOON).await.unwrap().data, "");
-        let metrics = rig.plane.metrics().await;
+        let metrics = fixture.plane.metrics().await;
         assert_eq!(metrics.sum("sluice_publishes_total", &[("channel", "orders")]), 2.0);
     });
 }
@@ -86,49 +91,49 @@ fn a_publish_is_answered_with_its_cursor_and_delivered_with_its_name() {
 #[test]
 fn the_same_idempotency_key_stores_once() {
     run(LIMIT, async {
-        let rig = publishing().await;
-        let first = post(&rig, "a", &[("idempotency-key", "k-1")], "once").await;
+        let fixture = publishing().await;
+        let first = post(&fixture, "a", &[("idempotency-key", "k-1")], "once").await;
         assert_eq!(first.status().as_u16(), 201);
         assert!(first.headers().get("event-duplicate").is_none());
-        post(&rig, "a", &[("idempotency-key", "k-2")], "another").await;
-        let again = post(&rig, "a", &[("idempotency-key", "k-1")], "once").await;
+        post(&fixture, "a", &[("idempotency-key", "k-2")], "another").await;
+        let again = post(&fixture, "a", &[("idempotency-key", "k-1")], "once").await;
         assert_eq!((again.status().as_u16(), cursor(&again)), (200, cursor(&first)));
         assert_eq!(again.headers()["event-duplicate"], "true");
-        assert_eq!(stored(&rig).await, 2);
+        assert_eq!(stored(&fixture).await, 2);
     });
 }
 
 #[test]
 fn if_match_publishes_only_where_the_topic_has_not_moved() {
     run(LIMIT, async {
-        let rig = publishing().await;
-        let first = post(&rig, "a", &[], "1").await;
+        let fixture = publishing().await;
+        let first = post(&fixture, "a", &[], "1").await;
         // Another topic's event does not count.
-        post(&rig, "b", &[], "x").await;
+        post(&fixture, "b", &[], "x").await;
         let tag = format!("\"{}\"", cursor(&first));
-        let second = post(&rig, "a", &[("if-match", &tag)], "2").await;
+        let second = post(&fixture, "a", &[("if-match", &tag)], "2").await;
         assert_eq!(second.status().as_u16(), 201);
-        let moved = post(&rig, "a", &[("if-match", &tag)], "3").await;
+        let moved = post(&fixture, "a", &[("if-match", &tag)], "3").await;
         assert_eq!(moved.status().as_u16(), 412);
         assert_eq!(moved.headers()["content-type"], "application/problem+json");
-        let other_epoch = post(&rig, "a", &[("if-match", "\"0badcafe-3\"")], "4").await;
+        let other_epoch = post(&fixture, "a", &[("if-match", "\"0badcafe-3\"")], "4").await;
         assert_eq!(other_epoch.status().as_u16(), 412);
         for malformed in ["3", "\"x\"", "W/\"x\""] {
-            let response = post(&rig, "a", &[("if-match", malformed)], "5").await;
+            let response = post(&fixture, "a", &[("if-match", malformed)], "5").await;
             assert!(
                 [400, 412].contains(&response.status().as_u16()),
                 "{malformed}: {}",
                 response.status()
             );
         }
-        assert_eq!(stored(&rig).await, 3);
+        assert_eq!(stored(&fixture).await, 3);
     });
 }
 
 #[test]
 fn what_cannot_be_delivered_is_refused() {
     run(LIMIT, async {
-        let rig = publishing().await;
+        let fixture = publishing().await;
         let big = vec![b'x'; 10_001];
         let long = "x".repeat(129);
         /// What, topic, headers, body, statuses that may answer it.
@@ -146,7 +151,7 @@ fn what_cannot_be_delivered_is_refused() {
             ("space", "a%20b", vec![], b"x".to_vec(), &[400]),
         ];
         for (what, topic, headers, body, statuses) in cases {
-            let response = post(&rig, topic, &headers, body).await;
+            let response = post(&fixture, topic, &headers, body).await;
             assert!(
                 statuses.contains(&response.status().as_u16()),
                 "{what}: {}",
@@ -156,8 +161,8 @@ fn what_cannot_be_delivered_is_refused() {
             let problem: Value = response.json().await.unwrap();
             assert!(problem["detail"].as_str().is_some_and(|d| !d.is_empty()), "{what}: {problem}");
         }
-        assert_eq!(stored(&rig).await, 0);
-        let exactly = post(&rig, "a", &[], vec![b'x'; 10_000]).await;
+        assert_eq!(stored(&fixture).await, 0);
+        let exactly = post(&fixture, "a", &[], vec![b'x'; 10_000]).await;
         assert_eq!(exactly.status().as_u16(), 201, "the greatest allowed size");
     });
 }
@@ -165,13 +170,13 @@ fn what_cannot_be_delivered_is_refused() {
 #[test]
 fn a_base64_channel_takes_any_bytes() {
     run(LIMIT, async {
-        let rig = Rig::channel(|c| {
+        let fixture = Fixture::channel(|c| {
             c.publish.http = true;
             c.delivery.encoding = Encoding::Base64;
         })
         .await;
-        assert_eq!(post(&rig, "a", &[], b"\xFF\xFE".to_vec()).await.status().as_u16(), 201);
-        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        assert_eq!(post(&fixture, "a", &[], b"\xFF\xFE".to_vec()).await.status().as_u16(), 201);
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
         assert_eq!(reader.event(SOON).await.unwrap().data, "//4=");
     });
 }
@@ -179,18 +184,18 @@ fn a_base64_channel_takes_any_bytes() {
 #[test]
 fn without_the_store_nothing_is_acknowledged() {
     run(LIMIT, async {
-        let mut rig = publishing().await;
-        post(&rig, "a", &[], "1").await;
-        rig.nats.stop().await;
-        let response = post(&rig, "a", &[("idempotency-key", "k")], "2").await;
+        let mut fixture = publishing().await;
+        post(&fixture, "a", &[], "1").await;
+        fixture.nats.stop().await;
+        let response = post(&fixture, "a", &[("idempotency-key", "k")], "2").await;
         assert_eq!(response.status().as_u16(), 503);
         assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u64>().is_ok());
-        rig.nats.restart().await;
+        fixture.nats.restart().await;
         let retried = async || {
-            let response = post(&rig, "a", &[("idempotency-key", "k")], "2").await;
+            let response = post(&fixture, "a", &[("idempotency-key", "k")], "2").await;
             response.status().is_success().then(|| cursor(&response).to_owned())
         };
         let at = sluice_tests::eventually("the publish is taken again", SOON, retried).await;
-        assert_eq!(at, rig.cursor(2).to_string());
+        assert_eq!(at, fixture.cursor(2).to_string());
     });
 }

@@ -10,34 +10,34 @@ use sluice_tests::{
     run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn status(rig: &Rig, path: &str) -> u16 {
-    Connection::open(rig.plane.http(), &Request::get(path)).await.unwrap().status()
+async fn status(fixture: &Fixture, path: &str) -> u16 {
+    Connection::open(fixture.plane.http(), &Request::get(path)).await.unwrap().status()
 }
 
 #[test]
 fn heartbeat_and_origins_change_under_an_open_stream() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let mut reader = rig.open(ORDERS).await;
+        let fixture = Fixture::new().await;
+        let mut reader = fixture.open(ORDERS).await;
         assert!(reader.read_for(Duration::from_secs(1)).await);
         let before = reader.ledger.comments + reader.ledger.heartbeats.len();
-        let mut config = rig.config();
+        let mut config = fixture.config();
         config.generation = 2;
         config.delivery.heartbeat = Duration::from_millis(200);
         config.delivery.cors.allowed_origins = vec!["https://shop.example".into()];
-        rig.configs.write(&config);
+        fixture.configs.write(&config);
         // The next beat may still be the old one's; a subscriber that comes now has the new.
         sluice_tests::eventually("the generation is served", SOON, async || {
-            let (_, body) = rig.plane.readyz().await;
+            let (_, body) = fixture.plane.readyz().await;
             (body["channels"][0]["generation"] == 2).then_some(())
         })
         .await;
         let connection = Connection::open(
-            rig.plane.http(),
+            fixture.plane.http(),
             &Request::get(ORDERS).header("Origin", "https://shop.example"),
         )
         .await
@@ -46,7 +46,7 @@ fn heartbeat_and_origins_change_under_an_open_stream() {
         reader
             .until("the new heartbeat", SOON, |l| l.comments + l.heartbeats.len() >= before + 5)
             .await;
-        let next = rig.publish("a", "x").await;
+        let next = fixture.publish("a", "x").await;
         reader.until_sequence(next.sequence, SOON).await;
         assert_eq!((reader.ledger.controls.len(), reader.ledger.gaps.len()), (0, 0));
     });
@@ -55,43 +55,43 @@ fn heartbeat_and_origins_change_under_an_open_stream() {
 #[test]
 fn a_channel_removed_is_told_and_then_204_and_a_new_one_appears() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        rig.publish_many("a", 3).await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        let fixture = Fixture::new().await;
+        fixture.publish_many("a", 3).await;
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
         reader.until_sequence(3, SOON).await;
-        assert_eq!(status(&rig, "/channels/invoices").await, 404);
+        assert_eq!(status(&fixture, "/channels/invoices").await, 404);
 
         let second = names("invoices");
-        rig.streams.create(stream_config(&second)).await;
-        rig.configs.write(&channel_config(&second));
+        fixture.streams.create(stream_config(&second)).await;
+        fixture.configs.write(&channel_config(&second));
         sluice_tests::eventually("the new channel is served", SOON, async || {
-            (status(&rig, "/channels/invoices").await == 200).then_some(())
+            (status(&fixture, "/channels/invoices").await == 200).then_some(())
         })
         .await;
-        let published = rig.streams.publish(&second.prefix, "a", "new channel").await;
-        let mut invoices = rig.open("/channels/invoices?from=earliest").await;
+        let published = fixture.streams.publish(&second.prefix, "a", "new channel").await;
+        let mut invoices = fixture.open("/channels/invoices?from=earliest").await;
         assert_eq!(invoices.event(SOON).await.unwrap().data, "new channel");
         assert_eq!(invoices.ledger.last(), Some(published.sequence));
 
-        rig.configs.remove("orders");
+        fixture.configs.remove("orders");
         reader.until_end(SOON).await;
         assert_eq!(reader.ledger.control_names(), ["channel.close"]);
         let close: Value = serde_json::from_str(&reader.ledger.controls[0].data).unwrap();
         assert_eq!(close["reason"], "removed");
         // 204 tells a browser to stay away (WHATWG HTML 9.2.3).
-        assert_eq!(status(&rig, ORDERS).await, 204);
+        assert_eq!(status(&fixture, ORDERS).await, 204);
         assert!(
             invoices.read_for(Duration::from_millis(200)).await,
             "the other channel's stream stays open"
         );
 
         // And back: the same events, the same cursors.
-        rig.configs.write(&rig.config());
+        fixture.configs.write(&fixture.config());
         sluice_tests::eventually("the channel is served again", SOON, async || {
-            (status(&rig, ORDERS).await == 200).then_some(())
+            (status(&fixture, ORDERS).await == 200).then_some(())
         })
         .await;
-        let mut reader = rig.resume(ORDERS, rig.cursor(1)).await;
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(1)).await;
         reader.until_sequence(3, SOON).await;
         assert_eq!(reader.ledger.sequences(), [2, 3]);
     });
@@ -100,30 +100,30 @@ fn a_channel_removed_is_told_and_then_204_and_a_new_one_appears() {
 #[test]
 fn a_broken_file_keeps_the_configuration_that_was() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let mut reader = rig.open(ORDERS).await;
+        let fixture = Fixture::new().await;
+        let mut reader = fixture.open(ORDERS).await;
         for broken in [
             "{",
             "",
             "{\"version\": 2}",
             "[]",
-            &rig.config().to_json().unwrap().replace("\"version\": 1", "\"version\": 99"),
+            &fixture.config().to_json().unwrap().replace("\"version\": 1", "\"version\": 99"),
         ] {
-            rig.configs.write_text("orders.json", broken);
+            fixture.configs.write_text("orders.json", broken);
             assert!(
                 reader.read_for(Duration::from_millis(1_500)).await,
                 "{broken:?} closed the stream"
             );
-            let next = rig.publish("a", "still here").await;
+            let next = fixture.publish("a", "still here").await;
             reader.until_sequence(next.sequence, SOON).await;
-            assert_eq!(status(&rig, ORDERS).await, 200);
+            assert_eq!(status(&fixture, ORDERS).await, 200);
         }
-        let (_, body) = rig.plane.readyz().await;
+        let (_, body) = fixture.plane.readyz().await;
         assert_eq!(
             body["channels"][0]["generation"], 1,
             "it does not pretend to serve another: {body}"
         );
-        let refused = rig
+        let refused = fixture
             .plane
             .log()
             .lines()
@@ -131,11 +131,11 @@ fn a_broken_file_keeps_the_configuration_that_was() {
             .count();
         assert_eq!(refused, 5, "each mistake is told once");
         // Mended, it is taken.
-        let mut config = rig.config();
+        let mut config = fixture.config();
         config.generation = 7;
-        rig.configs.write(&config);
+        fixture.configs.write(&config);
         sluice_tests::eventually("the mended file is served", SOON, async || {
-            let (_, body) = rig.plane.readyz().await;
+            let (_, body) = fixture.plane.readyz().await;
             (body["channels"][0]["generation"] == 7 && body["channels"][0]["error"].is_null())
                 .then_some(())
         })
@@ -148,24 +148,24 @@ fn a_broken_file_keeps_the_configuration_that_was() {
 #[test]
 fn a_smaller_budget_sends_nobody_away_who_is_in() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let mut readers = Vec::new();
         for _ in 0..3 {
-            readers.push(rig.open(ORDERS).await);
+            readers.push(fixture.open(ORDERS).await);
         }
-        let mut config = rig.config();
+        let mut config = fixture.config();
         config.generation = 2;
         config.delivery.max_connections = 1;
-        rig.configs.write(&config);
+        fixture.configs.write(&config);
         sluice_tests::eventually("the generation is served", SOON, async || {
-            let (_, body) = rig.plane.readyz().await;
+            let (_, body) = fixture.plane.readyz().await;
             (body["channels"][0]["generation"] == 2).then_some(())
         })
         .await;
         for reader in &mut readers {
             assert!(reader.read_for(Duration::from_millis(100)).await);
         }
-        let mut refused = rig.open(ORDERS).await;
+        let mut refused = fixture.open(ORDERS).await;
         assert_eq!(refused.event(SOON).await.unwrap().name, "channel.close");
     });
 }

@@ -1,4 +1,4 @@
-//! Deep history: what it costs the store, and the memory of those who stall in the middle of it.
+//! Deep history: what it costs the store, and the memory of readers that stall in it.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use sluice_tests::{
     run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(240);
 /// Sequences of a segment.
@@ -43,18 +43,21 @@ async fn count(url: &str, subject: String) -> Arc<AtomicU64> {
 fn a_crowd_that_replays_from_a_cold_cache_costs_the_store_one_read() {
     const EVENTS: u64 = 30_000;
     run(LIMIT, async {
-        let rig = Rig::new().await;
+        let fixture = Fixture::new().await;
         let events =
             (0..EVENTS).map(|i| (format!("t{}", i % 16), Bytes::from(format!("{i:<100}"))));
-        let log = log(rig.streams.publish_all(&rig.names.prefix, events).await);
-        let plane = rig.another().await;
-        let stream = rig.names.stream.as_str();
-        let direct = count(&rig.nats.url(), format!("$JS.API.DIRECT.GET.{stream}")).await;
-        let pulls = count(&rig.nats.url(), format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*")).await;
-        let created = count(&rig.nats.url(), format!("$JS.API.CONSUMER.CREATE.{stream}.>")).await;
+        let log = log(fixture.streams.publish_all(&fixture.names.prefix, events).await);
+        let plane = fixture.another().await;
+        let stream = fixture.names.stream.as_str();
+        let direct = count(&fixture.nats.url(), format!("$JS.API.DIRECT.GET.{stream}")).await;
+        let pulls =
+            count(&fixture.nats.url(), format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*")).await;
+        let created =
+            count(&fixture.nats.url(), format!("$JS.API.CONSUMER.CREATE.{stream}.>")).await;
         let everything = expected(&log, 0, EVENTS, &[]);
         let crowd = (0..100).map(|i| {
-            let (address, cursor, everything) = (plane.http(), rig.cursor(0), everything.clone());
+            let (address, cursor, everything) =
+                (plane.http(), fixture.cursor(0), everything.clone());
             async move {
                 let mut reader = Reader::open(address, &Request::get(ORDERS).resume(cursor)).await;
                 reader.until_sequence(EVENTS, SOON * 4).await;
@@ -90,20 +93,20 @@ fn replays_that_stall_hold_no_segments_in_memory() {
     const APART: u64 = 300;
     const EVENTS: u64 = APART * (STALLED + 2);
     run(LIMIT, async {
-        let rig = Rig::channel(|c| {
+        let fixture = Fixture::channel(|c| {
             c.delivery.cache_bytes = CACHE;
             c.delivery.write_timeout = Duration::from_secs(120);
         })
         .await;
         let events = (0..EVENTS).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<PAYLOAD$}"))));
-        let log = log(rig.streams.publish_all(&rig.names.prefix, events).await);
-        let mut plane = rig.another().await;
+        let log = log(fixture.streams.publish_all(&fixture.names.prefix, events).await);
+        let mut plane = fixture.another().await;
         let before = plane.process().rss();
         let mut stalled = Vec::new();
         for i in 0..STALLED {
             let request = Request {
                 receive_buffer: Some(4_096),
-                ..Request::get(ORDERS).resume(rig.cursor(i * APART))
+                ..Request::get(ORDERS).resume(fixture.cursor(i * APART))
             };
             let mut reader = Reader::open(plane.http(), &request).await;
             reader

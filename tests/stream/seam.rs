@@ -14,7 +14,7 @@ use sluice_tests::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const SUBSCRIBERS: usize = 200;
@@ -29,7 +29,7 @@ struct Herd {
 }
 
 impl Herd {
-    fn start(rig: &Rig, pods: Vec<SocketAddr>, seed: u64) -> Self {
+    fn start(fixture: &Fixture, pods: Vec<SocketAddr>, seed: u64) -> Self {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         let (stop_at, stop_at_receiver) = watch::channel(u64::MAX);
@@ -41,7 +41,7 @@ impl Herd {
                 pods: pods_receiver.clone(),
                 first_pod: i,
                 path: ORDERS.to_owned(),
-                cursor: Some(rig.cursor(from)),
+                cursor: Some(fixture.cursor(from)),
                 stop_at: stop_at_receiver.clone(),
                 // Half of them also drop their connection again and again and hop to the other pod.
                 cut_after: (i % 2 == 0).then(|| random.random_range(500..8_000)),
@@ -80,30 +80,30 @@ impl Herd {
 }
 
 /// Publishes [`LIVE`] events at full speed and returns the whole log.
-async fn publish_live(rig: &Rig, mut log: Log) -> Log {
+async fn publish_live(fixture: &Fixture, mut log: Log) -> Log {
     let (start, count) = (Instant::now(), usize::try_from(LIVE).unwrap());
     log.extend(self::log(
-        rig.streams.publish_all(&rig.names.prefix, events(count, 50, 200, 2)).await,
+        fixture.streams.publish_all(&fixture.names.prefix, events(count, 50, 200, 2)).await,
     ));
     println!("published {LIVE} events in {:?}", start.elapsed());
     log
 }
 
-async fn store(rig: &Rig) -> Log {
-    log(rig
+async fn store(fixture: &Fixture) -> Log {
+    log(fixture
         .streams
-        .publish_all(&rig.names.prefix, events(usize::try_from(STORED).unwrap(), 50, 200, 1))
+        .publish_all(&fixture.names.prefix, events(usize::try_from(STORED).unwrap(), 50, 200, 1))
         .await)
 }
 
 #[test]
 fn publishing_at_full_speed_while_200_resume_at_random_cursors_on_two_pods() {
     run(LIMIT, async {
-        let rig = Rig::new().await;
-        let stored = store(&rig).await;
-        let second = rig.another().await;
-        let herd = Herd::start(&rig, vec![rig.plane.http(), second.http()], rand::random());
-        let log = publish_live(&rig, stored).await;
+        let fixture = Fixture::new().await;
+        let stored = store(&fixture).await;
+        let second = fixture.another().await;
+        let herd = Herd::start(&fixture, vec![fixture.plane.http(), second.http()], rand::random());
+        let log = publish_live(&fixture, stored).await;
         let connections = herd.finish(&log).await;
         assert!(connections > SUBSCRIBERS, "some must have resumed");
     });
@@ -112,12 +112,12 @@ fn publishing_at_full_speed_while_200_resume_at_random_cursors_on_two_pods() {
 #[test]
 fn a_pod_killed_in_the_middle_and_its_subscribers_resumed_on_the_other() {
     run(LIMIT, async {
-        let mut rig = Rig::new().await;
-        let stored = store(&rig).await;
-        let second = rig.another().await;
-        let herd = Herd::start(&rig, vec![rig.plane.http(), second.http()], rand::random());
-        let streams = rig.streams.clone();
-        let prefix = rig.names.prefix.clone();
+        let mut fixture = Fixture::new().await;
+        let stored = store(&fixture).await;
+        let second = fixture.another().await;
+        let herd = Herd::start(&fixture, vec![fixture.plane.http(), second.http()], rand::random());
+        let streams = fixture.streams.clone();
+        let prefix = fixture.names.prefix.clone();
         let publisher = tokio::spawn(async move {
             let mut log = stored;
             for part in 0..4 {
@@ -130,10 +130,10 @@ fn a_pod_killed_in_the_middle_and_its_subscribers_resumed_on_the_other() {
         });
         // In the middle: once there are subscribers on the pod, and most are still on their way.
         sluice_tests::eventually("subscribers on the first pod", SOON, async || {
-            (rig.plane.subscribers().await.len() > SUBSCRIBERS / 8).then_some(())
+            (fixture.plane.subscribers().await.len() > SUBSCRIBERS / 8).then_some(())
         })
         .await;
-        rig.plane.kill();
+        fixture.plane.kill();
         let log = publisher.await.unwrap();
         herd.finish(&log).await;
     });
@@ -146,17 +146,17 @@ fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory()
         /// What the process may need above its cache: encoded segments in flight, buffers,
         /// allocator slack.
         const SLACK: u64 = 64 * 1024 * 1024;
-        let mut rig = Rig::channel(|c| c.delivery.cache_bytes = CACHE).await;
+        let mut fixture = Fixture::channel(|c| c.delivery.cache_bytes = CACHE).await;
         let payloads = (0..100_000).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<1024}"))));
-        let mut log = log(rig.streams.publish_all(&rig.names.prefix, payloads).await);
-        let mut plane = rig.another().await;
+        let mut log = log(fixture.streams.publish_all(&fixture.names.prefix, payloads).await);
+        let mut plane = fixture.another().await;
         let before = plane.process().rss();
         let start = Instant::now();
         let mut reader =
             Reader::open(plane.http(), &Request::get("/channels/orders?from=earliest")).await;
         reader.until_sequence(100_000, SOON * 3).await;
         let took = start.elapsed();
-        let live = rig.publish("a", "live").await;
+        let live = fixture.publish("a", "live").await;
         log.insert(live.sequence, live);
         reader.until_sequence(100_001, SOON).await;
         reader.ledger.assert_exactly("one connection", &expected(&log, 0, 100_001, &[]));
@@ -165,7 +165,7 @@ fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory()
         // Readers at other places of the history at the same time do not add up.
         let mut more = Vec::new();
         for i in 0..8 {
-            let request = Request::get(ORDERS).resume(rig.cursor(i * 12_000));
+            let request = Request::get(ORDERS).resume(fixture.cursor(i * 12_000));
             let address = plane.http();
             more.push(tokio::spawn(async move {
                 let mut reader = Reader::open(address, &request).await;
@@ -191,7 +191,7 @@ fn a_replay_of_100_000_events_ends_in_live_on_one_connection_in_bounded_memory()
             (eight - before) / mib
         );
         // The pod that was there while they were published kept within its bound too.
-        let witness = rig.plane.process().peak_rss();
+        let witness = fixture.plane.process().peak_rss();
         assert!(witness < before + CACHE + 2 * SLACK, "the tail took {} MiB", witness / mib);
     });
 }

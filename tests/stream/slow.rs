@@ -9,7 +9,7 @@ use sluice_tests::{
     run,
 };
 
-use crate::rig::{ORDERS, Rig, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON};
 
 const LIMIT: Duration = Duration::from_secs(180);
 const CACHE: u64 = 8 * 1024 * 1024;
@@ -19,9 +19,9 @@ const READERS: usize = 100;
 /// this.
 const PAYLOAD: usize = 2_048;
 
-async fn publish(rig: &Rig) -> Log {
+async fn publish(fixture: &Fixture) -> Log {
     let events = (0..EVENTS).map(|i| ("a".to_owned(), Bytes::from(format!("{i:<PAYLOAD$}"))));
-    log(rig.streams.publish_all(&rig.names.prefix, events).await)
+    log(fixture.streams.publish_all(&fixture.names.prefix, events).await)
 }
 
 /// A subscriber whose kernel takes little on its behalf.
@@ -31,27 +31,27 @@ fn stalling(cursor: impl ToString) -> Request {
 
 /// Opens [`READERS`] readers and one that stalls, publishes 16 MiB, and checks that the others get
 /// all of it. Returns the stalled one and the log.
-async fn stall_one_of_many(rig: &mut Rig) -> (Reader, Log) {
-    let before = rig.plane.process().rss();
-    let mut stalled = Reader::open(rig.plane.http(), &stalling(rig.cursor(0))).await;
+async fn stall_one_of_many(fixture: &mut Fixture) -> (Reader, Log) {
+    let before = fixture.plane.process().rss();
+    let mut stalled = Reader::open(fixture.plane.http(), &stalling(fixture.cursor(0))).await;
     assert!(stalled.read_for(Duration::from_millis(200)).await);
     let mut tasks = Vec::new();
     for _ in 0..READERS {
-        let mut reader = rig.resume(ORDERS, rig.cursor(0)).await;
+        let mut reader = fixture.resume(ORDERS, fixture.cursor(0)).await;
         tasks.push(tokio::spawn(async move {
             reader.until_sequence(EVENTS as u64, SOON * 3).await;
             reader
         }));
     }
     let start = Instant::now();
-    let log = publish(rig).await;
+    let log = publish(fixture).await;
     let expected = expected(&log, 0, EVENTS as u64, &[]);
     for (i, task) in tasks.into_iter().enumerate() {
         let reader = task.await.unwrap();
         reader.ledger.assert_exactly(&format!("reader {i}"), &expected);
         assert_eq!((&reader.ledger.gaps[..], reader.ledger.connections), (&[][..], 1));
     }
-    let (peak, mib) = (rig.plane.process().peak_rss(), 1024 * 1024);
+    let (peak, mib) = (fixture.plane.process().peak_rss(), 1024 * 1024);
     println!(
         "{READERS} readers got {EVENTS} events in {:?} beside a stalled one; RSS {} MiB before, at most {} MiB",
         start.elapsed(),
@@ -66,18 +66,18 @@ async fn stall_one_of_many(rig: &mut Rig) -> (Reader, Log) {
 #[test]
 fn one_stalled_of_101_leaves_the_others_alone_and_catches_up() {
     run(LIMIT, async {
-        let mut rig = Rig::channel(|c| {
+        let mut fixture = Fixture::channel(|c| {
             c.delivery.cache_bytes = CACHE;
             c.delivery.write_timeout = Duration::from_secs(120);
         })
         .await;
-        let (mut stalled, log) = stall_one_of_many(&mut rig).await;
+        let (mut stalled, log) = stall_one_of_many(&mut fixture).await;
         assert!(stalled.ledger.last().unwrap_or(0) < EVENTS as u64);
         stalled.until_sequence(EVENTS as u64, SOON).await;
         stalled.ledger.assert_exactly("the stalled one", &expected(&log, 0, EVENTS as u64, &[]));
         assert_eq!((stalled.ledger.gaps.len(), stalled.ledger.connections), (0, 1));
         // And it is live again.
-        let next = rig.publish("a", "live").await;
+        let next = fixture.publish("a", "live").await;
         stalled.until_sequence(next.sequence, SOON).await;
     });
 }
@@ -85,15 +85,16 @@ fn one_stalled_of_101_leaves_the_others_alone_and_catches_up() {
 #[test]
 fn one_stalled_for_longer_than_the_write_timeout_is_closed_and_resumes_exactly() {
     run(LIMIT, async {
-        let mut rig = Rig::channel(|c| {
+        let mut fixture = Fixture::channel(|c| {
             c.delivery.cache_bytes = CACHE;
             // Longer than a busy test machine keeps one of the other hundred readers from its turn.
             c.delivery.write_timeout = Duration::from_secs(12);
         })
         .await;
-        let (mut stalled, log) = stall_one_of_many(&mut rig).await;
+        let (mut stalled, log) = stall_one_of_many(&mut fixture).await;
         let closed = async || {
-            (rig.plane
+            (fixture
+                .plane
                 .metrics()
                 .await
                 .sum("sluice_closes_total", &[("channel", "orders"), ("reason", "slow")])
@@ -108,7 +109,7 @@ fn one_stalled_for_longer_than_the_write_timeout_is_closed_and_resumes_exactly()
             "it must have been closed before the end"
         );
         let cursor = stalled.connection.last_event_id().to_owned();
-        let mut resumed = rig.resume(ORDERS, &cursor).await;
+        let mut resumed = fixture.resume(ORDERS, &cursor).await;
         resumed.until_sequence(EVENTS as u64, SOON).await;
         let mut both = stalled.ledger.clone();
         both.entries.extend(&resumed.ledger.entries);
@@ -117,7 +118,7 @@ fn one_stalled_for_longer_than_the_write_timeout_is_closed_and_resumes_exactly()
             &expected(&log, 0, EVENTS as u64, &[]),
         );
         assert_eq!((stalled.ledger.gaps.len(), resumed.ledger.gaps.len()), (0, 0));
-        let metrics = rig.plane.metrics().await;
+        let metrics = fixture.plane.metrics().await;
         assert_eq!(
             metrics.sum("sluice_closes_total", &[("channel", "orders"), ("reason", "slow")]),
             1.0

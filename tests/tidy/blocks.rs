@@ -6,7 +6,7 @@ use sluice_tests::docs::{self, Block, Mark};
 
 use crate::tree;
 
-/// Who runs blocks: name, the folder of its code, and what stands there before the name of a block
+/// What runs blocks: name, the folder of its code, and what stands there before the name of a block
 /// that it runs.
 const RUNNERS: &[(&str, &str, &str)] = &[
     ("local", "tests/docs/", "block(\"local\", \""),
@@ -16,7 +16,7 @@ const RUNNERS: &[(&str, &str, &str)] = &[
     ("proxies", "tests/clients/matrix/", "documented(\""),
 ];
 
-/// How many blocks may say that nobody runs them: `make test` itself, and the values of NATS's own
+/// How many blocks may say that they are not run: `make test` itself, and the values of NATS's own
 /// chart.
 const NOT_RUN: usize = 2;
 
@@ -67,14 +67,14 @@ fn finding(block: &Block, seen: &mut BTreeMap<String, BTreeSet<String>>) -> Opti
 }
 
 #[test]
-fn every_block_of_code_is_run_by_somebody() {
+fn every_block_of_code_is_run() {
     let blocks = docs::all();
     let mut on_pages = BTreeMap::new();
     let mut findings: Vec<String> =
         blocks.iter().filter_map(|block| finding(block, &mut on_pages)).collect();
     let not_run = blocks.iter().filter(|block| matches!(block.mark, Mark::NotRun(_))).count();
     if not_run > NOT_RUN {
-        findings.push(format!("{not_run} blocks are not run by anybody, {NOT_RUN} may be"));
+        findings.push(format!("{not_run} blocks are not run, {NOT_RUN} may be"));
     }
     for (runner, folder, before) in RUNNERS {
         let (on_page, taken) =

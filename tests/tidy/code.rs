@@ -80,10 +80,7 @@ fn no_test_is_ignored() {
         .filter(|f| f.is("rs") && f.text.contains(mark))
         .map(|f| f.path.clone())
         .collect();
-    tree::report(
-        "A test runs or is deleted; one that is ignored tells nobody anything.",
-        &findings,
-    );
+    tree::report("A test runs or is deleted; one that is ignored tells nothing.", &findings);
 }
 
 #[test]
@@ -108,8 +105,8 @@ fn no_path_of_one_machine() {
 #[test]
 fn every_crate_takes_the_workspace_lints() {
     let mut findings = Vec::new();
-    // The adapter of clients has a lock of its own, so that what they pin binds nobody else, and is
-    // no member.
+    // The adapter of clients has a lock of its own, so that what they pin binds no other crate, and
+    // is no member.
     let is_member =
         |path: &str| path.ends_with("/Cargo.toml") && !path.starts_with("tests/clients/");
     for member in tree::files().iter().filter(|f| is_member(&f.path)) {

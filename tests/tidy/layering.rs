@@ -1,4 +1,4 @@
-//! Who may know whom. What is *absent* from a crate is as much its design as what is there.
+//! What may depend on what. What is *absent* from a crate is as much its design as what is there.
 
 use std::process::Command;
 

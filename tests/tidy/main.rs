@@ -1,6 +1,6 @@
-//! What reviewers would otherwise have to remember, as tests: who may depend on whom, where I/O may
-//! happen, how large a module may grow, that documentation points to what exists, that generated
-//! files are current.
+//! What reviewers would otherwise have to remember, as tests: what may depend on what, where I/O
+//! may happen, how large a module may grow, that documentation points to what exists, that
+//! generated files are current.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -14,7 +14,7 @@ from .console import console_cells
 from .proxy_cases import proxy_cells
 from .recipes import recipe_cells
 from .report import Matrix
-from .servers import ROOT, Bed
+from .servers import ROOT, Fixture
 from .vectors import vector_cells
 
 # Cells at once. Each is mostly waiting.
@@ -24,31 +24,31 @@ PAGE = ROOT / "docs" / "clients.md"
 CASE_LIMIT = 120.0
 
 
-async def client_cells(bed, matrix, only):
-    await cells_of(bed, matrix, only, all_clients())
+async def client_cells(fixture, matrix, only):
+    await cells_of(fixture, matrix, only, all_clients())
 
 
-async def browser_cells(bed, matrix, only):
+async def browser_cells(fixture, matrix, only):
     async with Browser() as browser:
-        await cells_of(bed, matrix, only, [BrowserClient(browser, name) for name in CLIENTS])
+        await cells_of(fixture, matrix, only, [BrowserClient(browser, name) for name in CLIENTS])
 
 
-async def browser_only(bed, matrix, only):
+async def browser_only(fixture, matrix, only):
     async with Browser() as browser:
-        await browser_facts(bed, browser, matrix, only)
+        await browser_facts(fixture, browser, matrix, only)
 
 
-async def console_only(bed, matrix, only):
+async def console_only(fixture, matrix, only):
     async with Browser() as browser:
-        await console_cells(bed, browser, matrix, only)
+        await console_cells(fixture, browser, matrix, only)
 
 
-async def recipes_only(bed, matrix, only):
+async def recipes_only(fixture, matrix, only):
     async with Browser() as browser:
-        await recipe_cells(bed, browser, matrix, only)
+        await recipe_cells(fixture, browser, matrix, only)
 
 
-async def cells_of(bed, matrix, only, clients):
+async def cells_of(fixture, matrix, only, clients):
     """All cases with all these clients."""
     gate = asyncio.Semaphore(WIDTH)
     order = [(client.row, cell) for client in clients for cells, _ in cases.CASES for cell in cells]
@@ -59,15 +59,19 @@ async def cells_of(bed, matrix, only, clients):
         async with gate:
             try:
                 async with asyncio.timeout(CASE_LIMIT):
-                    await function(bed, client, failures)
+                    await function(fixture, client, failures)
             except Exception as error:  # whatever went wrong is the failure of the cells that were to be proved
                 for cell in cells:
                     failures.check(cell, False, f"{type(error).__name__}: {error}")
         for cell in cells:
             outcomes[client.row, cell] = failures.get(cell)
 
-    work = [(client, cells, function) for client in clients for cells, function in cases.CASES
-            if any(only.search(f"{client.row} × {cell}") for cell in cells)]
+    work = [
+        (client, cells, function)
+        for client in clients
+        for cells, function in cases.CASES
+        if any(only.search(f"{client.row} × {cell}") for cell in cells)
+    ]
     await asyncio.gather(*(prove(*w) for w in work))
     for key in order:
         if key in outcomes:
@@ -93,7 +97,9 @@ async def main():
     parser.add_argument("--only", default="", help="regular expression on 'row × cell'")
     parser.add_argument("--write-page", action="store_true", help="write docs/clients.md and end")
     options = parser.parse_args()
-    page = report.page([cell for cells, _ in cases.CASES for cell in cells], [row for row in report.LIMITS if row.endswith(")")])
+    page = report.page(
+        [cell for cells, _ in cases.CASES for cell in cells], [row for row in report.LIMITS if row.endswith(")")]
+    )
     if options.write_page:
         PAGE.write_text(page)
         return 0
@@ -101,18 +107,18 @@ async def main():
     only = re.compile(options.only)
     totals, notes = [0, 0, 0], []
     started = time.monotonic()
-    async with Bed() as bed:
+    async with Fixture() as fixture:
         for part in parts:
             matrix, (corner, prove) = Matrix(), PARTS[part]
             begun = time.monotonic()
-            await prove(bed, matrix, only)
+            await prove(fixture, matrix, only)
             print(f"\n{part}, {time.monotonic() - begun:.0f} s\n\n{matrix.table(corner)}", flush=True)
             notes += matrix.limits_found() + matrix.notes
-            totals = [a + b for a, b in zip(totals, matrix.counts())]
+            totals = [a + b for a, b in zip(totals, matrix.counts(), strict=True)]
     if PAGE.read_text() != page:
         notes.append("FAIL  docs/clients.md is not what known_limits.json says: tests/clients/run.sh --write-page")
         totals[1] += 1
-    for line in bed.errors:
+    for line in fixture.errors:
         notes.append(f"FAIL  the data plane's log: {line}")
         totals[1] += 1
     print("", *notes, sep="\n")

@@ -11,13 +11,20 @@ from playwright.async_api import async_playwright
 from . import cases, servers
 from .cases import FINAL, RETRY, arrives, as_text, live
 from .clients import NAMES, Run
-from .proxies import NOBODY
+from .proxies import NO_CHANNEL
 from .sessions import COOKIE
 from .tap import Tap
 
 HERE = Path(__file__).resolve().parents[1]
-CLIENTS = ["EventSource", "fetch", "@microsoft/fetch-event-source", "event-source-polyfill", "reconnecting-eventsource",
-           "extended-eventsource", "sse.js"]
+CLIENTS = [
+    "EventSource",
+    "fetch",
+    "@microsoft/fetch-event-source",
+    "event-source-polyfill",
+    "reconnecting-eventsource",
+    "extended-eventsource",
+    "sse.js",
+]
 
 
 class Browser:
@@ -25,13 +32,21 @@ class Browser:
 
     async def __aenter__(self):
         bundle = servers.ROOT / ".tools" / "clients" / "page.js"
-        build = await servers.spawn(HERE / "node" / "node_modules" / ".bin" / "esbuild", HERE / "node" / "page.mjs", "--bundle", "--log-level=error",
-                                    "--target=chrome120", f"--outfile={bundle}")
+        build = await servers.spawn(
+            HERE / "node" / "node_modules" / ".bin" / "esbuild",
+            HERE / "node" / "page.mjs",
+            "--bundle",
+            "--log-level=error",
+            "--target=chrome120",
+            f"--outfile={bundle}",
+        )
         if await asyncio.wait_for(build.wait(), 60):
             raise AssertionError("the page was not bundled; the error is above")
         # What the origin serves, by path; a case may add to it.
-        self.pages = pages = {"/": (b"<!doctype html><meta charset=utf-8><title>page</title><script src=page.js></script>", "text/html"),
-                              "/page.js": (bundle.read_bytes(), "text/javascript")}
+        self.pages = pages = {
+            "/": (b"<!doctype html><meta charset=utf-8><title>page</title><script src=page.js></script>", "text/html"),
+            "/page.js": (bundle.read_bytes(), "text/javascript"),
+        }
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -44,6 +59,7 @@ class Browser:
 
             def log_message(self, *_):
                 pass
+
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.origin = f"http://127.0.0.1:{self._server.server_port}"
@@ -81,8 +97,11 @@ class Page(Run):
         return self
 
     async def run(self):
-        call = "([url, names]) => sluice.reloadProof(url, names)" if self._start == "reloadProof" else \
-            "([url, names, client]) => sluice.start(client, url, names)"
+        call = (
+            "([url, names]) => sluice.reloadProof(url, names)"
+            if self._start == "reloadProof"
+            else "([url, names, client]) => sluice.start(client, url, names)"
+        )
         # The call is not awaited in the page: some clients return a promise that lasts as long as the stream.
         await self.page.evaluate(f"(a) => {{ ({call})(a); }}", [self._url, NAMES, self._client])
 
@@ -109,9 +128,11 @@ FACTS = []
 
 def fact(cell):
     """Registers a case that only a browser has."""
+
     def register(function):
         FACTS.append((cell, function))
         return function
+
     return register
 
 
@@ -124,26 +145,34 @@ async def reset_three_times(channel, tap, run):
     for round in range(3):
         await live(channel)
         await channel.publish(str(round))
-        await run.until("the event", lambda r: len(r.events()) > round)
+        await run.until("the event", lambda r, round=round: len(r.events()) > round)
         tap.cut()
-        await run.until("it comes back", lambda _: len(tap.reads()) == round + 2)
+        await run.until("it comes back", lambda _, round=round: len(tap.reads()) == round + 2)
 
 
 @fact("no preflight on reconnect")
-async def no_preflight(bed, browser, cells, cell):
-    """A plain EventSource of another origin, reset three times: it sends its own Last-Event-ID, and never a preflight."""
-    async with cases.session(bed, native(browser)) as (channel, tap, run):
+async def no_preflight(fixture, browser, cells, cell):
+    """A plain EventSource of another origin, reset three times: its own Last-Event-ID, and never a preflight."""
+    async with cases.session(fixture, native(browser)) as (channel, tap, run):
         await reset_three_times(channel, tap, run)
-        cells.check(cell, [r.method for r in tap.requests] == ["GET"] * 4, f"requests {[r.method for r in tap.requests]}")
+        cells.check(
+            cell, [r.method for r in tap.requests] == ["GET"] * 4, f"requests {[r.method for r in tap.requests]}"
+        )
         last = [r.headers.get("last-event-id", "") for r in tap.reads()]
-        cells.check(cell, last[0] == "" and [i.partition("-")[2] for i in last[1:]] == ["1", "2", "3"], f"Last-Event-ID {last}")
-        cells.check(cell, all(r.headers.get("origin") == browser.origin for r in tap.reads()), "a request without Origin: not cross-origin")
+        cells.check(
+            cell, last[0] == "" and [i.partition("-")[2] for i in last[1:]] == ["1", "2", "3"], f"Last-Event-ID {last}"
+        )
+        cells.check(
+            cell,
+            all(r.headers.get("origin") == browser.origin for r in tap.reads()),
+            "a request without Origin: not cross-origin",
+        )
 
 
 @fact("one preflight for fetch with a cursor")
-async def one_preflight(bed, browser, cells, cell):
-    """A header set by a script is not safelisted: one preflight, then the browser remembers it (Access-Control-Max-Age)."""
-    async with cases.session(bed, BrowserClient(browser, "fetch")) as (channel, tap, run):
+async def one_preflight(fixture, browser, cells, cell):
+    """A header set by a script is not safelisted: one preflight, remembered as Access-Control-Max-Age says."""
+    async with cases.session(fixture, BrowserClient(browser, "fetch")) as (channel, tap, run):
         await reset_three_times(channel, tap, run)
         preflights = sum(r.method == "OPTIONS" for r in tap.requests)
         cells.check(cell, preflights == 1, f"{preflights} preflights in {[r.method for r in tap.requests]}")
@@ -154,14 +183,20 @@ def cookie(tap):
 
 
 @fact("credentials")
-async def credentials(bed, browser, cells, cell):
+async def credentials(fixture, browser, cells, cell):
     """withCredentials: the cookie is sent, and the answer is readable only where the channel allows credentials."""
     for allowed in (True, False):
-        async with bed.channel(retry=RETRY, cors={"allowedOrigins": [browser.origin], "allowCredentials": allowed}) as channel, \
-                Tap([bed.plane.http]) as tap, \
-                Page(browser, "EventSource with credentials", tap.url(channel.path), cookie(tap)) as run:
+        async with (
+            fixture.channel(
+                retry=RETRY, cors={"allowedOrigins": [browser.origin], "allowCredentials": allowed}
+            ) as channel,
+            Tap([fixture.plane.http]) as tap,
+            Page(browser, "EventSource with credentials", tap.url(channel.path), cookie(tap)) as run,
+        ):
             await run.until("an answer", lambda r: r.of("open") or r.of("error"))
-            cells.check(cell, tap.reads()[0].headers.get("cookie") == COOKIE, f"Cookie {tap.reads()[0].headers.get('cookie')}")
+            cells.check(
+                cell, tap.reads()[0].headers.get("cookie") == COOKIE, f"Cookie {tap.reads()[0].headers.get('cookie')}"
+            )
             cells.check(cell, bool(run.of("open")) == allowed, f"allowCredentials {allowed}: {run.tail()}")
             if allowed:
                 await live(channel)
@@ -170,11 +205,14 @@ async def credentials(bed, browser, cells, cell):
 
 
 @fact("signed in by a cookie, through nginx")
-async def signed_in(bed, browser, cells, cell):
-    """The session's cookie opens the stream; without it the answer is 401; when the session ends, a reconnection is refused for good."""
+async def signed_in(fixture, browser, cells, cell):
+    """The session's cookie opens the stream; without it the answer is 401.
+
+    When the session ends, a reconnection is refused for good.
+    """
     client = BrowserClient(browser, "EventSource with credentials")
     client.cors["allowCredentials"] = True
-    async with cases.signed_in(bed, client) as (channel, sessions, tap):
+    async with cases.signed_in(fixture, client) as (channel, sessions, tap):
         sessions.by_cookie()
         async with client.start(tap.url(channel.path)) as stranger:
             await stranger.until("it is stopped", lambda r: r.of("close"))
@@ -189,20 +227,29 @@ async def signed_in(bed, browser, cells, cell):
             known = len(tap.requests)
             await asyncio.sleep(FINAL)
             cells.check(cell, len(tap.requests) == known, f"asked again {len(tap.requests) - known} times")
-        cells.check(cell, set(sessions.asked) == {NOBODY, channel.path}, f"asked for {set(sessions.asked)}")
+        cells.check(cell, set(sessions.asked) == {NO_CHANNEL, channel.path}, f"asked for {set(sessions.asked)}")
 
 
 @fact("foreign origin refused")
-async def foreign(bed, browser, cells, cell):
-    async with bed.channel(retry=RETRY, cors={"allowedOrigins": ["https://shop.example"]}) as channel, Tap([bed.plane.http]) as tap, Page(browser, "EventSource", tap.url(channel.path)) as run:
+async def foreign(fixture, browser, cells, cell):
+    async with (
+        fixture.channel(retry=RETRY, cors={"allowedOrigins": ["https://shop.example"]}) as channel,
+        Tap([fixture.plane.http]) as tap,
+        Page(browser, "EventSource", tap.url(channel.path)) as run,
+    ):
         await run.until("an error", lambda r: r.of("error"))
         cells.check(cell, not run.of("open"), "the page could read a channel that does not allow its origin")
 
 
 @fact("server killed")
-async def killed(bed, browser, cells, cell):
+async def killed(fixture, browser, cells, cell):
     """SIGKILL, no goodbye; another data plane takes over."""
-    async with bed.channel(retry=RETRY, cors=native(browser).cors) as channel, bed.another(channel) as first, cases.session(bed, native(browser), channel=channel, targets=[first.http, bed.plane.http]) as (_, tap, run):
+    async with (
+        fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
+        fixture.another(channel) as first,
+        cases.session(fixture, native(browser), channel=channel, targets=[first.http, fixture.plane.http]) as parts,
+    ):
+        _, _, run = parts
         await live(channel, first)
         await channel.publish("1")
         await run.until("the event", lambda r: r.events())
@@ -215,10 +262,13 @@ async def killed(bed, browser, cells, cell):
 
 
 @fact("reload keeps the cursor")
-async def reload(bed, browser, cells, cell):
+async def reload(fixture, browser, cells, cell):
     """A page that keeps its cursor in sessionStorage misses nothing over its reload; the old stream's slot is freed."""
-    async with bed.channel(retry=RETRY, cors=native(browser).cors) as channel, Tap([bed.plane.http]) as tap, \
-            Page(browser, "", tap.url(channel.path), start="reloadProof") as run:
+    async with (
+        fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
+        Tap([fixture.plane.http]) as tap,
+        Page(browser, "", tap.url(channel.path), start="reloadProof") as run,
+    ):
         await live(channel)
         await channel.publish("before")
         await run.until("the event", lambda r: r.events())
@@ -234,11 +284,14 @@ async def reload(bed, browser, cells, cell):
 
 
 @fact("two tabs")
-async def tabs(bed, browser, cells, cell):
+async def tabs(fixture, browser, cells, cell):
     """Two tabs of one browser: each has its own stream and gets everything; closing one leaves the other alone."""
     context = await browser.chromium.new_context()
-    async with bed.channel(retry=RETRY, cors=native(browser).cors) as channel, Tap([bed.plane.http]) as tap, \
-            Page(browser, "EventSource", tap.url(channel.path), context=context) as one:
+    async with (
+        fixture.channel(retry=RETRY, cors=native(browser).cors) as channel,
+        Tap([fixture.plane.http]) as tap,
+        Page(browser, "EventSource", tap.url(channel.path), context=context) as one,
+    ):
         async with Page(browser, "EventSource", tap.url(channel.path), context=context) as two:
             await channel.subscribed(2)
             for i in range(5):
@@ -252,9 +305,16 @@ async def tabs(bed, browser, cells, cell):
 
 
 @fact("sleep and wake")
-async def sleep(bed, browser, cells, cell):
-    """Nothing passes for a while and nothing is closed. The server gives the slot back after `writeTimeout`; on waking, nothing is missing."""
-    async with cases.session(bed, native(browser), writeTimeoutMillis=1500, heartbeatMillis=500) as (channel, tap, run):
+async def sleep(fixture, browser, cells, cell):
+    """Nothing passes for a while and nothing is closed.
+
+    The server gives the slot back after `writeTimeout`; on waking, nothing is missing.
+    """
+    async with cases.session(fixture, native(browser), writeTimeoutMillis=1500, heartbeatMillis=500) as (
+        channel,
+        tap,
+        run,
+    ):
         await live(channel)
         await channel.publish("before")
         await run.until("the event", lambda r: r.events())
@@ -271,15 +331,15 @@ async def sleep(bed, browser, cells, cell):
 
 
 @fact("204 and 404 close it for good")
-async def closed(bed, browser, cells, cell):
+async def closed(fixture, browser, cells, cell):
     """readyState is CLOSED and the page is told, as the standard has it."""
-    async with Tap([bed.plane.http]) as tap, Page(browser, "EventSource", tap.url("/channels/none")) as run:
+    async with Tap([fixture.plane.http]) as tap, Page(browser, "EventSource", tap.url("/channels/none")) as run:
         await run.until("it closes", lambda r: r.of("close"))
         await asyncio.sleep(FINAL)
         cells.check(cell, len(tap.reads()) == 1, f"{len(tap.reads())} requests")
 
 
-async def browser_facts(bed, browser, matrix, only):
+async def browser_facts(fixture, browser, matrix, only):
     """The facts, one after the other: they share one browser and are about time."""
     for cell, function in FACTS:
         if not only.search(f"EventSource × {cell}"):
@@ -287,7 +347,7 @@ async def browser_facts(bed, browser, matrix, only):
         failures = cases.Cells()
         try:
             async with asyncio.timeout(90):
-                await function(bed, browser, failures, cell)
+                await function(fixture, browser, failures, cell)
         except Exception as error:  # whatever went wrong is the failure of the fact
             failures.check(cell, False, f"{type(error).__name__}: {error}")
         matrix.put(cell, "Chromium", failures.get(cell))

@@ -13,8 +13,17 @@ HERE = Path(__file__).resolve().parents[1]
 BUILT = Path(os.environ.get("SLUICE_CLIENTS", servers.ROOT / ".tools" / "clients"))
 # Names that the cases publish or wait for: EventSource delivers a named event only to a listener of that name.
 NAMES = [
-    "order.created", "äöü 🙂", "channel.open", "channel.cursor", "channel.gap", "channel.invalid", "channel.degraded",
-    "channel.recovered", "channel.close", "x", "y",
+    "order.created",
+    "äöü 🙂",
+    "channel.open",
+    "channel.cursor",
+    "channel.gap",
+    "channel.invalid",
+    "channel.degraded",
+    "channel.recovered",
+    "channel.close",
+    "x",
+    "y",
 ]
 
 
@@ -65,8 +74,12 @@ class Process(Run):
 
     async def __aenter__(self):
         self.process = await servers.spawn(
-            *self._command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=32 << 20,
-            env=os.environ | {"NODE_NO_WARNINGS": "1", "PYTHONDONTWRITEBYTECODE": "1"})
+            *self._command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=32 << 20,
+            env=os.environ | {"NODE_NO_WARNINGS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        )
         self._tasks = [asyncio.create_task(self._out()), asyncio.create_task(self._err())]
         return self
 
@@ -89,9 +102,11 @@ class Client:
     """A client of the matrix: its name, where it runs, and whether it reconnects by itself."""
 
     def __init__(self, name, package, runtime, command=None, loop="own"):
-        # `loop`: who reconnects: the client ("own"), or the application around a parser ("app").
+        # `loop`: what reconnects: the client ("own"), or the application around a parser ("app").
         self.name, self.package, self.runtime, self.command, self.loop = name, package, runtime, command, loop
-        self.row = f"{name} ({runtime}{'' if loop == 'own' else ', loop of the application'})" if runtime != name else name
+        self.row = (
+            f"{name} ({runtime}{'' if loop == 'own' else ', loop of the application'})" if runtime != name else name
+        )
         self.cors = {}
 
     def start(self, url):

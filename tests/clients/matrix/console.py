@@ -10,7 +10,12 @@ from .cases import Cells
 
 SHOTS = servers.ROOT / "target" / "console"
 # (row, size, colour scheme)
-SCREENS = [("wide, light", (1280, 900), "light"), ("wide, dark", (1280, 900), "dark"), ("phone, light", (390, 844), "light"), ("phone, dark", (390, 844), "dark")]
+SCREENS = [
+    ("wide, light", (1280, 900), "light"),
+    ("wide, dark", (1280, 900), "dark"),
+    ("phone, light", (390, 844), "light"),
+    ("phone, dark", (390, 844), "dark"),
+]
 COLUMNS = ["channels and rates", "tail", "filter", "publish", "subscribers", "fits", "clean"]
 LIMIT = 30_000.0  # ms, of each wait
 
@@ -21,19 +26,30 @@ async def publish_steadily(channel):
     while True:
         number += 1
         order = {"order": 1000 + number, "total": number * 7 % 400, "note": "<b>gift</b>"}
-        await channel.publish(json.dumps(order), name="order" if number % 3 else "", topic=("created", "paid", "shipped")[number % 3])
+        await channel.publish(
+            json.dumps(order), name="order" if number % 3 else "", topic=("created", "paid", "shipped")[number % 3]
+        )
         await asyncio.sleep(0.05)
 
 
 async def screen(browser, plane, channel, size, scheme, shot, cells):
-    context = await browser.chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce")
+    context = await browser.chromium.new_context(
+        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+    )
     context.set_default_timeout(LIMIT)
     page = await context.new_page()
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
     outside = []
-    page.on("request", lambda request: outside.append(request.url) if not request.url.startswith(f"http://{plane.admin[0]}:{plane.admin[1]}/") else None)
+    page.on(
+        "request",
+        lambda request: (
+            outside.append(request.url)
+            if not request.url.startswith(f"http://{plane.admin[0]}:{plane.admin[1]}/")
+            else None
+        ),
+    )
     await page.goto(f"http://{plane.admin[0]}:{plane.admin[1]}/#{channel.name}")
 
     async def text(selector):
@@ -47,12 +63,18 @@ async def screen(browser, plane, channel, size, scheme, shot, cells):
     await until("parseFloat(document.getElementById('rate-in').textContent) > 2")
     await until("document.querySelectorAll('#chart polyline.in')[0].getAttribute('points').split(' ').length > 8")
     names = await page.locator("#channels b").all_inner_texts()
-    cells.check("channels and rates", channel.name in names and await text("#reader") == "Tailing", f"{names}, {await text('#reader')}")
+    cells.check(
+        "channels and rates",
+        channel.name in names and await text("#reader") == "Tailing",
+        f"{names}, {await text('#reader')}",
+    )
 
     await until("document.querySelectorAll('#tail li').length > 20")
     row = page.locator("#tail li:not(.own)").first
     data = await row.locator(".data").inner_text()
-    cells.check("tail", "<b>gift</b>" in data and await page.locator("#tail b").count() == 0, f"not shown as text: {data}")
+    cells.check(
+        "tail", "<b>gift</b>" in data and await page.locator("#tail b").count() == 0, f"not shown as text: {data}"
+    )
     cells.check("tail", (await row.locator(".id").inner_text()).partition("-")[2].isdigit(), "no cursor")
     SHOTS.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=SHOTS / f"{shot}.png")
@@ -79,9 +101,14 @@ async def screen(browser, plane, channel, size, scheme, shot, cells):
     await page.fill("#publish-event", "channel.open")
     await page.click("#publish-form button")
     await until("document.getElementById('publish-result').classList.contains('bad')")
-    cells.check("publish", "channel." in await text("#publish-result"), f"the refusal says {await text('#publish-result')!r}")
+    cells.check(
+        "publish", "channel." in await text("#publish-result"), f"the refusal says {await text('#publish-result')!r}"
+    )
 
-    await until("[...document.querySelectorAll('#subscribers tr')].some(r => r.textContent.includes('from.page') && r.textContent.includes('Live'))")
+    await until(
+        "[...document.querySelectorAll('#subscribers tr')].some("
+        "r => r.textContent.includes('from.page') && r.textContent.includes('Live'))"
+    )
     width = await page.evaluate("document.documentElement.scrollWidth")
     cells.check("fits", width <= size[0], f"the page is {width} wide on a screen of {size[0]}")
     background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -93,11 +120,11 @@ async def screen(browser, plane, channel, size, scheme, shot, cells):
     await context.close()
 
 
-async def console_cells(bed, browser, matrix, only):
+async def console_cells(fixture, browser, matrix, only):
     """Every screen, one after the other."""
-    async with bed.channel(retry=500) as channel:
+    async with fixture.channel(retry=500) as channel:
         channel.write(retry=500, publish={"http": True})
-        async with bed.another(channel) as plane:
+        async with fixture.another(channel) as plane:
             publishing = asyncio.create_task(publish_steadily(channel))
             try:
                 for row, size, scheme in SCREENS:

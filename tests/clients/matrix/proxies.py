@@ -14,7 +14,7 @@ from pathlib import Path
 from . import servers
 
 # A channel that is not there: the data plane says so in its own words.
-NOBODY = "/channels/there-is-none"
+NO_CHANNEL = "/channels/there-is-none"
 DOC = servers.ROOT / "docs" / "proxies.md"
 VENV = Path(sys.executable).parent
 
@@ -131,7 +131,7 @@ class Proxy:
     """A running proxy before `upstream`; plain HTTP on `http`, TLS with HTTP/2 on `tls`."""
 
     def __init__(self, kind, variant, upstream, sessions=None):
-        # `sessions`: address of the service that is asked who may read, where the block has one.
+        # `sessions`: address of the service that decides about a request, where the block has one.
         self.kind, self.variant, self.upstream, self.sessions = kind, variant, upstream, sessions
         self.row = f"{kind}, {variant}"
 
@@ -148,11 +148,29 @@ class Proxy:
         port, tls = free_port(), free_port()
         self.http, self.tls = ("127.0.0.1", port), ("127.0.0.1", tls)
         certificate = await servers.spawn(
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-            "-keyout", self.folder / "tls.key", "-out", self.folder / "tls.crt", stderr=asyncio.subprocess.DEVNULL)
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            self.folder / "tls.key",
+            "-out",
+            self.folder / "tls.crt",
+            stderr=asyncio.subprocess.DEVNULL,
+        )
         if await asyncio.wait_for(certificate.wait(), servers.SOON):
             raise AssertionError("openssl made no certificate")
-        (self.folder / "tls.pem").write_text((self.folder / "tls.key").read_text() + (self.folder / "tls.crt").read_text())
+        (self.folder / "tls.pem").write_text(
+            (self.folder / "tls.key").read_text() + (self.folder / "tls.crt").read_text()
+        )
         command = getattr(self, "_" + self.kind.lower())(port, tls)
         with open(self.folder / "output", "wb") as log:
             # SIGTERM, not SIGKILL, when the driver dies: nginx takes its workers along only then.
@@ -169,10 +187,11 @@ class Proxy:
                     return False
             # Traefik listens before it has read its routes, and answers 404 of its own until then.
             try:
-                _, headers, _ = await servers.ask(self.http, NOBODY)
+                _, headers, _ = await servers.ask(self.http, NO_CHANNEL)
             except (OSError, http.client.HTTPException):
                 return False
             return headers.get("content-type", "").startswith("application/problem+json")
+
         try:
             await servers.eventually(f"{self.row} listens", listens)
         except BaseException:
@@ -187,8 +206,8 @@ class Proxy:
     def _filled(self, text, port, tls):
         """A documented block with the test's own addresses and files."""
         if self.sessions:
-            text = text.replace("sessions:9000", "%s:%d" % self.sessions)
-        text = text.replace("sluice:8080", "%s:%d" % self.upstream).replace("/etc/tls/", f"{self.folder}/")
+            text = text.replace("sessions:9000", "{}:{}".format(*self.sessions))
+        text = text.replace("sluice:8080", "{}:{}".format(*self.upstream)).replace("/etc/tls/", f"{self.folder}/")
         return text.replace("bind :443 ssl", f"bind 127.0.0.1:{port}\n    bind 127.0.0.1:{tls} ssl")
 
     def _write(self, name, text):
@@ -200,13 +219,19 @@ class Proxy:
         if self.sessions:
             route = documented("nginx-sessions")
         compression = "gzip_proxied any; gzip_types *; gzip_min_length 0;" if self.compressed else ""
-        config = NGINX.format(folder=self.folder, port=port, tls=tls, compression=compression, route=self._filled(route, port, tls))
+        config = NGINX.format(
+            folder=self.folder, port=port, tls=tls, compression=compression, route=self._filled(route, port, tls)
+        )
         return "nginx", "-e", self.folder / "log", "-c", self._write("nginx.conf", config)
 
     def _haproxy(self, port, tls):
         route = documented("haproxy") if self.told else HAPROXY_ROUTE
         if self.compressed:
-            route = re.sub(r"(frontend web\n)", r"\1    compression algo gzip\n    compression type text/event-stream text/plain application/json\n", route)
+            route = re.sub(
+                r"(frontend web\n)",
+                r"\1    compression algo gzip\n    compression type text/event-stream text/plain application/json\n",
+                route,
+            )
         if self.told:
             self._write("away.http", documented("haproxy-away"))
         return "haproxy", "-db", "-f", self._write("haproxy.cfg", HAPROXY.format(route=self._filled(route, port, tls)))
@@ -216,25 +241,53 @@ class Proxy:
         body = self._filled(route, port, tls).split("{", 1)[1].rsplit("}", 1)[0]
         body = ("\tencode\n" if self.compressed else "") + body
         # The certificate is the test's own; its name does not matter to the client.
-        sites = f"http://:{port} {{\n\tbind 127.0.0.1\n{body}}}\nhttps://:{tls} {{\n\tbind 127.0.0.1\n\ttls {self.folder}/tls.crt {self.folder}/tls.key\n{body}}}\n"
+        sites = (
+            f"http://:{port} {{\n\tbind 127.0.0.1\n{body}}}\n"
+            f"https://:{tls} {{\n\tbind 127.0.0.1\n\ttls {self.folder}/tls.crt {self.folder}/tls.key\n{body}}}\n"
+        )
         config = self._write("Caddyfile", CADDY.format(folder=self.folder, route=sites))
         return VENV / "caddy", "run", "--adapter", "caddyfile", "--config", config
 
     def _traefik(self, port, tls):
-        dynamic = documented("traefik") if self.told else (
-            "http:\n  routers:\n    sluice:\n      rule: PathPrefix(`/`)\n      service: sluice\n"
-            "  services:\n    sluice:\n      loadBalancer:\n        servers:\n          - url: http://sluice:8080\n")
-        middleware = documented("traefik-compress") if self.told else "http:\n  middlewares:\n    compressed:\n      compress: {}\n"
+        dynamic = (
+            documented("traefik")
+            if self.told
+            else (
+                "http:\n  routers:\n    sluice:\n      rule: PathPrefix(`/`)\n      service: sluice\n"
+                "  services:\n    sluice:\n      loadBalancer:\n        servers:\n          - url: http://sluice:8080\n"
+            )
+        )
+        middleware = (
+            documented("traefik-compress")
+            if self.told
+            else "http:\n  middlewares:\n    compressed:\n      compress: {}\n"
+        )
         if self.compressed:
-            dynamic = dynamic.replace("      service: sluice\n", "      service: sluice\n      middlewares: [compressed]\n")
+            dynamic = dynamic.replace(
+                "      service: sluice\n", "      service: sluice\n      middlewares: [compressed]\n"
+            )
             dynamic += middleware.removeprefix("http:\n")
         # One router answers on both entry points only if it is there twice.
         router = dynamic.split("  routers:\n")[1].split("  services:\n")[0]
-        dynamic = dynamic.replace(router, router + router.replace("    sluice:\n", "    secure:\n", 1) + "      tls: {}\n      entryPoints: [secure]\n", 1)
-        dynamic += f"tls:\n  stores:\n    default:\n      defaultCertificate:\n        certFile: {self.folder}/tls.crt\n        keyFile: {self.folder}/tls.key\n"
-        static = self._write("traefik.yaml", (
-            f"global: {{checkNewVersion: false, sendAnonymousUsage: false}}\nentryPoints:\n  web: {{address: '127.0.0.1:{port}'}}\n"
-            f"  secure: {{address: '127.0.0.1:{tls}'}}\nproviders:\n  file:\n    filename: {self.folder}/dynamic.yaml\n    watch: false\n"))
+        dynamic = dynamic.replace(
+            router,
+            router
+            + router.replace("    sluice:\n", "    secure:\n", 1)
+            + "      tls: {}\n      entryPoints: [secure]\n",
+            1,
+        )
+        dynamic += (
+            "tls:\n  stores:\n    default:\n      defaultCertificate:\n"
+            f"        certFile: {self.folder}/tls.crt\n        keyFile: {self.folder}/tls.key\n"
+        )
+        static = self._write(
+            "traefik.yaml",
+            (
+                "global: {checkNewVersion: false, sendAnonymousUsage: false}\n"
+                f"entryPoints:\n  web: {{address: '127.0.0.1:{port}'}}\n  secure: {{address: '127.0.0.1:{tls}'}}\n"
+                f"providers:\n  file:\n    filename: {self.folder}/dynamic.yaml\n    watch: false\n"
+            ),
+        )
         self._write("dynamic.yaml", self._filled(dynamic, port, tls))
         return VENV / "traefik", f"--configFile={static}"
 
@@ -243,9 +296,15 @@ class Proxy:
         manager = documented("envoy-away") if self.told else ""
         compressor = ENVOY_COMPRESSOR.format() if self.compressed else ""
         listeners = "".join(
-            ENVOY_LISTENER.format(port=p, manager=indented(manager, 16), routes=indented(routes, 22), compressor=compressor,
-                                  tls=ENVOY_TLS.format(folder=self.folder) if p == tls else "")
-            for p in (port, tls))
+            ENVOY_LISTENER.format(
+                port=p,
+                manager=indented(manager, 16),
+                routes=indented(routes, 22),
+                compressor=compressor,
+                tls=ENVOY_TLS.format(folder=self.folder) if p == tls else "",
+            )
+            for p in (port, tls)
+        )
         config = self._write("envoy.yaml", ENVOY.format(listeners=listeners, upstream_port=self.upstream[1]))
         return VENV / "envoy", "-c", config, "--concurrency", "1", "--log-level", "warn", "--disable-hot-restart"
 

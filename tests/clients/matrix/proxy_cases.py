@@ -18,14 +18,26 @@ from .tap import Tap
 
 KINDS = ["nginx", "HAProxy", "Caddy", "Traefik", "Envoy"]
 VARIANTS = ["defaults", "defaults, compression on", "as documented", "as documented, compression on"]
-COLUMNS = ["first event < 1 s", "no buffering", "cursor passes", "client gone", "100 streams, one stalled", "drain", "no pod", "idle 90 s"]
+COLUMNS = [
+    "first event < 1 s",
+    "no buffering",
+    "cursor passes",
+    "client gone",
+    "100 streams, one stalled",
+    "drain",
+    "no pod",
+    "idle 90 s",
+]
 # A client that has gone is noticed by the next write at the latest: the heartbeat (15 s).
 GONE = 18.0
 IDLE = 90.0
 
 
 class Source(Run):
-    """An EventSource as the standard has it (9.2.3), with a browser's headers: the first answer that is no stream ends it for good."""
+    """An EventSource as the standard has it (9.2.3), with a browser's headers.
+
+    The first answer that is no stream ends it for good.
+    """
 
     def __init__(self, address, path):
         super().__init__()
@@ -34,8 +46,11 @@ class Source(Run):
     async def __aenter__(self):
         # Offers no br or zstd, which it could not read.
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, connect=10), connector=aiohttp.TCPConnector(force_close=True), auto_decompress=True,
-            headers={"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "gzip, deflate"})
+            timeout=aiohttp.ClientTimeout(total=None, connect=10),
+            connector=aiohttp.TCPConnector(force_close=True),
+            auto_decompress=True,
+            headers={"Accept": "text/event-stream", "Cache-Control": "no-cache", "Accept-Encoding": "gzip, deflate"},
+        )
         self._task = asyncio.create_task(self._read())
         return self
 
@@ -48,9 +63,13 @@ class Source(Run):
         cursor, retry = "", 3000
         while True:
             try:
-                async with self._session.get(self._url, headers={"Last-Event-ID": cursor} if cursor else {}) as response:
+                async with self._session.get(
+                    self._url, headers={"Last-Event-ID": cursor} if cursor else {}
+                ) as response:
                     if response.status != 200 or response.content_type != "text/event-stream":
-                        return self.report({"t": "close", "message": f"status {response.status} {response.content_type}"})
+                        return self.report(
+                            {"t": "close", "message": f"status {response.status} {response.content_type}"}
+                        )
                     self.report({"t": "open", "encoding": response.headers.get("Content-Encoding", "")})
                     parser = Parser()
                     async for data in response.content.iter_any():
@@ -59,22 +78,24 @@ class Source(Run):
                                 retry = item.millis
                             elif isinstance(item, Event):
                                 cursor = item.last_event_id or cursor
-                                self.report({"t": "event", "id": item.last_event_id, "event": item.name, "data": item.data})
+                                self.report(
+                                    {"t": "event", "id": item.last_event_id, "event": item.name, "data": item.data}
+                                )
             except aiohttp.ClientError as error:
                 self.report({"t": "error", "message": repr(error)})
             await asyncio.sleep(retry / 1000)
 
 
-async def prompt(bed, proxy, _tap, cells):
+async def prompt(fixture, proxy, _tap, cells):
     """The first event, and then each of a slow series, arrives within a second of its publication."""
-    async with bed.channel(retry=RETRY) as channel, Source(proxy.http, channel.path) as run:
+    async with fixture.channel(retry=RETRY) as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         for i in range(8):
             begun = time.monotonic()
             await channel.publish(f"small {i}")
             cell = COLUMNS[0] if i == 0 else COLUMNS[1]
             try:
-                await run.until(f"event {i}", lambda r: len(r.events()) > i, 10)
+                await run.until(f"event {i}", lambda r, i=i: len(r.events()) > i, 10)
             except AssertionError as error:
                 cells.check(cell, False, str(error))
                 cells.check(COLUMNS[1], False, str(error))
@@ -86,9 +107,9 @@ async def prompt(bed, proxy, _tap, cells):
         cells.note(COLUMNS[1], f"Content-Encoding: {told}" if told else "")
 
 
-async def cursor_passes(bed, proxy, tap, cells):
+async def cursor_passes(fixture, proxy, tap, cells):
     """The connection is reset at the proxy's back; the client resumes through the proxy with its cursor."""
-    async with bed.channel(retry=RETRY) as channel:
+    async with fixture.channel(retry=RETRY) as channel:
         for i in range(3):
             await channel.publish(str(i))
         async with Source(proxy.http, f"{channel.path}?from=earliest") as run:
@@ -101,12 +122,16 @@ async def cursor_passes(bed, proxy, tap, cells):
             await channel.publish("while away")
             await arrives(channel, run, cells, COLUMNS[2], as_text)
             cursors = [r.cursor for r in tap.reads() if r.target.startswith(channel.path)]
-            cells.check(COLUMNS[2], len(cursors) >= 2 and cursors[-1] == cursor, f"cursors that reached the data plane: {cursors}")
+            cells.check(
+                COLUMNS[2],
+                len(cursors) >= 2 and cursors[-1] == cursor,
+                f"cursors that reached the data plane: {cursors}",
+            )
 
 
-async def client_gone(bed, proxy, _tap, cells):
+async def client_gone(fixture, proxy, _tap, cells):
     """The client closes its connection on a channel without events: the slot is freed."""
-    async with bed.channel() as channel:
+    async with fixture.channel() as channel:
         async with Source(proxy.http, channel.path):
             await channel.subscribed(1)
         begun = time.monotonic()
@@ -114,9 +139,9 @@ async def client_gone(bed, proxy, _tap, cells):
     cells.note(COLUMNS[3], f"{time.monotonic() - begun:.1f} s")
 
 
-async def many_streams(bed, proxy, _tap, cells):
+async def many_streams(fixture, proxy, _tap, cells):
     """One HTTP/2 connection with 100 streams, of which one is not read: the other 99 get everything, promptly."""
-    async with bed.channel(retry=RETRY, writeTimeoutMillis=60_000) as channel:
+    async with fixture.channel(retry=RETRY, writeTimeoutMillis=60_000) as channel:
         await many_streams_on(channel, proxy, cells)
 
 
@@ -135,8 +160,17 @@ async def many_streams_on(channel, proxy, cells):
         cells.check(cell, room >= count, f"the proxy allows {room} streams on a connection")
         for _ in range(min(count, room)):
             stream = connection.get_next_available_stream_id()
-            connection.send_headers(stream, [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", channel.path),
-                                             ("accept", "text/event-stream")], end_stream=True)
+            connection.send_headers(
+                stream,
+                [
+                    (":method", "GET"),
+                    (":scheme", "https"),
+                    (":authority", "localhost"),
+                    (":path", channel.path),
+                    ("accept", "text/event-stream"),
+                ],
+                end_stream=True,
+            )
             streams[stream], got[stream] = Parser(), []
 
     async def read():
@@ -147,8 +181,11 @@ async def many_streams_on(channel, proxy, cells):
                 elif isinstance(event, h2.events.ResponseReceived):
                     statuses[event.stream_id] = dict(event.headers)[":status"]
                 elif isinstance(event, h2.events.DataReceived):
-                    got[event.stream_id] += [i for i in streams[event.stream_id].push(event.data)
-                                             if isinstance(i, Event) and not i.name.startswith("channel.")]
+                    got[event.stream_id] += [
+                        i
+                        for i in streams[event.stream_id].push(event.data)
+                        if isinstance(i, Event) and not i.name.startswith("channel.")
+                    ]
                     # The connection's window is given back for all, the stream's own for all but one.
                     if event.flow_controlled_length:
                         connection.increment_flow_control_window(event.flow_controlled_length)
@@ -169,17 +206,26 @@ async def many_streams_on(channel, proxy, cells):
 
         async def complete():
             return all(len(got[s]) >= events for s in others)
+
         try:
             await eventually("99 streams have everything", complete, 40)
         except AssertionError:
             short = sorted(len(got[s]) for s in others)
-            cells.check(cell, False, f"of {events} events the 99 streams had {short[0]} to {short[-1]}, the stalled one {len(got[stalled])}")
+            cells.check(
+                cell,
+                False,
+                f"of {events} events the 99 streams had {short[0]} to {short[-1]}, the stalled one {len(got[stalled])}",
+            )
             return
         cells.note(cell, f"{time.monotonic() - begun:.1f} s")
         cells.check(cell, set(statuses.values()) == {"200"}, f"statuses {set(statuses.values())}")
         cells.check(cell, len(got[stalled]) < events, "the stalled stream was not stalled: its window held everything")
         for s in others:
-            cells.check(cell, [int(e.data[:4]) for e in got[s]] == list(range(events)), "a stream with another order, or a repetition")
+            cells.check(
+                cell,
+                [int(e.data[:4]) for e in got[s]] == list(range(events)),
+                "a stream with another order, or a repetition",
+            )
         # It is read again, and has missed nothing.
         waiting, held = stalled, connection.remote_flow_control_window(stalled)
         stalled = None
@@ -188,6 +234,7 @@ async def many_streams_on(channel, proxy, cells):
 
         async def caught_up():
             return len(got[waiting]) >= events
+
         await eventually(f"the stalled stream catches up (window {held})", caught_up, 30)
     finally:
         reading.cancel()
@@ -195,13 +242,16 @@ async def many_streams_on(channel, proxy, cells):
         writer.close()
 
 
-async def drain_and_no_pod(bed, proxy, tap, cells):
-    """A data plane drains behind the proxy; later none is there for a while. Ten clients come back by themselves each time."""
-    async with bed.channel(retry=RETRY) as channel, bed.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first:
-        await drain_and_no_pod_on(bed, proxy, tap, cells, channel, first)
+async def drain_and_no_pod(fixture, proxy, tap, cells):
+    """A data plane drains behind the proxy; later none is there for a while. Ten clients come back each time."""
+    async with (
+        fixture.channel(retry=RETRY) as channel,
+        fixture.another(channel, "--drain-delay", "300ms", "--drain-period", "1500ms") as first,
+    ):
+        await drain_and_no_pod_on(fixture, proxy, tap, cells, channel, first)
 
 
-async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
+async def drain_and_no_pod_on(fixture, proxy, tap, cells, channel, first):
     """[`drain_and_no_pod`] with a data plane of its own."""
     tap.targets = [first.http]
     # The proxy may keep a connection to the other one, from when it was asked whether it is ready.
@@ -212,7 +262,7 @@ async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
             await run.__aenter__()
         await channel.subscribed(10, first)
         first.process.terminate()
-        tap.targets = [bed.plane.http, first.http]
+        tap.targets = [fixture.plane.http, first.http]
         for i in range(30):
             await channel.publish(f"during {i}")
             await asyncio.sleep(0.1)
@@ -242,12 +292,16 @@ async def drain_and_no_pod_on(bed, proxy, tap, cells, channel, first):
             await run.__aexit__()
 
 
-async def idle(bed, proxy, _tap, cells):
+async def idle(fixture, proxy, _tap, cells):
     """Nothing but heartbeats for 90 s, then an event on the same connection."""
-    async with bed.channel() as channel, Source(proxy.http, channel.path) as run:
+    async with fixture.channel() as channel, Source(proxy.http, channel.path) as run:
         await channel.subscribed(1)
         await asyncio.sleep(IDLE)
-        cells.check(COLUMNS[7], len(run.of("open")) == 1 and not run.of("close"), f"{len(run.of('open'))} connections: {run.tail()}")
+        cells.check(
+            COLUMNS[7],
+            len(run.of("open")) == 1 and not run.of("close"),
+            f"{len(run.of('open'))} connections: {run.tail()}",
+        )
         await channel.publish("still here")
         await arrives(channel, run, cells, COLUMNS[7], as_text)
 
@@ -264,7 +318,7 @@ class Noted(Cells):
             self.remarks[cell] = remark
 
 
-async def row(bed, kind, variant, gate, only, put):
+async def row(fixture, kind, variant, gate, only, put):
     """All cells of one proxy in one variant."""
     cells = Noted()
 
@@ -275,12 +329,12 @@ async def row(bed, kind, variant, gate, only, put):
             return
         try:
             async with asyncio.timeout(limit):
-                await function(bed, proxy, tap, cells)
+                await function(fixture, proxy, tap, cells)
         except Exception as error:  # whatever went wrong is the failure of the cells that were to be proved
             for column in columns:
                 cells.check(column, False, f"{type(error).__name__}: {error}")
 
-    async with Tap([bed.plane.http]) as tap, Proxy(kind, variant, tap.address) as proxy:
+    async with Tap([fixture.plane.http]) as tap, Proxy(kind, variant, tap.address) as proxy:
         waiting = asyncio.create_task(prove(idle, COLUMNS[7:], proxy, tap, IDLE + 3 * SOON))
         async with gate:
             await prove(prompt, COLUMNS[0:2], proxy, tap, 60)
@@ -288,7 +342,7 @@ async def row(bed, kind, variant, gate, only, put):
             await prove(client_gone, COLUMNS[3:4], proxy, tap, 90)
             await prove(many_streams, COLUMNS[4:5], proxy, tap, 120)
         # A proxy of its own: the other one keeps connections to its pod.
-        async with gate, Tap([bed.plane.http]) as behind, Proxy(kind, variant, behind.address) as second:
+        async with gate, Tap([fixture.plane.http]) as behind, Proxy(kind, variant, behind.address) as second:
             await prove(drain_and_no_pod, COLUMNS[5:7], second, behind, 120)
         await waiting
     for column in COLUMNS:
@@ -296,16 +350,22 @@ async def row(bed, kind, variant, gate, only, put):
             put(f"{kind}, {variant}", column, cells.get(column), cells.remarks.get(column))
 
 
-async def proxy_cells(bed, matrix, only):
+async def proxy_cells(fixture, matrix, only):
     """All proxies; idle times run beside everything else."""
     outcomes = {}
     gate = asyncio.Semaphore(3)
 
     def put(*outcome):
         outcomes[outcome[:2]] = outcome[2:]
-    rows = [(kind, variant) for kind in KINDS for variant in VARIANTS if any(only.search(f"{kind}, {variant} × {c}") for c in COLUMNS)]
-    results = await asyncio.gather(*(row(bed, *r, gate, only, put) for r in rows), return_exceptions=True)
-    for (kind, variant), result in zip(rows, results):
+
+    rows = [
+        (kind, variant)
+        for kind in KINDS
+        for variant in VARIANTS
+        if any(only.search(f"{kind}, {variant} × {c}") for c in COLUMNS)
+    ]
+    results = await asyncio.gather(*(row(fixture, *r, gate, only, put) for r in rows), return_exceptions=True)
+    for (kind, variant), result in zip(rows, results, strict=True):
         for column in COLUMNS:
             key = (f"{kind}, {variant}", column)
             if isinstance(result, BaseException):

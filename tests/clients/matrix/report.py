@@ -37,9 +37,11 @@ class Matrix:
         rows = list(dict.fromkeys(r for r, _ in self.cells))
         columns = list(dict.fromkeys(c for _, c in self.cells))
         lines = [[corner, *columns], ["-", *["-"] * len(columns)]]
+
         def cell(*key):
             remark = self.remarks.get(key)
             return self.cells.get(key, "") + (f" ({remark})" if remark else "")
+
         lines += [[row, *(cell(row, c) for c in columns)] for row in rows]
         # Columns are long words and cells short: the words go into a legend where there are many.
         if len(columns) > 8:
@@ -50,8 +52,14 @@ class Matrix:
         else:
             legend = []
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        out = ["| " + " | ".join(cell.ljust(w, "-" if cell == "-" and n == 1 else " ") for cell, w in zip(line, widths)) + " |"
-               for n, line in enumerate(lines)]
+        out = [
+            "| "
+            + " | ".join(
+                cell.ljust(w, "-" if cell == "-" and n == 1 else " ") for cell, w in zip(line, widths, strict=True)
+            )
+            + " |"
+            for n, line in enumerate(lines)
+        ]
         return "\n".join(legend + out)
 
     def limits_found(self):

@@ -29,10 +29,15 @@ _libc = ctypes.CDLL(None)
 
 
 async def spawn(*command, death=signal.SIGKILL, **options):
-    """A child process in a group of its own that cannot outlive the driver: it gets `death` when the driver ends, however it ends."""
+    """A child process in a group of its own that gets `death` when the driver ends, however the driver ends."""
     # prctl(2), PR_SET_PDEATHSIG; runs in the child.
     return await asyncio.create_subprocess_exec(
-        *map(str, command), stdin=asyncio.subprocess.DEVNULL, preexec_fn=lambda: _libc.prctl(1, death), start_new_session=True, **options)
+        *map(str, command),
+        stdin=asyncio.subprocess.DEVNULL,
+        preexec_fn=lambda: _libc.prctl(1, death),
+        start_new_session=True,
+        **options,
+    )
 
 
 async def end(process, with_signal=signal.SIGTERM, limit=10.0):
@@ -86,10 +91,23 @@ class Plane:
 
     @classmethod
     async def start(cls, nats_url, configs, *arguments):
-        log = tempfile.NamedTemporaryFile(prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False)
-        process = await spawn(
-            BUILT / "sluice-dataplane", "--config-dir", configs, "--nats", nats_url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-            *arguments, stdout=asyncio.subprocess.PIPE, stderr=log)
+        with tempfile.NamedTemporaryFile(
+            prefix="dataplane-", suffix=".log", dir=Path(configs).parent, delete=False
+        ) as log:
+            process = await spawn(
+                BUILT / "sluice-dataplane",
+                "--config-dir",
+                configs,
+                "--nats",
+                nats_url,
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                *arguments,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
         addresses = {}
         while len(addresses) < 2:
             line = (await asyncio.wait_for(process.stdout.readline(), SOON)).decode()
@@ -101,6 +119,7 @@ class Plane:
 
         async def ready():
             return (await ask(plane.admin, "/readyz"))[0] == 200
+
         await eventually("the data plane is ready", ready)
         return plane
 
@@ -119,6 +138,7 @@ class Plane:
 @dataclass
 class Stored:
     """A published event."""
+
     sequence: int
     name: str
     payload: bytes
@@ -127,8 +147,8 @@ class Stored:
 class Channel:
     """One channel over a stream of its own."""
 
-    def __init__(self, bed, name):
-        self.bed, self.name = bed, name
+    def __init__(self, fixture, name):
+        self.fixture, self.name = fixture, name
         self.path = f"/channels/{name}"
         self.stream = f"s_{name}"
         self.prefix = f"sse.{NAMESPACE}.{name}."
@@ -139,40 +159,50 @@ class Channel:
         if "retry" in delivery:
             delivery["retryMinMillis"] = delivery["retryMaxMillis"] = delivery.pop("retry")
         config = {
-            "version": 1, "name": self.name, "namespace": NAMESPACE, "generation": 1,
-            "stream": {"name": self.stream, "subjects": [self.prefix + ">"], "topicPrefix": self.prefix, "maxMessageSize": 1 << 20},
-            "delivery": delivery, "publish": publish or {"http": False},
+            "version": 1,
+            "name": self.name,
+            "namespace": NAMESPACE,
+            "generation": 1,
+            "stream": {
+                "name": self.stream,
+                "subjects": [self.prefix + ">"],
+                "topicPrefix": self.prefix,
+                "maxMessageSize": 1 << 20,
+            },
+            "delivery": delivery,
+            "publish": publish or {"http": False},
         }
-        temporary = self.bed.configs / f".{self.name}.new"
+        temporary = self.fixture.configs / f".{self.name}.new"
         temporary.write_text(json.dumps(config))
-        temporary.rename(self.bed.configs / f"{self.name}.json")
+        temporary.rename(self.fixture.configs / f"{self.name}.json")
 
     def remove(self):
-        (self.bed.configs / f"{self.name}.json").unlink(missing_ok=True)
+        (self.fixture.configs / f"{self.name}.json").unlink(missing_ok=True)
 
     async def publish(self, payload=b"", name="", topic="t"):
         payload = payload.encode() if isinstance(payload, str) else payload
         headers = {"Event-Name": name} if name else None
-        ack = await self.bed.js.publish(self.prefix + topic, payload, headers=headers, timeout=SOON)
+        ack = await self.fixture.js.publish(self.prefix + topic, payload, headers=headers, timeout=SOON)
         stored = Stored(ack.seq, name, payload)
         self.stored.append(stored)
         return stored
 
     async def purge(self, before):
         """Deletes what is older than sequence `before`."""
-        await self.bed.js.purge_stream(self.stream, seq=before)
+        await self.fixture.js.purge_stream(self.stream, seq=before)
 
     async def subscribed(self, count=1, plane=None, limit=SOON):
         """Waits until the data plane counts this many open streams, each of which knows where it starts."""
-        plane = plane or self.bed.plane
+        plane = plane or self.fixture.plane
 
         async def enough():
             states = [s["state"] for s in await plane.subscribers(self.name)]
             return len(states) == count and "Admitting" not in states
+
         await eventually(f"{count} open stream(s) on {self.name}", enough, limit)
 
 
-class Bed:
+class Fixture:
     """One nats-server and one data plane that all cells share; each cell has a channel of its own."""
 
     async def __aenter__(self):
@@ -185,12 +215,24 @@ class Bed:
         ports = self.folder / "ports"
         ports.mkdir()
         self.nats = await spawn(
-            TOOLS / "nats-server", "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", self.folder / "store", "--ports_file_dir", ports,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL)
+            TOOLS / "nats-server",
+            "-a",
+            "127.0.0.1",
+            "-p",
+            "-1",
+            "-js",
+            "-sd",
+            self.folder / "store",
+            "--ports_file_dir",
+            ports,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
 
         async def listening():
             found = list(ports.glob("*.ports"))
             return json.loads(found[0].read_text())["nats"][0] if found and found[0].stat().st_size else None
+
         self.nats_url = await eventually("nats-server listens", listening)
         self.client = await nats.connect(self.nats_url)
         self.js = self.client.jetstream(timeout=SOON)
@@ -229,16 +271,25 @@ class Bed:
 
     async def _channel(self, **delivery):
         channel = Channel(self, f"c{next(self._names)}")
-        await self.js.add_stream(StreamConfig(
-            name=channel.stream, subjects=[channel.prefix + ">"], storage=StorageType.MEMORY, allow_direct=True, max_msg_size=(1 << 20) + 4096))
+        await self.js.add_stream(
+            StreamConfig(
+                name=channel.stream,
+                subjects=[channel.prefix + ">"],
+                storage=StorageType.MEMORY,
+                allow_direct=True,
+                max_msg_size=(1 << 20) + 4096,
+            )
+        )
         channel.write(**delivery)
         await self.served(self.plane, channel)
         return channel
 
     async def served(self, plane, channel):
         """Waits until a data plane serves the channel."""
+
         async def known():
             return (await ask(plane.http, channel.path, "HEAD"))[0] == 200
+
         await eventually(f"{channel.name} is served", known)
 
     async def __aexit__(self, *_):

@@ -1,4 +1,4 @@
-"""A service that knows who is signed in, for a proxy that asks before it opens a stream."""
+"""A service that knows the sessions, for a proxy that asks before it opens a stream."""
 
 import asyncio
 
@@ -35,6 +35,6 @@ class Sessions:
             writer.write(f"HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
             await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the proxy has gone: nobody waits for an answer
+            pass  # the proxy has gone and waits for no answer
         finally:
             writer.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 @dataclass
 class Event:
     """An event that a browser would dispatch."""
+
     name: str
     data: str
     last_event_id: str
@@ -17,6 +18,7 @@ class Event:
 @dataclass
 class Retry:
     """A valid `retry:` field."""
+
     millis: int
 
 
@@ -44,8 +46,8 @@ class Parser:
             if not ends:
                 return items
             end = min(ends)
-            line, self._after_cr = self._rest[:end], self._rest[end:end + 1] == b"\r"
-            self._rest = self._rest[end + 1:]
+            line, self._after_cr = self._rest[:end], self._rest[end : end + 1] == b"\r"
+            self._rest = self._rest[end + 1 :]
             items += self._line(line.decode("utf-8", "replace"))
 
     def _line(self, line):

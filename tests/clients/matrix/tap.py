@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 @dataclass
 class Request:
     """The head of a request, as the client sent it."""
+
     at: float
     method: str
     target: str

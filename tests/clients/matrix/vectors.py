@@ -1,4 +1,4 @@
-"""The streams of vectors.json through the harness's parser, and through a real browser and a real client as referees."""
+"""The streams of vectors.json through the harness's parser, with a real browser and a real client as referees."""
 
 import asyncio
 import json
@@ -41,7 +41,10 @@ async def judge_client(client, vector):
         nonlocal asked
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            common = b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: last-event-id, cache-control\r\nConnection: close\r\n\r\n"
+            common = (
+                b"Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: last-event-id, cache-control\r\n"
+                b"Connection: close\r\n\r\n"
+            )
             if head.startswith(b"GET"):
                 asked += 1
             if head.startswith(b"GET") and asked == 1:
@@ -53,6 +56,7 @@ async def judge_client(client, vector):
             pass
         finally:
             writer.close()
+
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
@@ -75,11 +79,12 @@ async def vector_cells(_bed, matrix, only):
                     return await judge_client(client, vector)
                 except Exception as error:  # whatever went wrong is the failure of the cell
                     return f"{type(error).__name__}: {error}"
+
         chosen = [v for v in VECTORS if only.search(f"vectors × {v['name']}")]
         jobs = [(c, v) for v in chosen for c in referees]
         outcomes = await asyncio.gather(*(prove(*job) for job in jobs))
         for vector in chosen:
             matrix.put(vector["name"], "harness", judge_parser(vector))
-            for (client, of), outcome in zip(jobs, outcomes):
+            for (client, of), outcome in zip(jobs, outcomes, strict=True):
                 if of is vector:
                     matrix.put(vector["name"], client.row, outcome)

@@ -1,4 +1,4 @@
-"""curl.py '{"url"}': `curl -N` in the loop that a shell script would have, with the harness's own spec-true parser on its output.
+"""curl.py '{"url"}': `curl -N` in the loop that a shell script would have, read by the harness's own parser.
 
 curl itself neither parses events nor reconnects; it shows what is on the wire to people who look at it with curl.
 """
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from matrix.sse import Event, Parser, Retry  # noqa: E402
+from matrix.sse import Event, Parser, Retry
 
 
 def put(t, **more):
@@ -23,8 +23,20 @@ def main():
     cursor, retry = "", 3000
     while True:
         resume = ["-H", f"Last-Event-ID: {cursor}"] if cursor else []
-        command = ["curl", "-sSN", "-f", "-w", "%{stderr}%{http_code}\n", "-H", "Accept: text/event-stream", *resume, url]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as curl:
+        command = [
+            "curl",
+            "-sSN",
+            "-f",
+            "-w",
+            "%{stderr}%{http_code}\n",
+            "-H",
+            "Accept: text/event-stream",
+            *resume,
+            url,
+        ]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as curl:
             parser = Parser()
             put("open")
             while data := os.read(curl.stdout.fileno(), 65536):
