@@ -13,7 +13,7 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{channel::Channel, console, log::Head, phase::Phase, pod::Shared};
+use crate::{channel::Channel, console, log::Head, phase::Phase, state::Shared};
 
 /// The admin routes.
 pub fn router(shared: Arc<Shared>) -> Router {

@@ -13,7 +13,7 @@ use axum::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{admin, channel::Channel, log::Head, pod::Shared, server};
+use crate::{admin, channel::Channel, log::Head, server, state::Shared};
 
 const PAGE: &str = include_str!("console/index.html");
 const STYLE: &str = include_str!("console/console.css");

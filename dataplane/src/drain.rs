@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::{frame::CloseReason, phase::Phase, pod::Shared};
+use crate::{frame::CloseReason, phase::Phase, state::Shared};
 
 /// How a pod ends.
 #[derive(Debug, Clone, Copy)]

@@ -23,4 +23,5 @@ pub mod pod;
 pub mod registry;
 pub mod server;
 pub mod source;
+pub mod state;
 pub mod subscriber;

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use sluice_channel::ChannelConfig;
 use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,49 +18,16 @@ use crate::{
     fanout::FanOut,
     frame::CloseReason,
     memory::Memory,
-    metrics::Metrics,
-    phase::{Phase, PhaseCell},
-    registry::Registry,
+    phase::Phase,
     server::{self, accept::Service},
     source::jetstream::{self, JetStream, Settings},
+    state::Shared,
 };
 
 /// How often the configuration directory is looked at, and sockets that take nothing are let go of.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a starting pod looks whether its logs cover their tails.
 const WARM_TICK: Duration = Duration::from_millis(50);
-
-/// What the listeners and the drain share.
-#[derive(Debug, Default)]
-pub struct Shared {
-    channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
-    /// Name of the pod.
-    pub instance: String,
-    /// Limits of this process.
-    pub admission: Admission,
-    /// Open streams.
-    pub registry: Arc<Registry>,
-    /// Numbers.
-    pub metrics: Metrics,
-    /// Phase.
-    pub phase: PhaseCell,
-    /// Cancelled to begin the drain.
-    pub drain: CancellationToken,
-}
-
-impl Shared {
-    /// The channel `name`, also when it was removed.
-    #[must_use]
-    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
-        self.channels.load().get(name).cloned()
-    }
-
-    /// All channels, removed ones too.
-    #[must_use]
-    pub fn channels(&self) -> Vec<Arc<Channel>> {
-        self.channels.load().values().cloned().collect()
-    }
-}
 
 /// What a pod is started with.
 #[derive(Debug, Clone)]
@@ -122,8 +88,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Memory::find(options.memory));
-    let shared =
-        Arc::new(Shared { instance: options.instance.clone(), admission, ..Shared::default() });
+    let shared = Arc::new(Shared::new(options.instance.clone(), admission));
     let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
     let (streams, background) = (TaskTracker::new(), TaskTracker::new());
     let mut readers = Readers {
@@ -291,7 +256,7 @@ impl Readers {
         let cancel = self.abort.child_token();
         self.tasks.spawn(Arc::clone(channel.log()).run(cancel.clone()));
         self.running.insert(name.clone(), cancel);
-        self.insert(name, channel);
+        self.shared.insert(name, channel);
     }
 
     fn remove(&mut self, name: &str) {
@@ -306,12 +271,6 @@ impl Readers {
         {
             entry.close(CloseReason::Removed, channel.retry());
         }
-    }
-
-    fn insert(&self, name: String, channel: Arc<Channel>) {
-        let mut channels = BTreeMap::clone(&self.shared.channels.load());
-        channels.insert(name, channel);
-        self.shared.channels.store(Arc::new(channels));
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     query::{Accepts, Parameters, Query, accepts},
     stream,
 };
-use crate::{channel::Channel, pod::Shared};
+use crate::{channel::Channel, state::Shared};
 
 /// The public routes. Requests must carry a `Link` extension.
 pub fn router(shared: Arc<Shared>) -> Router {

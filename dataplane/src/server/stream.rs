@@ -13,7 +13,7 @@ use crate::{
     channel::Channel,
     frame::{self, CloseReason},
     phase::Phase,
-    pod::Shared,
+    state::Shared,
     subscriber::{self, Frames, Start, Subscriber},
 };
 
