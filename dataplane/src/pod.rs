@@ -1,26 +1,23 @@
 //! The pod: builds the parts, owns the tasks.
 
-use std::{
-    collections::BTreeMap, io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
-    time::Duration,
-};
+mod channels;
 
-use sluice_channel::ChannelConfig;
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
 use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::channels::Channels;
 use crate::{
     admin,
     admission::Admission,
-    channel::Channel,
-    config_dir::{Changes, ConfigDir},
+    config_dir::ConfigDir,
     drain::{self, Pace},
     fanout::FanOut,
-    frame::CloseReason,
     memory::Memory,
     phase::Phase,
     server::{self, accept::Service},
-    source::jetstream::{self, JetStream, Settings},
+    source::jetstream::{self, Settings},
     state::Shared,
 };
 
@@ -88,18 +85,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Memory::find(options.memory));
-    let shared = Arc::new(Shared::new(options.instance.clone(), admission));
+    let shared = Arc::new(Shared::new(options.instance, admission));
     let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
     let (streams, background) = (TaskTracker::new(), TaskTracker::new());
-    let mut readers = Readers {
-        shared: Arc::clone(&shared),
-        connection,
-        instance: options.instance,
-        tasks: background.clone(),
-        abort: abort.clone(),
-        running: BTreeMap::new(),
-    };
-    readers.apply(initial);
+    let mut channels =
+        Channels::new(Arc::clone(&shared), connection, background.clone(), abort.clone());
+    channels.apply(initial);
 
     let fan_out = fan_out(options.fanout_threads, &shared, &background, &abort)?;
     let service = Service { router: server::router(Arc::clone(&shared)), fan_out: fan_out.clone() };
@@ -117,7 +108,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
         server::accept::serve(admin, service, background.clone(), abort.clone(), abort.clone());
     background.spawn(admin_serving);
     background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
-    background.spawn(abort.clone().run_until_cancelled_owned(follow(readers, config_dir)));
+    let following = follow(Arc::clone(&shared), channels, config_dir);
+    background.spawn(abort.clone().run_until_cancelled_owned(following));
     let watched = Arc::clone(&shared);
     background.spawn(
         abort.clone().run_until_cancelled_owned(async move { watched.admission.watch().await }),
@@ -188,88 +180,17 @@ async fn become_ready(shared: Arc<Shared>) {
     }
 }
 
-async fn follow(mut readers: Readers, mut config_dir: ConfigDir) {
+async fn follow(shared: Arc<Shared>, mut channels: Channels, mut config_dir: ConfigDir) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        readers.shared.registry.sweep();
+        shared.registry.sweep();
         match config_dir.poll() {
-            Ok(changes) => readers.apply(changes),
+            Ok(changes) => channels.apply(changes),
             Err(error) => {
                 tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so")
             }
-        }
-    }
-}
-
-/// The channels and the tasks that keep their logs at the tail.
-struct Readers {
-    shared: Arc<Shared>,
-    connection: jetstream::Connection,
-    instance: String,
-    tasks: TaskTracker,
-    abort: CancellationToken,
-    running: BTreeMap<String, CancellationToken>,
-}
-
-impl Readers {
-    fn apply(&mut self, changes: Changes) {
-        for (path, reason) in changes.refused {
-            tracing::warn!(path = %path.display(), reason, "a channel configuration was refused; what was in force stays so");
-            self.shared.metrics.config_error();
-        }
-        for name in changes.removed {
-            self.remove(&name);
-        }
-        for config in changes.set {
-            self.set(config);
-        }
-    }
-
-    fn set(&mut self, config: ChannelConfig) {
-        let name = config.name.to_string();
-        if let Some(channel) = self.shared.channel(&name).filter(|c| !c.is_removed()) {
-            if channel.config().stream.name == config.stream.name
-                && channel.config().stream.topic_prefix == config.stream.topic_prefix
-            {
-                tracing::info!(
-                    channel = name,
-                    generation = config.generation,
-                    "configuration applied"
-                );
-                channel.set_config(config);
-                return;
-            }
-            // Another stream is another channel: its cursors are of another epoch.
-            self.remove(&name);
-        }
-        tracing::info!(channel = name, stream = %config.stream.name, "channel added");
-        let source = JetStream::new(
-            self.connection.clone(),
-            config.stream.name.clone(),
-            &config.stream.topic_prefix,
-            &self.instance,
-        );
-        let channel =
-            Arc::new(Channel::new(config, Arc::new(source), self.shared.metrics.channel(&name)));
-        let cancel = self.abort.child_token();
-        self.tasks.spawn(Arc::clone(channel.log()).run(cancel.clone()));
-        self.running.insert(name.clone(), cancel);
-        self.shared.insert(name, channel);
-    }
-
-    fn remove(&mut self, name: &str) {
-        let Some(channel) = self.shared.channel(name) else { return };
-        tracing::info!(channel = name, "channel removed");
-        channel.set_removed();
-        if let Some(cancel) = self.running.remove(name) {
-            cancel.cancel();
-        }
-        for entry in
-            self.shared.registry.entries().iter().filter(|e| Arc::ptr_eq(e.channel(), &channel))
-        {
-            entry.close(CloseReason::Removed, channel.retry());
         }
     }
 }
