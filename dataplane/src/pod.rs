@@ -1,13 +1,14 @@
 //! The pod: builds the parts, owns the tasks.
 
 mod channels;
+mod signals;
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::channels::Channels;
+use self::{channels::Channels, signals::Signals};
 use crate::{
     admin,
     admission::Admission,
@@ -191,29 +192,6 @@ async fn follow(shared: Arc<Shared>, mut channels: Channels, mut config_dir: Con
             Err(error) => {
                 tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so")
             }
-        }
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }
