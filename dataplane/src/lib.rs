@@ -12,7 +12,6 @@ pub mod args;
 pub mod channel;
 pub mod config_dir;
 mod console;
-pub mod drain;
 pub mod fanout;
 pub mod frame;
 pub mod log;

@@ -1,6 +1,7 @@
 //! The pod: builds the parts, owns the tasks.
 
 mod channels;
+mod drain;
 mod signals;
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -13,7 +14,6 @@ use crate::{
     admin,
     admission::Admission,
     config_dir::ConfigDir,
-    drain::{self, Pace},
     fanout::FanOut,
     memory::Memory,
     phase::Phase,
@@ -21,6 +21,8 @@ use crate::{
     source::jetstream::{self, Settings},
     state::Shared,
 };
+
+pub use drain::Pace;
 
 /// How often the configuration directory is looked at, and sockets that take nothing are let go of.
 const TICK: Duration = Duration::from_secs(1);

@@ -25,7 +25,7 @@ const MAX_SPACING: Duration = Duration::from_millis(100);
 const LAST_FRAMES: Duration = Duration::from_secs(2);
 
 /// Drains the pod. `stop_accepting` ends the accept loop and lets go of idle connections.
-pub async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &CancellationToken) {
+pub(super) async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &CancellationToken) {
     shared.phase.advance(Phase::Draining);
     sleep(pace.delay).await;
     shared.phase.advance(Phase::Closing);
