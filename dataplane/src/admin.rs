@@ -1,6 +1,8 @@
 //! The admin listener: probes, metrics, what is connected, the console. Never routed to from
 //! outside.
 
+mod console;
+
 use std::{cmp::Reverse, sync::Arc};
 
 use axum::{
@@ -13,7 +15,7 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{channel::Channel, console, log::Head, phase::Phase, state::Shared};
+use crate::{channel::Channel, log::Head, phase::Phase, state::Shared};
 
 /// The admin routes.
 pub fn router(shared: Arc<Shared>) -> Router {

@@ -11,7 +11,6 @@ pub mod admission;
 pub mod args;
 pub mod channel;
 pub mod config_dir;
-mod console;
 pub mod fanout;
 pub mod frame;
 pub mod log;
