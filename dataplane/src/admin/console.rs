@@ -13,7 +13,7 @@ use axum::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::served;
+use super::view;
 use crate::{channel::Channel, log::Head, server, state::Shared};
 
 const PAGE: &str = include_str!("console/index.html");
@@ -80,7 +80,7 @@ async fn channels(State(shared): State<Arc<Shared>>) -> Json<Value> {
         told["topicPrefix"] = json!(config.stream.topic_prefix);
         told
     };
-    let channels: Vec<_> = served(&shared).into_iter().map(more).collect();
+    let channels: Vec<_> = view::served(&shared).into_iter().map(more).collect();
     Json(json!({
         "instance": shared.instance,
         "version": env!("CARGO_PKG_VERSION"),
