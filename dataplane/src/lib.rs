@@ -16,6 +16,7 @@ pub mod frame;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod peer;
 pub mod phase;
 pub mod pod;
 pub mod registry;

@@ -19,7 +19,7 @@ use serde::Serialize;
 use sluice_channel::{Cursor, Epoch};
 use tokio::sync::Notify;
 
-use crate::{channel::Channel, frame::CloseReason};
+use crate::{channel::Channel, frame::CloseReason, peer::Peer};
 
 /// Where a subscriber is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,62 +46,6 @@ impl Stage {
     }
 }
 
-/// A TCP connection, which may carry several streams (HTTP/2).
-#[derive(Debug)]
-pub struct Connection {
-    /// The other end.
-    pub peer: SocketAddr,
-    started: Instant,
-    /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it
-    /// takes.
-    blocked_since: AtomicU64,
-    killed: Notify,
-}
-
-impl Connection {
-    /// A connection from `peer`.
-    #[must_use]
-    pub fn new(peer: SocketAddr) -> Self {
-        Self {
-            peer,
-            started: Instant::now(),
-            blocked_since: AtomicU64::new(0),
-            killed: Notify::new(),
-        }
-    }
-
-    /// Notes that the socket took bytes.
-    pub fn progressed(&self) {
-        self.blocked_since.store(0, Relaxed);
-    }
-
-    /// Notes that the socket would take nothing.
-    pub fn blocked(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        // Only the first refusal counts; progress sets it back.
-        let _ = self.blocked_since.compare_exchange(0, now, Relaxed, Relaxed);
-    }
-
-    /// How long the socket has been taking nothing.
-    #[must_use]
-    pub fn blocked_for(&self) -> Duration {
-        match self.blocked_since.load(Relaxed) {
-            0 => Duration::ZERO,
-            since => self.started.elapsed().saturating_sub(Duration::from_millis(since - 1)),
-        }
-    }
-
-    /// Asks the connection's task to let go of it.
-    pub fn kill(&self) {
-        self.killed.notify_one();
-    }
-
-    /// Resolves once [`Self::kill`] was called.
-    pub async fn killed(&self) {
-        self.killed.notified().await;
-    }
-}
-
 /// Who writes a stream, and is told when it is to end.
 pub trait Writer: Send + Sync + std::fmt::Debug {
     /// The stream that the writer knows as `key` is to end.
@@ -118,7 +62,7 @@ struct Close {
 #[derive(Debug)]
 pub struct Entry {
     channel: Arc<Channel>,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     filter: String,
     started: Instant,
     epoch: AtomicU32,
@@ -192,10 +136,10 @@ impl Entry {
         &self.channel
     }
 
-    /// The connection underneath.
+    /// The other end of the connection underneath.
     #[must_use]
-    pub const fn connection(&self) -> &Arc<Connection> {
-        &self.connection
+    pub const fn peer(&self) -> &Arc<Peer> {
+        &self.peer
     }
 }
 
@@ -234,7 +178,7 @@ impl Registry {
     pub fn register(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
-        connection: &Arc<Connection>,
+        peer: &Arc<Peer>,
         filter: String,
     ) -> Option<Registration> {
         if !channel.take_slot() {
@@ -243,7 +187,7 @@ impl Registry {
         let id = self.next_id.fetch_add(1, Relaxed);
         let entry = Arc::new(Entry {
             channel: Arc::clone(channel),
-            connection: Arc::clone(connection),
+            peer: Arc::clone(peer),
             filter,
             started: Instant::now(),
             epoch: AtomicU32::new(0),
@@ -288,12 +232,11 @@ impl Registry {
             );
             View {
                 channel: entry.channel.name().to_string(),
-                peer: entry.connection.peer,
+                peer: entry.peer.address,
                 cursor: known.then(|| cursor.to_string()),
                 lag: known.then(|| entry.channel.log().head_now().next.saturating_sub(position)),
                 age_ms: u64::try_from(entry.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                blocked_ms: u64::try_from(entry.connection.blocked_for().as_millis())
-                    .unwrap_or(u64::MAX),
+                blocked_ms: u64::try_from(entry.peer.blocked_for().as_millis()).unwrap_or(u64::MAX),
                 state: Stage::from_bits(entry.stage.load(Relaxed)),
                 filter: entry.filter.clone(),
             }
@@ -310,16 +253,16 @@ impl Registry {
     /// intact, so it comes back to the place.
     pub fn sweep(&self) {
         let overdue = |entry: &&Arc<Entry>| {
-            let blocked = entry.connection.blocked_for();
+            let blocked = entry.peer.blocked_for();
             !blocked.is_zero()
                 && blocked > entry.channel.config().delivery.write_timeout
                 && !entry.has_writer()
         };
         let overdue: Vec<_> = self.entries.lock().values().filter(overdue).cloned().collect();
         for entry in overdue {
-            tracing::debug!(peer = %entry.connection.peer, "a socket takes nothing: closing it");
+            tracing::debug!(peer = %entry.peer.address, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
-            entry.connection.kill();
+            entry.peer.disconnect();
         }
     }
 }

@@ -360,7 +360,7 @@ impl Shard {
             .config()
             .delivery
             .write_timeout
-            .saturating_sub(entry.connection().blocked_for());
+            .saturating_sub(entry.peer().blocked_for());
         set_timer(&mut self.timers, self.now + rest, key, connection);
     }
 

@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::handoff::{Handoff, Link};
-use crate::{fanout::FanOut, registry::Connection};
+use crate::{fanout::FanOut, peer::Peer};
 
 /// Connections the kernel queues before we accept them. The usual 128 overflows when a herd
 /// returns, and a dropped SYN costs its sender a second. The kernel caps it at
@@ -96,10 +96,11 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => {
+            Ok((socket, address)) => {
                 // In a box: the future is large, and a task is moved several times before it first
                 // runs.
-                let connection = Box::pin(connection(socket, peer, service.clone(), stop.clone()));
+                let connection =
+                    Box::pin(connection(socket, address, service.clone(), stop.clone()));
                 let abort = abort.clone();
                 tracker.spawn(async move {
                     let _ = abort.run_until_cancelled(connection).await;
@@ -116,7 +117,7 @@ pub async fn serve(
 
 async fn connection(
     mut socket: TcpStream,
-    peer: SocketAddr,
+    address: SocketAddr,
     service: Service,
     stop: CancellationToken,
 ) {
@@ -127,34 +128,33 @@ async fn connection(
     };
     let first = match first {
         Ok(Ok(first)) => first,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "connection ended"),
-        Err(_) => return tracing::debug!(%peer, "no request in time"),
+        Ok(Err(error)) => return tracing::debug!(peer = %address, %error, "connection ended"),
+        Err(_) => return tracing::debug!(peer = %address, "no request in time"),
     };
-    let connection = Arc::new(Connection::new(peer));
+    let peer = Arc::new(Peer::new(address));
     if first.starts_with(PREFACE) {
         // In a box, so that the others need not have room for it.
-        return Box::pin(http2(socket, first, connection, service.router, stop)).await;
+        return Box::pin(http2(socket, first, peer, service.router, stop)).await;
     }
     let handoff = service.fan_out.as_ref().map(|_| Arc::default());
     let io = TokioIo::new(WatchedSocket {
         socket,
         first,
-        connection: Arc::clone(&connection),
+        peer: Arc::clone(&peer),
         handoff: handoff.clone(),
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
-    let mut serving = builder
-        .serve_connection(io, routed(service.router, Arc::clone(&connection), handoff.clone()));
+    let mut serving =
+        builder.serve_connection(io, routed(service.router, Arc::clone(&peer), handoff.clone()));
     let leaves = || handoff.as_ref().and_then(|handoff| handoff.take());
     let leaving =
-        until_end(&mut serving, http1::Connection::graceful_shutdown, leaves, &connection, &stop)
-            .await;
+        until_end(&mut serving, http1::Connection::graceful_shutdown, leaves, &peer, &stop).await;
     if let (Some((head, subscriber)), Some(fan_out)) = (leaving, service.fan_out) {
         match serving.into_parts().io.into_inner().socket.into_std() {
             Ok(socket) => fan_out.take(socket, head, subscriber),
             Err(error) => {
-                tracing::debug!(%peer, %error, "a socket could not be taken from the runtime")
+                tracing::debug!(peer = %address, %error, "a socket could not be taken from the runtime")
             }
         }
     }
@@ -163,30 +163,19 @@ async fn connection(
 async fn http2(
     socket: TcpStream,
     first: Bytes,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     router: Router,
     stop: CancellationToken,
 ) {
-    let io = TokioIo::new(WatchedSocket {
-        socket,
-        first,
-        connection: Arc::clone(&connection),
-        handoff: None,
-    });
+    let io = TokioIo::new(WatchedSocket { socket, first, peer: Arc::clone(&peer), handoff: None });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
         .keep_alive_interval(Duration::from_secs(20));
-    let mut serving = builder.serve_connection(io, routed(router, Arc::clone(&connection), None));
-    until_end(
-        &mut serving,
-        http2::Connection::graceful_shutdown,
-        || None::<()>,
-        &connection,
-        &stop,
-    )
-    .await;
+    let mut serving = builder.serve_connection(io, routed(router, Arc::clone(&peer), None));
+    until_end(&mut serving, http2::Connection::graceful_shutdown, || None::<()>, &peer, &stop)
+        .await;
 }
 
 /// The first bytes that the peer sends: as many as tell HTTP/2 from HTTP/1, and what came with
@@ -206,7 +195,7 @@ async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
 /// `router` for one connection's requests.
 fn routed(
     router: Router,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     handoff: Option<Arc<Handoff>>,
 ) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static>
 + Clone
@@ -217,7 +206,7 @@ fn routed(
         let handoff = handoff
             .clone()
             .filter(|_| request.version() == Version::HTTP_11 && request.method() == Method::GET);
-        request.extensions_mut().insert(Link { connection: Arc::clone(&connection), handoff });
+        request.extensions_mut().insert(Link { peer: Arc::clone(&peer), handoff });
         router.clone().oneshot(request.map(Body::new))
     })
 }
@@ -228,7 +217,7 @@ async fn until_end<C, E, L>(
     serving: &mut C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
     leaves: impl Fn() -> Option<L>,
-    connection: &Connection,
+    peer: &Peer,
     stop: &CancellationToken,
 ) -> Option<L>
 where
@@ -246,11 +235,11 @@ where
                 Ok(leaving) => Some(leaving),
                 Err(Ok(())) => None,
                 Err(Err(error)) => {
-                    tracing::debug!(peer = %connection.peer, %error, "connection ended");
+                    tracing::debug!(peer = %peer.address, %error, "connection ended");
                     None
                 }
             },
-            () = connection.killed() => return None,
+            () = peer.disconnect_wanted() => return None,
             () = stop.cancelled(), if !stopping => {
                 // Idle connections close now, open streams once they end.
                 stopping = true;
@@ -265,15 +254,15 @@ struct WatchedSocket {
     socket: TcpStream,
     /// What was read from it before hyper had it.
     first: Bytes,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     handoff: Option<Arc<Handoff>>,
 }
 
 impl WatchedSocket {
     fn note(&self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Ready(_) => self.connection.progressed(),
-            Poll::Pending => self.connection.blocked(),
+            Poll::Ready(_) => self.peer.progressed(),
+            Poll::Pending => self.peer.blocked(),
         }
     }
 }

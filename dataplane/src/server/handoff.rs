@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use parking_lot::Mutex;
 
-use crate::{registry::Connection, subscriber::Subscriber};
+use crate::{peer::Peer, subscriber::Subscriber};
 
 #[derive(Debug, Default)]
 struct State {
@@ -80,8 +80,8 @@ impl http_body::Body for Nothing {
 /// What a request knows of its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
-    /// The connection.
-    pub(crate) connection: Arc<Connection>,
+    /// The other end.
+    pub(crate) peer: Arc<Peer>,
     /// Where a stream can leave hyper, if it can.
     pub(crate) handoff: Option<Arc<Handoff>>,
 }

@@ -50,7 +50,7 @@ pub(super) fn open(
         if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
     let registration = match refused {
         None if shared.admission.has_room(shared.registry.len()) => {
-            shared.registry.register(channel, &link.connection, filter)
+            shared.registry.register(channel, &link.peer, filter)
         }
         _ => None,
     };
