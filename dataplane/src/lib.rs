@@ -9,12 +9,12 @@
 pub mod admin;
 pub mod admission;
 pub mod args;
+pub mod cgroup;
 pub mod channel;
 pub mod config_dir;
 pub mod fanout;
 pub mod frame;
 pub mod log;
-pub mod memory;
 pub mod metrics;
 pub mod peer;
 pub mod phase;

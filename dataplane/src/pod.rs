@@ -13,9 +13,9 @@ use self::{channels::Channels, signals::Signals};
 use crate::{
     admin,
     admission::Admission,
+    cgroup::Cgroup,
     config_dir::ConfigDir,
     fanout::FanOut,
-    memory::Memory,
     phase::Phase,
     server::{self, accept::Service},
     source::jetstream::{self, Settings},
@@ -87,7 +87,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     announce(&public, &admin);
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let admission = Admission::new(files, Memory::find(options.memory));
+    let admission = Admission::new(files, Cgroup::find(options.memory));
     let shared = Arc::new(Shared::new(options.instance, admission));
     let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
     let (streams, background) = (TaskTracker::new(), TaskTracker::new());
