@@ -5,11 +5,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::{
-    channel::Channel, metrics::Metrics, peer::Peer, registry::Registry, source::memory::Memory,
+    channel::Channel, metrics::Metrics, peer::Peer, registry::Registry,
+    source::memory::MemorySource,
 };
 
 struct Fixture {
-    memory: Memory,
+    memory: MemorySource,
     channel: Arc<Channel>,
     registry: Arc<Registry>,
     _stop: DropGuard,
@@ -23,7 +24,7 @@ const CONFIG: &str = r#"{
 
 impl Fixture {
     async fn new(events: u64, change: impl FnOnce(&mut ChannelConfig)) -> Self {
-        let memory = Memory::default();
+        let memory = MemorySource::default();
         for i in 1..=events {
             memory.put(if i % 2 == 0 { "even" } else { "odd" }, format!("p{i}"));
         }
