@@ -14,6 +14,7 @@ pub mod channel;
 pub mod config_dir;
 pub mod fanout;
 pub mod frame;
+mod limits;
 pub mod log;
 pub mod metrics;
 pub mod peer;

@@ -19,7 +19,7 @@ mod tests;
 use std::{sync::Arc, task::Waker};
 
 use parking_lot::{Mutex, RwLock};
-use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 use tokio::sync::watch;
 
 use self::{
@@ -29,6 +29,7 @@ use self::{
 };
 use crate::{
     frame::{Dialect, Gap, GapReason},
+    limits,
     source::{Error, ReadLimit, Source},
 };
 

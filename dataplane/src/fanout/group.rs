@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use sluice_channel::{Filter, limits};
+use sluice_channel::Filter;
 
 use super::{
     chunk,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     channel::Channel,
     frame::Dialect,
+    limits,
     log::{Head, Now, segment::Slice},
     subscriber::seconds_since,
 };

@@ -7,12 +7,13 @@ use parking_lot::Mutex;
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle,
 };
-use sluice_channel::{Epoch, Event, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, config::Encoding};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{room::Room, segment::Segment};
 use crate::{
     frame::{Dialect, GapReason},
+    limits,
     source::{Batch, Error, ReadLimit, Source},
 };
 

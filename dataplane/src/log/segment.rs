@@ -6,11 +6,14 @@ mod matches;
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 
 use self::matches::Matches;
 use super::room::{Room, Share};
-use crate::frame::{self, Dialect, Gap, GapReason};
+use crate::{
+    frame::{self, Dialect, Gap, GapReason},
+    limits,
+};
 
 /// What an index entry costs in memory, and the matches that may be kept for it, bytes: for the
 /// cache's accounting.

@@ -7,13 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use sluice_channel::{Cursor, Topic, config::Encoding, event, limits, topic::Pattern};
+use sluice_channel::{Cursor, Topic, config::Encoding, event, topic::Pattern};
 
 use tokio::time::timeout;
 
 use super::problem::Problem;
 use crate::{
     channel::Channel,
+    limits,
     source::{Append, Error},
 };
 

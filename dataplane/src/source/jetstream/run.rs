@@ -16,10 +16,13 @@ use async_nats::{Message, Subscriber};
 use parking_lot::Mutex;
 use rand::Rng;
 use serde_json::json;
-use sluice_channel::{Epoch, Event, limits};
+use sluice_channel::{Epoch, Event};
 
 use super::{JetStream, delivery};
-use crate::source::{Batch, Error, ReadLimit, Source};
+use crate::{
+    limits,
+    source::{Batch, Error, ReadLimit, Source},
+};
 
 /// Runs of one stream at a time: as many as the log reads at a time.
 const RUNS: usize = 4;
