@@ -110,11 +110,7 @@ async fn get(
     let query = Query::read(headers, parameters, channel.config().delivery.start_at)?;
     match accepts {
         Accepts::Page => page::page(channel, &query).await,
-        Accepts::Stream => {
-            let topics: Vec<&str> =
-                parameters.iter().filter(|(n, _)| n == "topic").map(|(_, t)| t.as_str()).collect();
-            Ok(stream::open(shared, channel, link, topics.join(","), query))
-        }
+        Accepts::Stream => Ok(stream::open(shared, channel, link, query)),
     }
 }
 

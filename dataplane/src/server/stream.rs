@@ -39,18 +39,12 @@ fn response(body: Body) -> Response {
 
 /// Opens a stream, or says within one why not now: an EventSource that gets an error status never
 /// comes back.
-pub(super) fn open(
-    shared: &Shared,
-    channel: &Arc<Channel>,
-    link: &Link,
-    filter: String,
-    query: Query,
-) -> Response {
+pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, query: Query) -> Response {
     let refused =
         if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
     let registration = match refused {
         None if shared.admission.has_room(shared.registry.len()) => {
-            shared.registry.register(channel, &link.peer, filter)
+            shared.registry.register(channel, &link.peer, query.request.filter.to_string())
         }
         _ => None,
     };
