@@ -1,4 +1,20 @@
 //! The pod: builds the parts, owns the tasks.
+//!
+//! No task ends the pod by an error of its own: each names its errors in the log or in its answers
+//! and goes on. What a panic does stands in the last column; the panic itself is on standard error.
+//!
+//! | task | ends on | if it fails |
+//! |---|---|---|
+//! | accept loop of the public listener | `stop_accepting` | an error of the kernel is logged, and the next connection tried; a panic leaves the pod without new subscribers |
+//! | a connection of it (tracked by `streams`) | its peer, its last frame, or `abort` | the client comes back with its cursor |
+//! | accept loop and connections of the admin listener | `abort` | probes fail, and the kubelet starts the pod anew |
+//! | [`become_ready`] | all logs are warm, or `abort` | the pod gets no subscribers |
+//! | [`follow`] | `abort` | an unreadable directory is logged, and what is in force stays so, as after a panic |
+//! | [`end_stalled`] | `abort` | stalled streams of hyper's stay until their peers go |
+//! | [`watch_memory`] | `abort` | the last answer to whether memory is scarce stays |
+//! | the log of a channel ([`Channels`]) | the channel is removed, or `abort` | errors of the store are tried again, and subscribers are told; after a panic the channel has no new events |
+//! | a question of a fan-out thread to the store | its answer, within the store's time limits, or `abort` | the subscriber asks again; after a panic it waits until its connection ends |
+//! | a fan-out thread | [`FanOut::stop`] | the pod drains, and is started anew |
 
 mod channels;
 mod drain;
@@ -6,7 +22,10 @@ mod signals;
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{
+    net::TcpListener,
+    time::{Interval, MissedTickBehavior},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{channels::Channels, signals::Signals};
@@ -14,6 +33,7 @@ use crate::{
     admin,
     admission::Admission,
     cgroup::Cgroup,
+    channel::Channel,
     config_dir::ConfigDir,
     fanout::FanOut,
     phase::Phase,
@@ -24,10 +44,14 @@ use crate::{
 
 pub use drain::Pace;
 
-/// How often the configuration directory is looked at, and sockets that take nothing are let go of.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the configuration directory is looked at: a mounted ConfigMap is a minute behind anyway.
+const FOLLOW_TICK: Duration = Duration::from_secs(1);
+/// How often sockets that take nothing are looked for: what a write timeout is exact to.
+const STALLED_TICK: Duration = Duration::from_secs(1);
 /// How often a starting pod looks whether its logs cover their tails.
 const WARM_TICK: Duration = Duration::from_millis(50);
+/// How long each kind of task may take to end once nothing is left to be written.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a pod is started with.
 #[derive(Debug, Clone)]
@@ -89,106 +113,129 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Cgroup::find(options.memory));
     let shared = Arc::new(Shared::new(options.instance, admission));
-    let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
-    let (streams, background) = (TaskTracker::new(), TaskTracker::new());
-    let mut channels =
-        Channels::new(Arc::clone(&shared), connection, background.clone(), abort.clone());
+    let tasks = Tasks::default();
+    let mut channels = Channels::new(
+        Arc::clone(&shared),
+        connection,
+        tasks.background.clone(),
+        tasks.abort.clone(),
+    );
     channels.apply(initial);
 
-    let fan_out = fan_out(options.fanout_threads, &shared, &background, &abort)?;
-    let service = Service { router: server::router(Arc::clone(&shared)), fan_out: fan_out.clone() };
-    // Owned by `abort`: they end when the pod does.
-    let serving = server::accept::serve(
-        public,
-        service,
-        streams.clone(),
-        stop_accepting.clone(),
-        abort.clone(),
-    );
-    background.spawn(serving);
-    let service = Service { router: admin::router(Arc::clone(&shared)), fan_out: None };
-    let admin_serving =
-        server::accept::serve(admin, service, background.clone(), abort.clone(), abort.clone());
-    background.spawn(admin_serving);
-    background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
-    let following = follow(Arc::clone(&shared), channels, config_dir);
-    background.spawn(abort.clone().run_until_cancelled_owned(following));
-    let watched = Arc::clone(&shared);
-    background.spawn(
-        abort.clone().run_until_cancelled_owned(async move { watched.admission.watch().await }),
-    );
+    let fan_out = fan_out(options.fanout_threads, &shared, &tasks)?;
+    tasks.serve_public(public, &shared, fan_out.clone());
+    tasks.serve_admin(admin, &shared);
+    tasks.spawn(become_ready(Arc::clone(&shared)));
+    tasks.spawn(follow(channels, config_dir));
+    tasks.spawn(end_stalled(Arc::clone(&shared)));
+    tasks.spawn(watch_memory(Arc::clone(&shared)));
 
     tokio::select! {
         () = signals.next() => tracing::info!("told to stop: draining; a second signal ends at once"),
         () = shared.drain.cancelled() => tracing::info!("told to drain"),
     }
     let draining = async {
-        drain::drain(&shared, options.pace, &stop_accepting).await;
-        streams.close();
+        drain::drain(&shared, options.pace, &tasks.stop_accepting).await;
+        tasks.streams.close();
         // What is left has had its last frame or its deadline.
-        let _ = tokio::time::timeout(Duration::from_secs(1), streams.wait()).await;
+        let _ = tokio::time::timeout(END_TIMEOUT, tasks.streams.wait()).await;
     };
     tokio::select! {
         () = draining => {}
         () = signals.next() => tracing::warn!("told to stop a second time: ending at once"),
     }
     shared.phase.advance(Phase::Stopped);
-    abort.cancel();
-    background.close();
-    if let Some(fan_out) = fan_out {
-        let stopping = tokio::task::spawn_blocking(move || fan_out.stop());
-        let _ = tokio::time::timeout(Duration::from_secs(1), stopping).await;
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(1), background.wait()).await;
+    tasks.end(fan_out).await;
     Ok(())
 }
 
+/// The tasks of the pod, and what ends them.
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Connections of the public listener: the drain waits for them.
+    streams: TaskTracker,
+    /// All others.
+    background: TaskTracker,
+    /// Ends the public accept loop, and connections that have no stream.
+    stop_accepting: CancellationToken,
+    /// Ends everything.
+    abort: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs `task` until it or the pod ends.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.background.spawn(self.abort.clone().run_until_cancelled_owned(task));
+    }
+
+    fn serve_public(
+        &self,
+        listener: TcpListener,
+        shared: &Arc<Shared>,
+        fan_out: Option<Arc<FanOut>>,
+    ) {
+        let service = Service { router: server::router(Arc::clone(shared)), fan_out };
+        let (stop, abort) = (self.stop_accepting.clone(), self.abort.clone());
+        let serving = server::accept::serve(listener, service, self.streams.clone(), stop, abort);
+        self.background.spawn(serving);
+    }
+
+    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>) {
+        let service = Service { router: admin::router(Arc::clone(shared)), fan_out: None };
+        // Probes and metrics answer for as long as the pod is there.
+        let (stop, abort) = (self.abort.clone(), self.abort.clone());
+        let serving =
+            server::accept::serve(listener, service, self.background.clone(), stop, abort);
+        self.background.spawn(serving);
+    }
+
+    /// Ends what is left.
+    async fn end(self, fan_out: Option<Arc<FanOut>>) {
+        self.abort.cancel();
+        self.background.close();
+        if let Some(fan_out) = fan_out {
+            let stopping = tokio::task::spawn_blocking(move || fan_out.stop());
+            let _ = tokio::time::timeout(END_TIMEOUT, stopping).await;
+        }
+        let _ = tokio::time::timeout(END_TIMEOUT, self.background.wait()).await;
+    }
+}
+
 /// The fan-out threads, unless there are to be none.
-fn fan_out(
-    threads: usize,
-    shared: &Shared,
-    tasks: &TaskTracker,
-    abort: &CancellationToken,
-) -> Result<Option<Arc<FanOut>>, Error> {
+fn fan_out(threads: usize, shared: &Shared, tasks: &Tasks) -> Result<Option<Arc<FanOut>>, Error> {
     if threads == 0 {
         return Ok(None);
     }
-    let started = FanOut::start(threads, tasks, abort, &shared.drain).map_err(Error::FanOut)?;
+    let started = FanOut::start(threads, &tasks.background, &tasks.abort, &shared.drain)
+        .map_err(Error::FanOut)?;
     tracing::debug!(threads, "fan-out");
     Ok(Some(Arc::new(started)))
 }
 
-/// The one line on standard output: whoever started the pod learns the ports.
+/// The one line on standard output: what starts the pod learns the ports from it.
 fn announce(public: &TcpListener, admin: &TcpListener) {
     if let (Ok(http), Ok(admin)) = (public.local_addr(), admin.local_addr()) {
         let mut out = std::io::stdout().lock();
-        // Nobody may be reading.
+        // The other end of the pipe may be closed.
         let _ = writeln!(out, "listening http={http} admin={admin}").and_then(|()| out.flush());
     }
 }
 
+/// Opens the pod to subscribers once every log covers its tail.
 async fn become_ready(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(WARM_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let is_warm = |channel: &Arc<Channel>| channel.is_removed() || channel.log().status().warm;
+    let mut tick = every(WARM_TICK);
+    while !shared.channels().iter().all(is_warm) {
         tick.tick().await;
-        if shared
-            .channels()
-            .iter()
-            .all(|channel| channel.is_removed() || channel.log().status().warm)
-        {
-            shared.phase.advance(Phase::Ready);
-            return;
-        }
     }
+    shared.phase.advance(Phase::Ready);
 }
 
-async fn follow(shared: Arc<Shared>, mut channels: Channels, mut config_dir: ConfigDir) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Puts what changes in the configuration directory in force.
+async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
+    let mut tick = every(FOLLOW_TICK);
     loop {
         tick.tick().await;
-        shared.registry.sweep();
         match config_dir.poll() {
             Ok(changes) => channels.apply(changes),
             Err(error) => {
@@ -196,4 +243,24 @@ async fn follow(shared: Arc<Shared>, mut channels: Channels, mut config_dir: Con
             }
         }
     }
+}
+
+/// Ends the streams of hyper's whose sockets take nothing for longer than their channels allow.
+async fn end_stalled(shared: Arc<Shared>) {
+    let mut tick = every(STALLED_TICK);
+    loop {
+        tick.tick().await;
+        shared.registry.end_stalled();
+    }
+}
+
+/// Keeps the answer to whether memory is scarce fresh.
+async fn watch_memory(shared: Arc<Shared>) {
+    shared.admission.watch().await;
+}
+
+fn every(period: Duration) -> Interval {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }

@@ -248,10 +248,10 @@ impl Registry {
             .collect()
     }
 
-    /// Lets go of every connection of hyper's whose socket has taken nothing for its channel's
-    /// write timeout. Nothing can be told to such a subscriber: its socket is full. Its cursor is
-    /// intact, so it comes back to the place.
-    pub fn sweep(&self) {
+    /// Ends every stream of hyper's whose socket has taken nothing for its channel's write timeout.
+    /// No last frame can be written: the socket is full. The subscriber's cursor is intact, so it
+    /// comes back to the same position.
+    pub fn end_stalled(&self) {
         let overdue = |entry: &&Arc<Entry>| {
             let blocked = entry.peer.blocked_for();
             !blocked.is_zero()
