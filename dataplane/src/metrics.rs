@@ -2,6 +2,8 @@
 
 mod histogram;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -156,6 +158,15 @@ impl Metrics {
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// Seconds since a time in Unix nanoseconds; 0 for one in the future, as the store's clock may be
+/// ahead.
+#[must_use]
+pub fn seconds_since(time_nanos: i64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let nanos = i128::try_from(now).unwrap_or(i128::MAX) - i128::from(time_nanos);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)).as_secs_f64()
 }
 
 /// The series of one channel.

@@ -16,7 +16,7 @@ use crate::{
     frame::Dialect,
     limits,
     log::{Head, Now, segment::Slice},
-    subscriber::seconds_since,
+    metrics::seconds_since,
 };
 
 /// Deliveries after which the clock is read again for the latency that the metrics show.

@@ -14,7 +14,7 @@ use crate::{
     frame::{self, CloseReason},
     phase::Phase,
     state::Shared,
-    subscriber::{self, Frames, Start, Subscriber},
+    subscriber::{Frames, Start, Subscriber},
 };
 
 /// Headers of every stream, and of `HEAD`.
@@ -71,7 +71,7 @@ fn refuse(channel: &Channel, query: &Query, reason: CloseReason) -> Response {
     let retry = channel.retry();
     let mut out = Vec::new();
     frame::retry(&mut out, retry);
-    subscriber::write_close(&mut out, kept_cursor(channel, &query.request.start), reason, retry);
+    frame::write_close(&mut out, kept_cursor(channel, &query.request.start), reason, retry);
     response(Body::from(out))
 }
 
