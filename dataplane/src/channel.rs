@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 use rand::Rng;
 use sluice_channel::{ChannelConfig, ChannelName};
 use std::time::Duration;
+use tracing::info_span;
 
 use crate::{
     log::{Log, Options},
@@ -40,9 +41,11 @@ impl Channel {
     /// A channel over `source`; its log has to be driven with [`Log::run`].
     #[must_use]
     pub fn new(config: ChannelConfig, source: Arc<dyn Source>, metrics: ChannelMetrics) -> Self {
+        // The field is not called `name`: in JSON lines that is the span's own name.
+        let span = info_span!("channel", channel = %config.name);
         Self {
             name: config.name.clone(),
-            log: Arc::new(Log::new(source, options(&config))),
+            log: Arc::new(Log::new(source, options(&config), span)),
             config: ArcSwap::from_pointee(config),
             metrics,
             connections: AtomicU32::new(0),
@@ -120,5 +123,65 @@ impl Channel {
     pub fn release_slot(&self) {
         self.connections.fetch_sub(1, Relaxed);
         self.metrics.connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use parking_lot::Mutex;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{metrics::Metrics, source::memory::MemorySource};
+
+    const CONFIG: &str = r#"{
+        "version": 1, "name": "orders", "namespace": "d", "generation": 1,
+        "stream": {"name": "s", "subjects": [">"], "topicPrefix": ""}
+    }"#;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_lines_of_an_outage_name_the_channel() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let source = MemorySource::default();
+        let config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
+        let channel =
+            Channel::new(config, Arc::new(source.clone()), Metrics::default().channel("orders"));
+        let mut head = channel.log().head();
+        let outage = async {
+            head.wait_for(|head| head.epoch.is_some()).await.unwrap();
+            source.set_reachable(false);
+            head.wait_for(|head| head.down_since.is_some()).await.unwrap();
+            source.set_reachable(true);
+            head.wait_for(|head| head.down_since.is_none()).await.unwrap();
+        };
+        tokio::select! {
+            () = Arc::clone(channel.log()).run(CancellationToken::new()) => {}
+            () = outage => {}
+        }
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        for fault in ["the tail was interrupted", "the store is unreachable", "the store answers"] {
+            let line = text.lines().find(|line| line.contains(fault)).unwrap_or_default();
+            assert!(line.contains("channel{channel=orders}"), "{fault}: {text}");
+        }
     }
 }

@@ -21,6 +21,7 @@ use std::{sync::Arc, task::Waker};
 use parking_lot::{Mutex, RwLock};
 use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 use tokio::sync::watch;
+use tracing::{Instrument, Span};
 
 use self::{
     history::{History, Scope, is_of},
@@ -106,13 +107,16 @@ pub struct Log {
     /// Woken when the head changes: threads that cannot wait for the watch.
     wakers: RwLock<Vec<Waker>>,
     status: Mutex<Status>,
+    /// Names the channel in the log lines of the reader, and of reads of the store.
+    span: Span,
     invalid: std::sync::atomic::AtomicU64,
 }
 
 impl Log {
-    /// A log over `source`; nothing happens until [`Log::run`] is driven.
+    /// A log over `source`; nothing happens until [`Log::run`] is driven. Its log lines are in
+    /// `span`.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, options: Options) -> Self {
+    pub fn new(source: Arc<dyn Source>, options: Options, span: Span) -> Self {
         Self {
             history: History::new(Arc::clone(&source), options.cache_bytes / 2),
             source,
@@ -125,6 +129,7 @@ impl Log {
             head: watch::Sender::new(Head::default()),
             wakers: RwLock::default(),
             status: Mutex::new(Status::default()),
+            span,
             invalid: std::sync::atomic::AtomicU64::new(0),
         }
     }
@@ -264,7 +269,8 @@ impl Log {
             return Ok(None);
         };
         let scope = self.scope(head, epoch, dialect);
-        let (segment, asked) = self.history.segment(scope, position).await?;
+        let (segment, asked) =
+            self.history.segment(scope, position).instrument(self.span.clone()).await?;
         if self.head_now().life != life {
             return Ok(None);
         }
@@ -283,7 +289,8 @@ impl Log {
         let Some(epoch) = head.epoch.filter(|_| position <= last) else { return Ok(Vec::new()) };
         let count = (last + 1 - position).min(limits::PAGE_EVENTS as u64);
         let limit = ReadLimit { events: count, bytes: limits::SEGMENT_BYTES };
-        let (mut events, proven) = self.history.events(position, limit).await?;
+        let (mut events, proven) =
+            self.history.events(position, limit).instrument(self.span.clone()).await?;
         if !is_of(proven, epoch)? {
             self.history.check_epoch(epoch).await?;
         }
@@ -312,7 +319,8 @@ impl Log {
             let mut position = block.max(1);
             let mut rising = Vec::new();
             while position < before {
-                let (segment, _) = self.history.segment(scope, position).await?;
+                let (segment, _) =
+                    self.history.segment(scope, position).instrument(self.span.clone()).await?;
                 rising.push(segment.newest(before, count, filter));
                 position = segment.end();
             }

@@ -234,12 +234,22 @@ async fn become_ready(shared: Arc<Shared>) {
 /// Puts what changes in the configuration directory in force.
 async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
     let mut tick = every(FOLLOW_TICK);
+    let mut readable = true;
     loop {
         tick.tick().await;
         match config_dir.poll() {
-            Ok(changes) => channels.apply(changes),
+            Ok(changes) => {
+                if !readable {
+                    tracing::info!("the configuration directory can be read again");
+                }
+                readable = true;
+                channels.apply(changes);
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so")
+                if readable {
+                    tracing::warn!(%error, "cannot read the configuration directory; what is in force stays so");
+                }
+                readable = false;
             }
         }
     }

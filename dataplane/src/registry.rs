@@ -260,7 +260,8 @@ impl Registry {
         };
         let overdue: Vec<_> = self.entries.lock().values().filter(overdue).cloned().collect();
         for entry in overdue {
-            tracing::debug!(peer = %entry.peer.address, "a socket takes nothing: closing it");
+            let (channel, peer) = (entry.channel.name(), entry.peer.address);
+            tracing::debug!(%channel, %peer, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
             entry.peer.disconnect();
         }

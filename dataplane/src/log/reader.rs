@@ -11,9 +11,13 @@ use serde::Serialize;
 use sluice_channel::Epoch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::Log;
-use crate::source::{Delivery, Error, State, Tail};
+use crate::{
+    source::{Delivery, Error, State, Tail},
+    throttle::Throttle,
+};
 
 /// Sequences read back into memory at the start, so that subscribers who return after a roll find
 /// them there.
@@ -32,6 +36,9 @@ const MOVED_BACK_AFTER: Duration = Duration::from_secs(6);
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Longest pause between attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Interruptions of the tail are logged once in this time: a tail that the store lets open and then
+/// ends would write a line with each attempt.
+const INTERRUPTION_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the reader is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -66,6 +73,7 @@ struct Reader {
     warm_target: u64,
     failing_since: Option<Instant>,
     attempts: u32,
+    interruptions: Throttle,
 }
 
 /// A question to the store under way: the head when it was asked, and the answer.
@@ -82,11 +90,16 @@ impl Log {
     /// Keeps the log at the tail until `cancel`, and reads ahead of those who replay.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let log = Arc::clone(&self);
-        let reader = Reader { log: self, warm_target: 0, failing_since: None, attempts: 0 };
+        let reader = Reader {
+            log: self,
+            warm_target: 0,
+            failing_since: None,
+            attempts: 0,
+            interruptions: Throttle::new(INTERRUPTION_LOG_PERIOD),
+        };
         // Cancelled as a whole: every await in it may be dropped.
-        let _ = cancel
-            .run_until_cancelled(futures::future::join(reader.run(), log.history.read_ahead()))
-            .await;
+        let both = futures::future::join(reader.run(), log.history.read_ahead());
+        let _ = cancel.run_until_cancelled(both.instrument(log.span.clone())).await;
     }
 }
 
@@ -98,10 +111,12 @@ impl Reader {
                     self.recovered();
                     let opened = Instant::now();
                     let error = self.follow(epoch, tail).await;
-                    tracing::info!(%error, "the tail was interrupted");
+                    if let Some(passed_over) = self.interruptions.admit() {
+                        tracing::info!(%error, passed_over, "the tail was interrupted");
+                    }
                     self.set(Phase::Interrupted, Some(&error));
                     if opened.elapsed() > STABLE_AFTER {
-                        // At once: a lost consumer on a healthy store is nobody's business.
+                        // At once: subscribers do not notice a consumer that a healthy store lost.
                         self.attempts = 0;
                         continue;
                     }
@@ -272,7 +287,9 @@ impl Reader {
 
     fn recovered(&mut self) {
         self.failing_since = None;
-        self.log.change_head(|head| head.down_since.take().is_some());
+        if self.log.change_head(|head| head.down_since.take().is_some()) {
+            tracing::info!("the store answers again");
+        }
     }
 
     fn failed(&mut self, error: &Error) {

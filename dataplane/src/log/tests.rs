@@ -17,7 +17,7 @@ fn options() -> Options {
 }
 
 fn start(memory: &MemorySource, options: Options) -> Running {
-    let log = Arc::new(Log::new(Arc::new(memory.clone()), options));
+    let log = Arc::new(Log::new(Arc::new(memory.clone()), options, tracing::Span::none()));
     let cancel = CancellationToken::new();
     #[allow(clippy::disallowed_methods)]
     tokio::spawn(Arc::clone(&log).run(cancel.clone()));

@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::handoff::{Handoff, Link};
-use crate::{fanout::FanOut, peer::Peer};
+use crate::{fanout::FanOut, peer::Peer, throttle::Throttle};
 
 /// Connections the kernel queues before we accept them. The usual 128 overflows when a herd
 /// returns, and a dropped SYN costs its sender a second. The kernel caps it at
@@ -52,6 +52,10 @@ const HTTP2_STREAMS: u32 = 1_000;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// What every HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Pause after a failed accept. Nothing is lost by it: connections wait in the backlog.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Failed accepts are logged once in this time.
+const ACCEPT_LOG_PERIOD: Duration = Duration::from_secs(1);
 /// Room for the first read of a connection: most request heads fit.
 const FIRST_BYTES: usize = 1_024;
 
@@ -90,6 +94,7 @@ pub async fn serve(
     stop: CancellationToken,
     abort: CancellationToken,
 ) {
+    let failures = Throttle::new(ACCEPT_LOG_PERIOD);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -107,9 +112,11 @@ pub async fn serve(
                 });
             }
             Err(error) => {
-                // Out of file descriptors, most likely; those who wait are still in the backlog.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                // Out of file descriptors, most likely.
+                if let Some(passed_over) = failures.admit() {
+                    tracing::warn!(%error, passed_over, "cannot accept a connection");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
