@@ -15,7 +15,7 @@ pub const TOPIC_BYTES: usize = 256;
 /// Topic filters on one subscription. Each is matched against each event the subscriber passes.
 pub const FILTERS_PER_SUBSCRIBER: usize = 32;
 /// Longest cursor, bytes: `Last-Event-ID` over 128 bytes is no longer CORS-safelisted (Fetch
-/// standard, "CORS-safelisted request-header"), so a longer one can be none of ours.
+/// standard, "CORS-safelisted request-header"), so no cursor is longer.
 pub const CURSOR_BYTES: usize = 128;
 /// Longest `Event-Name`, bytes.
 pub const EVENT_NAME_BYTES: usize = 128;

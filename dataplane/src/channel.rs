@@ -83,7 +83,7 @@ impl Channel {
     }
 
     /// A reconnection time for one connection, random within the channel's bounds so that
-    /// subscribers who were cut together do not come back together.
+    /// subscribers that were cut together do not come back together.
     #[must_use]
     pub fn retry(&self) -> Duration {
         let config = self.config();

@@ -159,7 +159,7 @@ pub fn rfc3339(time_nanos: i64) -> String {
         .unwrap_or_default()
 }
 
-/// Appends an event of ours. `cursor` is `None` only where no place in the stream is known yet.
+/// Appends a control event. `cursor` is `None` only where no place in the stream is known yet.
 pub fn control(
     out: &mut Vec<u8>,
     name: &str,

@@ -1,5 +1,4 @@
-//! Who is connected: every open stream with its place, readable without stopping it, closable from
-//! outside.
+//! Every open stream with its position, readable without stopping it, closable from outside.
 
 use std::{
     collections::HashMap,
@@ -46,7 +45,7 @@ impl Stage {
     }
 }
 
-/// Who writes a stream, and is told when it is to end.
+/// What writes a stream, and is told when it is to end.
 pub trait Writer: Send + Sync + std::fmt::Debug {
     /// The stream that the writer knows as `key` is to end.
     fn close_wanted(&self, key: u64);

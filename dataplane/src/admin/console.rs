@@ -19,7 +19,7 @@ use crate::{channel::Channel, log::Head, server, state::Shared};
 const PAGE: &str = include_str!("console/index.html");
 const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
-/// The page loads and asks nothing but this listener, and nobody may frame it.
+/// The page loads and asks nothing but this listener, and no page may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page, what it asks, and the channels themselves beside it: a page may only read its own
@@ -35,7 +35,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Refuses requests that change something when a browser says they come from another site's page:
-/// whoever reads a page on the machine that runs `sluice-operator local` must not be able to drain
+/// a page that is read on the machine that runs `sluice-operator local` must not be able to drain
 /// it or publish to it.
 pub(super) fn same_site_only(router: Router) -> Router {
     router.layer(from_fn(|request: Request, next: Next| async move {

@@ -19,7 +19,7 @@ use crate::{
     throttle::Throttle,
 };
 
-/// Sequences read back into memory at the start, so that subscribers who return after a roll find
+/// Sequences read back into memory at the start, so that subscribers that return after a roll find
 /// them there.
 const WARM_SEQUENCES: u64 = 1_024;
 /// Deliveries handled as one, so that a burst wakes the subscribers once.
@@ -50,7 +50,7 @@ pub enum Phase {
     Tailing,
     /// The tail ended or the store does not answer.
     Interrupted,
-    /// The store answers; finding out whether the stream is still the one we knew.
+    /// The store answers; the reader finds out whether the stream is the one it knew.
     Reconciling,
 }
 
@@ -87,7 +87,7 @@ async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>)
 }
 
 impl Log {
-    /// Keeps the log at the tail until `cancel`, and reads ahead of those who replay.
+    /// Keeps the log at the tail until `cancel`, and reads ahead of replays.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let log = Arc::clone(&self);
         let reader = Reader {
@@ -129,7 +129,7 @@ impl Reader {
         }
     }
 
-    /// Finds out where the store stands and opens a tail at our position.
+    /// Finds out where the store stands and opens a tail at the log's own position.
     async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
         let state = self.log.source.state().await?;
         if self.log.status.lock().phase == Phase::Interrupted {
@@ -203,7 +203,7 @@ impl Reader {
         }
     }
 
-    /// Appends a delivery and those that wait behind it.
+    /// Appends a delivery, and the deliveries that wait behind it.
     fn take(
         &mut self,
         epoch: Epoch,

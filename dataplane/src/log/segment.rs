@@ -21,8 +21,8 @@ const ENTRY_COST: usize = size_of::<Entry>() + matches::ENTRY_BYTES;
 /// What a topic costs beside its text.
 const TOPIC_COST: usize = size_of::<Box<str>>();
 
-/// Frames of an open segment that are put into one buffer, so that those who replay take few
-/// buffers at a time.
+/// Frames of an open segment that are put into one buffer, so that a replay takes few buffers at a
+/// time.
 const RUN_FRAMES: usize = 32;
 
 /// Index entry of one frame.
@@ -74,7 +74,7 @@ enum Frames {
         interned: HashMap<Box<str>, u32>,
         bytes: usize,
     },
-    /// The segment still grows, and nobody reads it before it is sealed.
+    /// The segment still grows, and is not read before it is sealed.
     Gathering { bytes: Vec<u8>, interned: HashMap<Box<str>, u32> },
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &Can
     }
     let deadline = Instant::now() + LAST_FRAMES;
     while !shared.registry.is_empty() && Instant::now() < deadline {
-        // Those who came over an open connection in the meantime.
+        // Streams that were opened over an open connection in the meantime.
         for entry in shared.registry.entries() {
             entry.close(CloseReason::Drain, entry.channel().retry());
         }

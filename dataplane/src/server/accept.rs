@@ -32,7 +32,7 @@ use tower::ServiceExt;
 use super::handoff::{Handoff, Link};
 use crate::{fanout::FanOut, peer::Peer, throttle::Throttle};
 
-/// Connections the kernel queues before we accept them. The usual 128 overflows when a herd
+/// Connections that the kernel queues before they are accepted. The usual 128 overflows when a herd
 /// returns, and a dropped SYN costs its sender a second. The kernel caps it at
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -348,6 +348,6 @@ mod tests {
         assert!(options.tcp_nodelay().unwrap());
         assert_eq!(options.tcp_user_timeout().unwrap(), Some(PEER_TIMEOUT));
         assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
-        assert!(!SockRef::from(&client).tcp_nodelay().unwrap(), "what the options are without us");
+        assert!(!SockRef::from(&client).tcp_nodelay().unwrap(), "what the options are by default");
     }
 }

@@ -54,8 +54,8 @@ pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, query: 
     let subscriber = Subscriber::new(registration, query.request);
     if let Some(handoff) = &link.handoff {
         let mut response = response(handoff.put(subscriber));
-        // Nothing reads a second request from the socket; whoever pools connections has to know
-        // (RFC 9112 section 9.6).
+        // Nothing reads a second request from the socket; a client that pools connections has to
+        // know (RFC 9112 section 9.6).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }

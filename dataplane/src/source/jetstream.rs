@@ -29,7 +29,7 @@ use super::{Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, 
 
 /// JetStream's `stream not found`.
 const STREAM_NOT_FOUND: u64 = 10_059;
-/// The server removes a consumer that nothing was asked of for so long: one whose pod is gone.
+/// The server removes a consumer that nothing was asked of for so long: its pod is gone.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// One stream on a shared connection.
@@ -40,7 +40,7 @@ pub struct JetStream {
     stream: StreamName,
     /// What is cut off a subject to make the topic.
     topic_prefix: Arc<str>,
-    /// Start of consumer names: says in `nats consumer ls` whose they are.
+    /// Start of consumer names: shows in `nats consumer ls` which pod they are of.
     reader_name: Arc<str>,
     runs: Arc<run::Runs>,
 }
@@ -143,8 +143,8 @@ impl JetStream {
         }
     }
 
-    /// Deletes a consumer of ours: best effort, so that nobody has to wait for its inactivity
-    /// threshold; ends by its own time limit.
+    /// Deletes a consumer before its inactivity threshold does: best effort, ended by its own time
+    /// limit.
     fn delete_consumer(&self, consumer: String) {
         let source = self.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -274,8 +274,8 @@ impl JetStream {
     async fn append_event(&self, append: Append) -> Result<Appended, Error> {
         use jetstream::context::PublishErrorKind as Kind;
         if !self.connected() {
-            // Else the client would keep the message and send it after we had answered that it
-            // failed.
+            // Else the client would keep the message, and send it after the publisher was told that
+            // it failed.
             return Err(Error::Unreachable("not connected".into()));
         }
         let mut headers = async_nats::HeaderMap::new();
