@@ -1,5 +1,5 @@
-//! Bounds of the data plane that more than one module keeps, or that a client sees: value, unit, and
-//! why it is what it is.
+//! Bounds of the data plane that more than one module keeps, or that a client sees: value, unit,
+//! and why it is what it is.
 
 /// A history segment covers at most this many sequences and starts at a multiple of it, so that
 /// readers near the same place share one segment and one read of the store.

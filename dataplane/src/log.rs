@@ -34,7 +34,7 @@ use crate::{
     source::{Error, ReadLimit, Source},
 };
 
-pub use reader::{Phase, Status};
+pub use reader::{Activity, Status};
 
 /// What subscribers watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,20 +1,29 @@
 //! The pod: builds the parts, owns the tasks.
 //!
-//! No task ends the pod by an error of its own: each names its errors in the log or in its answers
-//! and goes on. What a panic does stands in the last column; the panic itself is on standard error.
-//!
-//! | task | ends on | if it fails |
-//! |---|---|---|
-//! | accept loop of the public listener | `stop_accepting` | an error of the kernel is logged, and the next connection tried; a panic leaves the pod without new subscribers |
-//! | a connection of it (tracked by `streams`) | its peer, its last frame, or `abort` | the client comes back with its cursor |
-//! | accept loop and connections of the admin listener | `abort` | probes fail, and the kubelet starts the pod anew |
-//! | [`become_ready`] | all logs are warm, or `abort` | the pod gets no subscribers |
-//! | [`follow`] | `abort` | an unreadable directory is logged, and what is in force stays so, as after a panic |
-//! | [`end_stalled`] | `abort` | stalled streams of hyper's stay until their peers go |
-//! | [`watch_memory`] | `abort` | the last answer to whether memory is scarce stays |
-//! | the log of a channel ([`Channels`]) | the channel is removed, or `abort` | errors of the store are tried again, and subscribers are told; after a panic the channel has no new events |
-//! | a question of a fan-out thread to the store | its answer, within the store's time limits, or `abort` | the subscriber asks again; after a panic it waits until its connection ends |
-//! | a fan-out thread | [`FanOut::stop`] | the pod drains, and is started anew |
+//! ```text
+//! task                        ends on                    if it fails
+//! ──────────────────────────  ─────────────────────────  ──────────────────────────────────────
+//! public accept loop          stop_accepting             errors are logged, and accept is called
+//!                                                        again; panic: no new subscribers
+//! a connection of it          its peer, its last frame,  the client comes back with its cursor
+//!                             abort
+//! admin accept loop, and its  abort                      probes fail, and the kubelet starts the
+//!   connections                                          pod anew
+//! become_ready                warm logs, abort           the pod never gets subscribers
+//! follow                      abort                      an unreadable directory is logged, and
+//!                                                        what is in force stays so; the same
+//!                                                        after a panic
+//! end_stalled                 abort                      stalled streams of hyper's stay until
+//!                                                        their peers go
+//! watch_memory                abort                      the last answer to whether memory is
+//!                                                        scarce stays
+//! the log of a channel        the channel is removed,    errors are tried again, and subscribers
+//!   (pod/channels.rs)         abort                      are told; panic: no new events
+//! a question of a fan-out     the store's answer or      the subscriber asks again; panic: it
+//!   thread to the store       time limit, abort          waits until its connection ends
+//! a fan-out thread            FanOut::stop               the pod drains, and is started anew
+//! ```
+//! Errors never end a task but where the table says so. A panic does, and is on standard error.
 
 mod channels;
 mod drain;
@@ -44,7 +53,8 @@ use crate::{
 
 pub use drain::Pace;
 
-/// How often the configuration directory is looked at: a mounted ConfigMap is a minute behind anyway.
+/// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
+/// anyway.
 const FOLLOW_TICK: Duration = Duration::from_secs(1);
 /// How often sockets that take nothing are looked for: what a write timeout is exact to.
 const STALLED_TICK: Duration = Duration::from_secs(1);

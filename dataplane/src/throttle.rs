@@ -8,18 +8,18 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub(crate) struct Throttle {
     period: Duration,
-    state: Mutex<State>,
+    lines: Mutex<Lines>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Lines {
     last: Option<Instant>,
     passed_over: u64,
 }
 
 impl Throttle {
     pub(crate) const fn new(period: Duration) -> Self {
-        Self { period, state: Mutex::new(State { last: None, passed_over: 0 }) }
+        Self { period, lines: Mutex::new(Lines { last: None, passed_over: 0 }) }
     }
 
     /// `Some` when a line may be written now, with how many were passed over since the one before.
@@ -28,13 +28,13 @@ impl Throttle {
     }
 
     fn admit_at(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock();
-        if state.last.is_some_and(|last| now.saturating_duration_since(last) < self.period) {
-            state.passed_over += 1;
+        let mut lines = self.lines.lock();
+        if lines.last.is_some_and(|last| now.saturating_duration_since(last) < self.period) {
+            lines.passed_over += 1;
             return None;
         }
-        state.last = Some(now);
-        Some(std::mem::take(&mut state.passed_over))
+        lines.last = Some(now);
+        Some(std::mem::take(&mut lines.passed_over))
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) fn served(shared: &Shared) -> Vec<(Arc<Channel>, Head, Value)> {
             "name": config.name.as_str(),
             "namespace": config.namespace,
             "generation": config.generation,
-            "reader": status.phase,
+            "reader": status.activity,
             "epoch": head.epoch.map(|e| e.to_string()),
             "last": head.next.saturating_sub(1),
             "error": status.error,

@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::Log;
 use crate::{
-    source::{Delivery, Error, State, Tail},
+    source::{Delivery, Error, StreamState, Tail},
     throttle::Throttle,
 };
 
@@ -42,7 +42,7 @@ const INTERRUPTION_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the reader is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum Phase {
+pub enum Activity {
     /// The store has not been reached yet, or the newest events are still being read.
     #[default]
     FindingTail,
@@ -57,8 +57,7 @@ pub enum Phase {
 /// The reader's state, for probes and people.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
-    /// Phase.
-    pub phase: Phase,
+    pub activity: Activity,
     /// Whether the log has covered the tail at least once: only then are subscribers sent here.
     pub warm: bool,
     /// What went wrong last, while it is wrong.
@@ -77,9 +76,9 @@ struct Reader {
 }
 
 /// A question to the store under way: the head when it was asked, and the answer.
-type Probe<'a> = BoxFuture<'a, (u64, Result<State, Error>)>;
+type Probe<'a> = BoxFuture<'a, (u64, Result<StreamState, Error>)>;
 
-async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>) {
+async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<StreamState, Error>) {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
@@ -114,7 +113,7 @@ impl Reader {
                     if let Some(passed_over) = self.interruptions.admit() {
                         tracing::info!(%error, passed_over, "the tail was interrupted");
                     }
-                    self.set(Phase::Interrupted, Some(&error));
+                    self.set(Activity::Interrupted, Some(&error));
                     if opened.elapsed() > STABLE_AFTER {
                         // At once: subscribers do not notice a consumer that a healthy store lost.
                         self.attempts = 0;
@@ -132,8 +131,8 @@ impl Reader {
     /// Finds out where the store stands and opens a tail at the log's own position.
     async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
         let state = self.log.source.state().await?;
-        if self.log.status.lock().phase == Phase::Interrupted {
-            self.set(Phase::Reconciling, None);
+        if self.log.status.lock().activity == Activity::Interrupted {
+            self.set(Activity::Reconciling, None);
         }
         self.reconcile(state)?;
         let tail = self.log.source.tail(self.log.head_now().next).await?;
@@ -141,7 +140,7 @@ impl Reader {
     }
 
     /// Decides whether the stream is still the one that the log is of.
-    fn reconcile(&mut self, state: State) -> Result<(), Error> {
+    fn reconcile(&mut self, state: StreamState) -> Result<(), Error> {
         let head = self.log.head_now();
         let same = head.epoch == Some(state.epoch);
         if same && state.last + 1 < head.next {
@@ -243,7 +242,7 @@ impl Reader {
         &self,
         epoch: Epoch,
         asked_at: u64,
-        answer: Result<State, Error>,
+        answer: Result<StreamState, Error>,
         stalled_at: &mut Option<u64>,
     ) -> Result<(), Error> {
         let state = match answer {
@@ -280,7 +279,7 @@ impl Reader {
         status.error = None;
         if next > self.warm_target {
             status.warm = true;
-            status.phase = Phase::Tailing;
+            status.activity = Activity::Tailing;
             status.lag = 0;
         }
     }
@@ -294,7 +293,7 @@ impl Reader {
 
     fn failed(&mut self, error: &Error) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
-        self.set(Phase::Interrupted, Some(error));
+        self.set(Activity::Interrupted, Some(error));
         if since.elapsed() < DEGRADED_AFTER {
             return;
         }
@@ -308,10 +307,10 @@ impl Reader {
         }
     }
 
-    fn set(&self, phase: Phase, error: Option<&Error>) {
+    fn set(&self, activity: Activity, error: Option<&Error>) {
         let mut status = self.log.status.lock();
-        if phase != Phase::Interrupted || status.warm {
-            status.phase = phase;
+        if activity != Activity::Interrupted || status.warm {
+            status.activity = activity;
         }
         status.error = error.map(ToString::to_string);
     }

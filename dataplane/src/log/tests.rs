@@ -238,7 +238,7 @@ async fn an_outage_is_told_and_nothing_is_lost() {
     memory.put("t", "1");
     let running = start(&memory, options());
     running.reached(2).await;
-    assert_eq!(running.log.status().phase, Phase::Tailing);
+    assert_eq!(running.log.status().activity, Activity::Tailing);
     memory.set_reachable(false);
     let mut head = running.log.head();
     tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.down_since.is_some()))
@@ -247,7 +247,7 @@ async fn an_outage_is_told_and_nothing_is_lost() {
         .unwrap();
     let status = running.log.status();
     assert!(status.warm, "a pod that was warm stays so");
-    assert_eq!((status.phase, status.error.is_some()), (Phase::Interrupted, true));
+    assert_eq!((status.activity, status.error.is_some()), (Activity::Interrupted, true));
     assert_eq!(running.walk(1, &Filter::default()).await.0, [1], "memory still serves");
     memory.put("t", "2");
     memory.set_reachable(true);

@@ -25,7 +25,9 @@ use delivery::delivery;
 
 pub use connect::{Connection, Settings, connect};
 
-use super::{Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, State, Tail};
+use super::{
+    Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, StreamState, Tail,
+};
 
 /// JetStream's `stream not found`.
 const STREAM_NOT_FOUND: u64 = 10_059;
@@ -159,15 +161,15 @@ impl JetStream {
     async fn info(&self) -> Result<Info, Error> {
         let subject = format!("STREAM.INFO.{}", self.stream);
         match self.ask("STREAM.INFO", self.context.request(subject, &())).await? {
-            Response::Ok(info) => Ok(*info),
-            Response::Err { error } if error.err_code == STREAM_NOT_FOUND => {
+            InfoResponse::Ok(info) => Ok(*info),
+            InfoResponse::Err { error } if error.err_code == STREAM_NOT_FOUND => {
                 Err(Error::NoStream(self.stream.to_string()))
             }
             // 503: no leader, or JetStream is not ready on this server.
-            Response::Err { error } if error.code == 503 => {
+            InfoResponse::Err { error } if error.code == 503 => {
                 Err(Error::Unreachable(error.description))
             }
-            Response::Err { error } => Err(Error::Refused(error.description)),
+            InfoResponse::Err { error } => Err(Error::Refused(error.description)),
         }
     }
 
@@ -193,7 +195,7 @@ impl JetStream {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Response {
+enum InfoResponse {
     Err { error: ApiError },
     Ok(Box<Info>),
 }
@@ -229,7 +231,7 @@ struct InfoState {
 }
 
 impl Source for JetStream {
-    fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
+    fn state(&self) -> BoxFuture<'_, Result<StreamState, Error>> {
         async {
             let info = self.info().await?;
             let created = time_nanos(&info.created).ok_or_else(|| {
@@ -240,7 +242,7 @@ impl Source for JetStream {
             let first = if messages == 0 { last_seq + 1 } else { first_seq };
             let epoch = Epoch::of_stream(i128::from(created), mark);
             self.runs.saw(epoch, last_seq);
-            Ok(State { epoch, first, last: last_seq })
+            Ok(StreamState { epoch, first, last: last_seq })
         }
         .boxed()
     }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sluice_channel::{Epoch, Event};
 use tokio::sync::watch;
 
-use super::{Append, Appended, Batch, Delivery, Error, ReadLimit, Source, State, Tail};
+use super::{Append, Appended, Batch, Delivery, Error, ReadLimit, Source, StreamState, Tail};
 
 #[derive(Debug)]
 struct Inner {
@@ -146,9 +146,9 @@ impl Inner {
 }
 
 impl Source for MemorySource {
-    fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
+    fn state(&self) -> BoxFuture<'_, Result<StreamState, Error>> {
         async {
-            self.asked(|inner| State {
+            self.asked(|inner| StreamState {
                 epoch: Epoch::from_bits(inner.epoch),
                 first: inner.first(),
                 last: inner.last,
