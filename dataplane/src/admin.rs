@@ -18,8 +18,7 @@ use serde_json::json;
 
 use crate::{phase::Phase, state::Shared};
 
-/// The admin routes.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

@@ -18,9 +18,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// yet, NATS, files.
 const OTHER_FILES: u64 = 256;
 
-/// The pod's limits.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     most_streams: usize,
     cgroup: Cgroup,
     scarce: AtomicBool,
@@ -30,7 +29,7 @@ impl Admission {
     /// Limits for a process that may have `files` open files (`None`: any number), in
     /// `cgroup`.
     #[must_use]
-    pub fn new(files: Option<u64>, cgroup: Cgroup) -> Self {
+    pub(crate) fn new(files: Option<u64>, cgroup: Cgroup) -> Self {
         let most = files.map_or(u64::MAX, |files| files - (files / 2).min(OTHER_FILES));
         let scarce = AtomicBool::new(cgroup.memory_is_scarce());
         Self { most_streams: usize::try_from(most).unwrap_or(usize::MAX), cgroup, scarce }
@@ -38,12 +37,12 @@ impl Admission {
 
     /// Whether one more stream may come when there are `open`.
     #[must_use]
-    pub fn has_room(&self, open: usize) -> bool {
+    pub(crate) fn has_room(&self, open: usize) -> bool {
         open < self.most_streams && !self.scarce.load(Relaxed)
     }
 
     /// Looks at the memory for as long as it is polled.
-    pub async fn watch(&self) {
+    pub(crate) async fn watch(&self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -15,7 +15,7 @@ const SCARCE_PERCENT: u64 = 90;
 
 /// The cgroup of this process and its limit.
 #[derive(Debug, Clone)]
-pub struct Cgroup {
+pub(crate) struct Cgroup {
     /// Bytes; none: nothing is ever scarce.
     memory_limit: Option<u64>,
     /// Where its files are; none: only what is resident of this process is known.
@@ -25,7 +25,7 @@ pub struct Cgroup {
 impl Cgroup {
     /// Finds the cgroup of this process. `limit`, in bytes, takes the place of the cgroup's own.
     #[must_use]
-    pub fn find(limit: Option<u64>) -> Self {
+    pub(crate) fn find(limit: Option<u64>) -> Self {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Self::in_hierarchy(Path::new("/sys/fs/cgroup"), &own, limit)
     }
@@ -41,14 +41,14 @@ impl Cgroup {
 
     /// The limit, bytes.
     #[must_use]
-    pub const fn memory_limit(&self) -> Option<u64> {
+    pub(crate) const fn memory_limit(&self) -> Option<u64> {
         self.memory_limit
     }
 
     /// Bytes in use, without what the kernel takes back first (cached files that were not used of
     /// late), as the kubelet counts.
     #[must_use]
-    pub fn memory_used(&self) -> Option<u64> {
+    pub(crate) fn memory_used(&self) -> Option<u64> {
         let Some(path) = &self.path else { return resident() };
         let current = number(&fs::read_to_string(path.join("memory.current")).ok()?)?;
         let stat = fs::read_to_string(path.join("memory.stat")).unwrap_or_default();
@@ -59,7 +59,7 @@ impl Cgroup {
 
     /// Whether so much is in use that no more subscribers should come.
     #[must_use]
-    pub fn memory_is_scarce(&self) -> bool {
+    pub(crate) fn memory_is_scarce(&self) -> bool {
         match (self.memory_limit, self.memory_used()) {
             (Some(limit), Some(used)) => used > limit / 100 * SCARCE_PERCENT,
             _ => false,

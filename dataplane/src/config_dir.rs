@@ -12,19 +12,18 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// What a look at the directory found.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// New or changed configurations.
-    pub set: Vec<ChannelConfig>,
-    /// Channels whose file is gone.
-    pub removed: Vec<String>,
+    pub(crate) set: Vec<ChannelConfig>,
+    pub(crate) removed: Vec<String>,
     /// Files that were refused since the last look, each with the reason; what was in force before
     /// stays so.
-    pub refused: Vec<(PathBuf, String)>,
+    pub(crate) refused: Vec<(PathBuf, String)>,
 }
 
 /// What the files held when last looked at.
 #[derive(Debug, Default)]
-pub struct ConfigDir {
+pub(crate) struct ConfigDir {
     path: PathBuf,
     /// File text and the channel it configured, by path.
     known: BTreeMap<PathBuf, (Vec<u8>, Option<String>)>,
@@ -35,7 +34,7 @@ pub struct ConfigDir {
 impl ConfigDir {
     /// Follows the `*.json` files of `path`.
     #[must_use]
-    pub fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), ..Self::default() }
     }
 
@@ -43,7 +42,7 @@ impl ConfigDir {
     ///
     /// # Errors
     /// When the directory itself cannot be read.
-    pub fn poll(&mut self) -> std::io::Result<Changes> {
+    pub(crate) fn poll(&mut self) -> std::io::Result<Changes> {
         let mut changes = Changes::default();
         let mut seen = BTreeMap::new();
         let mut unreadable = BTreeMap::new();

@@ -34,27 +34,27 @@ use crate::{
     source::{Error, ReadLimit, Source},
 };
 
-pub use reader::{Activity, Status};
+pub(crate) use reader::Status;
 
 /// What subscribers watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     /// Counts the lives of the log: it rises when the stream was recreated or moved back, and
     /// positions of a former life mean nothing any more.
-    pub life: u64,
+    pub(crate) life: u64,
     /// The stream's epoch; `None` until the store was reached for the first time.
-    pub epoch: Option<Epoch>,
+    pub(crate) epoch: Option<Epoch>,
     /// Lowest sequence the store had when last asked.
-    pub first: u64,
+    pub(crate) first: u64,
     /// The sequence that comes next.
-    pub next: u64,
+    pub(crate) next: u64,
     /// Since when the store has been unreachable, Unix milliseconds.
-    pub down_since: Option<i64>,
+    pub(crate) down_since: Option<i64>,
 }
 
 /// Where a slice came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// Memory: the ring or a cached segment.
     Memory,
     /// The store was asked.
@@ -63,7 +63,7 @@ pub enum Origin {
 
 /// What is at a position without asking the store.
 #[derive(Debug)]
-pub enum Now {
+pub(crate) enum Now {
     /// In the ring: what to write.
     Slice(Slice),
     /// In a cached segment, which covers the position.
@@ -78,13 +78,13 @@ pub enum Now {
 
 /// What may change while the log is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// How payloads become `data:`.
-    pub encoding: Encoding,
+    pub(crate) encoding: Encoding,
     /// Whether holes are compaction.
-    pub compacted: bool,
+    pub(crate) compacted: bool,
     /// Bytes of encoded segments kept.
-    pub cache_bytes: u64,
+    pub(crate) cache_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -98,7 +98,7 @@ struct Rings {
 
 /// The log of one channel.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     source: Arc<dyn Source>,
     options: RwLock<Options>,
     rings: RwLock<Rings>,
@@ -116,7 +116,7 @@ impl Log {
     /// A log over `source`; nothing happens until [`Log::run`] is driven. Its log lines are in
     /// `span`.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, options: Options, span: Span) -> Self {
+    pub(crate) fn new(source: Arc<dyn Source>, options: Options, span: Span) -> Self {
         Self {
             history: History::new(Arc::clone(&source), options.cache_bytes / 2),
             source,
@@ -136,23 +136,22 @@ impl Log {
 
     /// The head, to watch.
     #[must_use]
-    pub fn head(&self) -> watch::Receiver<Head> {
+    pub(crate) fn head(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
     }
 
-    /// The head at this moment.
     #[must_use]
-    pub fn head_now(&self) -> Head {
+    pub(crate) fn head_now(&self) -> Head {
         *self.head.borrow()
     }
 
     /// Wakes `waker` at each change of the head from now on.
-    pub fn wake_on_change(&self, waker: Waker) {
+    pub(crate) fn wake_on_change(&self, waker: Waker) {
         self.wakers.write().push(waker);
     }
 
     /// No longer wakes `waker`.
-    pub fn forget_waker(&self, waker: &Waker) {
+    pub(crate) fn forget_waker(&self, waker: &Waker) {
         self.wakers.write().retain(|known| !known.will_wake(waker));
     }
 
@@ -165,26 +164,25 @@ impl Log {
         changed
     }
 
-    /// The store underneath.
     #[must_use]
-    pub fn source(&self) -> &dyn Source {
+    pub(crate) fn source(&self) -> &dyn Source {
         &*self.source
     }
 
     /// What the reader does, for probes and people.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.status.lock().clone()
     }
 
     /// Payloads that were not text on a text channel since the start.
     #[must_use]
-    pub fn invalid_payloads(&self) -> u64 {
+    pub(crate) fn invalid_payloads(&self) -> u64 {
         self.invalid.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Applies changed options; subscribers keep their positions.
-    pub fn set_options(&self, options: Options) {
+    pub(crate) fn set_options(&self, options: Options) {
         let before = std::mem::replace(&mut *self.options.write(), options);
         self.history.set_capacity(options.cache_bytes / 2);
         if before.encoding != options.encoding || before.compacted != options.compacted {
@@ -200,7 +198,7 @@ impl Log {
     /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not
     /// wait.
     #[must_use]
-    pub fn read_now(
+    pub(crate) fn read_now(
         &self,
         life: u64,
         position: u64,
@@ -258,7 +256,7 @@ impl Log {
     ///
     /// # Errors
     /// The store's; the same call may be made again, nothing is lost.
-    pub async fn segment(
+    pub(crate) async fn segment(
         &self,
         life: u64,
         position: u64,
@@ -283,7 +281,7 @@ impl Log {
     ///
     /// # Errors
     /// The store's.
-    pub async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
+    pub(crate) async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
         let head = self.head_now();
         let last = head.next.saturating_sub(1);
         let Some(epoch) = head.epoch.filter(|_| position <= last) else { return Ok(Vec::new()) };
@@ -303,7 +301,7 @@ impl Log {
     ///
     /// # Errors
     /// The store's.
-    pub async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
+    pub(crate) async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
         let head = self.head_now();
         let Some(epoch) = head.epoch else {
             return Err(Error::Unreachable("not connected yet".into()));

@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 
 /// The other end of one TCP connection, which may carry several streams (HTTP/2).
 #[derive(Debug)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Address and port that the connection came from.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     started: Instant,
     /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it
     /// takes.
@@ -23,7 +23,7 @@ pub struct Peer {
 impl Peer {
     /// The peer at `address`, whose socket takes bytes.
     #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self {
             address,
             started: Instant::now(),
@@ -33,12 +33,12 @@ impl Peer {
     }
 
     /// Notes that the socket took bytes.
-    pub fn progressed(&self) {
+    pub(crate) fn progressed(&self) {
         self.blocked_since.store(0, Relaxed);
     }
 
     /// Notes that the socket would take nothing.
-    pub fn blocked(&self) {
+    pub(crate) fn blocked(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
         // Only the first refusal counts; progress sets it back.
         let _ = self.blocked_since.compare_exchange(0, now, Relaxed, Relaxed);
@@ -46,7 +46,7 @@ impl Peer {
 
     /// How long the socket has been taking nothing.
     #[must_use]
-    pub fn blocked_for(&self) -> Duration {
+    pub(crate) fn blocked_for(&self) -> Duration {
         match self.blocked_since.load(Relaxed) {
             0 => Duration::ZERO,
             since => self.started.elapsed().saturating_sub(Duration::from_millis(since - 1)),
@@ -54,12 +54,12 @@ impl Peer {
     }
 
     /// Asks the connection's task to end, and the connection with it.
-    pub fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         self.disconnect_wanted.notify_one();
     }
 
     /// Resolves once [`Self::disconnect`] was called.
-    pub async fn disconnect_wanted(&self) {
+    pub(crate) async fn disconnect_wanted(&self) {
         self.disconnect_wanted.notified().await;
     }
 }

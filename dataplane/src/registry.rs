@@ -23,7 +23,7 @@ use crate::{channel::Channel, frame::CloseReason, peer::Peer};
 /// Where a subscriber is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[repr(u8)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Its start position is being found.
     Admitting,
     /// Behind the head.
@@ -46,7 +46,7 @@ impl Stage {
 }
 
 /// What writes a stream, and is told when it is to end.
-pub trait Writer: Send + Sync + std::fmt::Debug {
+pub(crate) trait Writer: Send + Sync + std::fmt::Debug {
     /// The stream that the writer knows as `key` is to end.
     fn close_wanted(&self, key: u64);
 }
@@ -59,7 +59,7 @@ struct Close {
 
 /// One open stream.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     channel: Arc<Channel>,
     peer: Arc<Peer>,
     filter: String,
@@ -76,7 +76,7 @@ pub struct Entry {
 
 impl Entry {
     /// Asks the stream to end for `reason` with this reconnection time; the first one to ask wins.
-    pub fn close(&self, reason: CloseReason, retry: Duration) {
+    pub(crate) fn close(&self, reason: CloseReason, retry: Duration) {
         let writer = {
             let mut close = self.close.lock();
             if close.asked.is_some() {
@@ -94,13 +94,13 @@ impl Entry {
 
     /// Why the stream is to end, and the reconnection time to give.
     #[must_use]
-    pub fn close_asked(&self) -> Option<(CloseReason, Duration)> {
+    pub(crate) fn close_asked(&self) -> Option<(CloseReason, Duration)> {
         if self.closing.load(Acquire) { self.close.lock().asked } else { None }
     }
 
     /// Names the thread that writes the stream from now on. A wish to close that came before is
     /// found by [`Self::close_asked`], one that comes later is told to `writer`.
-    pub fn written_by(&self, writer: Arc<dyn Writer>, key: u64) {
+    pub(crate) fn written_by(&self, writer: Arc<dyn Writer>, key: u64) {
         self.close.lock().writer = Some((writer, key));
     }
 
@@ -110,14 +110,14 @@ impl Entry {
     }
 
     /// Resolves once the stream is to end.
-    pub async fn close_wanted(&self) {
+    pub(crate) async fn close_wanted(&self) {
         while self.close_asked().is_none() {
             self.close_wanted.notified().await;
         }
     }
 
     /// Notes the subscriber's place: everything before `position` was handed over.
-    pub fn at(&self, epoch: Epoch, position: u64, stage: Stage) {
+    pub(crate) fn at(&self, epoch: Epoch, position: u64, stage: Stage) {
         self.epoch.store(epoch.bits(), Relaxed);
         self.position.store(position, Relaxed);
         self.stage.store(stage as u8, Relaxed);
@@ -125,26 +125,25 @@ impl Entry {
     }
 
     /// Notes that a live subscriber moved on.
-    pub fn moved(&self, position: u64) {
+    pub(crate) fn moved(&self, position: u64) {
         self.position.store(position, Relaxed);
     }
 
-    /// The channel.
     #[must_use]
-    pub const fn channel(&self) -> &Arc<Channel> {
+    pub(crate) const fn channel(&self) -> &Arc<Channel> {
         &self.channel
     }
 
     /// The other end of the connection underneath.
     #[must_use]
-    pub const fn peer(&self) -> &Arc<Peer> {
+    pub(crate) const fn peer(&self) -> &Arc<Peer> {
         &self.peer
     }
 }
 
 /// What `/debug/subscribers` shows of a stream.
 #[derive(Debug, Serialize)]
-pub struct View {
+pub(crate) struct View {
     channel: String,
     peer: SocketAddr,
     cursor: Option<String>,
@@ -158,14 +157,14 @@ pub struct View {
 impl View {
     /// How many events it is behind; `None` before its start is found.
     #[must_use]
-    pub const fn lag(&self) -> Option<u64> {
+    pub(crate) const fn lag(&self) -> Option<u64> {
         self.lag
     }
 }
 
 /// All open streams of the pod.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub(crate) struct Registry {
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
     next_id: AtomicU64,
 }
@@ -174,7 +173,7 @@ impl Registry {
     /// Registers a stream; it is one of the channel's connections until the result is dropped.
     /// `None` when the channel has as many as it may have.
     #[must_use]
-    pub fn register(
+    pub(crate) fn register(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
         peer: &Arc<Peer>,
@@ -201,27 +200,24 @@ impl Registry {
         Some(Registration { registry: Arc::clone(self), id, entry })
     }
 
-    /// All entries at this moment.
     #[must_use]
-    pub fn entries(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.lock().values().cloned().collect()
     }
 
-    /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
     }
 
-    /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// A picture of the streams for people: all, or one channel's.
     #[must_use]
-    pub fn view(&self, channel: Option<&str>) -> Vec<View> {
+    pub(crate) fn view(&self, channel: Option<&str>) -> Vec<View> {
         let view = |entry: Arc<Entry>| {
             let known = entry.known.load(Relaxed);
             let position = entry.position.load(Relaxed);
@@ -250,7 +246,7 @@ impl Registry {
     /// Ends every stream of hyper's whose socket has taken nothing for its channel's write timeout.
     /// No last frame can be written: the socket is full. The subscriber's cursor is intact, so it
     /// comes back to the same position.
-    pub fn end_stalled(&self) {
+    pub(crate) fn end_stalled(&self) {
         let overdue = |entry: &&Arc<Entry>| {
             let blocked = entry.peer.blocked_for();
             !blocked.is_zero()
@@ -269,7 +265,7 @@ impl Registry {
 
 /// Keeps a stream registered.
 #[derive(Debug)]
-pub struct Registration {
+pub(crate) struct Registration {
     registry: Arc<Registry>,
     id: u64,
     entry: Arc<Entry>,

@@ -11,44 +11,39 @@ use crate::{
 
 /// What the listeners and the drain share.
 #[derive(Debug, Default)]
-pub struct Shared {
+pub(crate) struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
-    /// Name of the pod.
-    pub instance: String,
-    /// Limits of this process.
-    pub admission: Admission,
-    /// Open streams.
-    pub registry: Arc<Registry>,
-    /// Numbers.
-    pub metrics: Metrics,
-    /// Phase.
-    pub phase: PhaseCell,
+    pub(crate) instance: String,
+    pub(crate) admission: Admission,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Metrics,
+    pub(crate) phase: PhaseCell,
     /// Cancelled to begin the drain.
-    pub drain: CancellationToken,
+    pub(crate) drain: CancellationToken,
 }
 
 impl Shared {
     /// The state of a pod that serves no channel yet.
     #[must_use]
-    pub fn new(instance: String, admission: Admission) -> Self {
+    pub(crate) fn new(instance: String, admission: Admission) -> Self {
         Self { instance, admission, ..Self::default() }
     }
 
     /// The channel `name`, also when it was removed.
     #[must_use]
-    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
+    pub(crate) fn channel(&self, name: &str) -> Option<Arc<Channel>> {
         self.channels.load().get(name).cloned()
     }
 
     /// All channels, removed ones too.
     #[must_use]
-    pub fn channels(&self) -> Vec<Arc<Channel>> {
+    pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
         self.channels.load().values().cloned().collect()
     }
 
     /// Serves `channel` under `name` from now on. One task alone calls this: of two calls at the
     /// same moment one would be lost.
-    pub fn insert(&self, name: String, channel: Arc<Channel>) {
+    pub(crate) fn insert(&self, name: String, channel: Arc<Channel>) {
         let mut channels = BTreeMap::clone(&self.channels.load());
         channels.insert(name, channel);
         self.channels.store(Arc::new(channels));

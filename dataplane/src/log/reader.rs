@@ -42,7 +42,7 @@ const INTERRUPTION_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the reader is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum Activity {
+pub(crate) enum Activity {
     /// The store has not been reached yet, or the newest events are still being read.
     #[default]
     FindingTail,
@@ -56,14 +56,14 @@ pub enum Activity {
 
 /// The reader's state, for probes and people.
 #[derive(Debug, Clone, Default)]
-pub struct Status {
-    pub activity: Activity,
+pub(crate) struct Status {
+    pub(crate) activity: Activity,
     /// Whether the log has covered the tail at least once: only then are subscribers sent here.
-    pub warm: bool,
+    pub(crate) warm: bool,
     /// What went wrong last, while it is wrong.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// How far the store was ahead when last asked, events.
-    pub lag: u64,
+    pub(crate) lag: u64,
 }
 
 struct Reader {
@@ -87,7 +87,7 @@ async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<StreamState, E
 
 impl Log {
     /// Keeps the log at the tail until `cancel`, and reads ahead of replays.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+    pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let log = Arc::clone(&self);
         let reader = Reader {
             log: self,

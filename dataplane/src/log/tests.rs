@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::*;
+use super::{reader::Activity, *};
 use crate::source::memory::MemorySource;
 
 struct Running {

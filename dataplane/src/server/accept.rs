@@ -63,7 +63,7 @@ const FIRST_BYTES: usize = 1_024;
 ///
 /// # Errors
 /// The operating system's, for example when the port is in use.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -78,16 +78,15 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// What a listener serves, and with what.
 #[derive(Debug, Clone)]
-pub struct Service {
-    /// The routes.
-    pub router: Router,
+pub(crate) struct Service {
+    pub(crate) router: Router,
     /// Where streams of plain HTTP/1.1 go once their response head is ready; `None`: they stay.
-    pub fan_out: Option<Arc<FanOut>>,
+    pub(crate) fan_out: Option<Arc<FanOut>>,
 }
 
 /// Serves `service` on `listener` until `stop`; connections go on as tasks of `tracker` until they
 /// end or leave for a fan-out thread, or until `abort`.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
     tracker: TaskTracker,

@@ -80,7 +80,6 @@ impl http_body::Body for Nothing {
 /// What a request knows of its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
-    /// The other end.
     pub(crate) peer: Arc<Peer>,
     /// Where a stream can leave hyper, if it can.
     pub(crate) handoff: Option<Arc<Handoff>>,

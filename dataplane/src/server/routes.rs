@@ -25,7 +25,7 @@ use super::{
 use crate::{channel::Channel, state::Shared};
 
 /// The public routes. Requests must carry a `Link` extension.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/channels/{name}", any(channel))
         .route("/channels/{name}/{*topic}", any(topic))
