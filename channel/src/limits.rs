@@ -1,4 +1,5 @@
-//! Every bound of the product in one place: value, unit, and why it is what it is.
+//! Bounds, defaults and ports on which operator and pods agree: value, unit, and why it is what it
+//! is. A bound that one program alone keeps stands in that program.
 
 use std::time::Duration;
 
@@ -14,36 +15,14 @@ pub const TOPIC_BYTES: usize = 256;
 /// Topic filters on one subscription. Each is matched against each event the subscriber passes.
 pub const FILTERS_PER_SUBSCRIBER: usize = 32;
 /// Longest cursor, bytes: `Last-Event-ID` over 128 bytes is no longer CORS-safelisted (Fetch
-/// standard, "CORS-safelisted request-header"), so a longer one can be none of ours.
+/// standard, "CORS-safelisted request-header"), so no cursor is longer.
 pub const CURSOR_BYTES: usize = 128;
 /// Longest `Event-Name`, bytes.
 pub const EVENT_NAME_BYTES: usize = 128;
-/// Longest `Idempotency-Key`, bytes; kept by nats-server in memory for the duplicate window.
-pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 /// Largest `maxMessageSize`, bytes: nats-server's default `max_payload`.
 pub const MESSAGE_BYTES: u64 = 1024 * 1024;
-/// Most events of one JSON page, and the most that `last=` may ask for.
-pub const PAGE_EVENTS: usize = 1_000;
-/// Most payload bytes of one JSON page; a page ends early rather than pass it.
-pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Events that `last=` with a filter looks back over before it settles for fewer.
-pub const LAST_SCAN_EVENTS: u64 = 100_000;
 /// Most JetStream subjects of one channel.
 pub const SUBJECTS_PER_CHANNEL: usize = 16;
-
-/// A history segment covers at most this many sequences and starts at a multiple of it, so that
-/// readers near the same place share one segment and one read of the store.
-pub const SEGMENT_SEQUENCES: u64 = 1_024;
-/// A segment is cut once it holds this many encoded bytes. One event may overshoot it, and what
-/// encoding adds to the payloads of one answer of the store, which is asked for no more than what
-/// is left of it.
-pub const SEGMENT_BYTES: usize = 1024 * 1024;
-/// What one write to a subscriber hands over at most, bytes (one event may overshoot it).
-pub const WRITE_BYTES: usize = 64 * 1024;
-/// What is read of the log at a time, bytes (one event may overshoot it): of a write that a full
-/// socket cuts short, the rest of one such slice has to be kept for as long as the subscriber
-/// stalls, and what follows it has not.
-pub const SLICE_BYTES: usize = 16 * 1024;
 
 /// Default for `delivery.heartbeat`: under the 30–60 s idle limits of common proxies.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);

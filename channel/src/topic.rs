@@ -148,6 +148,19 @@ impl Filter {
     }
 }
 
+/// The patterns with commas between them; empty where every event passes.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, pattern) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(&pattern.0)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +224,9 @@ mod tests {
     fn no_filter_and_the_full_wildcard_select_everything() {
         assert!(Filter::default().is_all());
         assert!(Filter::new(["a", ">"]).unwrap().is_all());
+        assert_eq!(Filter::new(["a", ">"]).unwrap().to_string(), "");
         let some = Filter::new(["a.*", "b"]).unwrap();
         assert!(some.matches("a.x") && some.matches("b") && !some.matches("c"));
+        assert_eq!(some.to_string(), "a.*,b");
     }
 }

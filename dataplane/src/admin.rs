@@ -1,6 +1,9 @@
 //! The admin listener: probes, metrics, what is connected, the console. Never routed to from
 //! outside.
 
+mod console;
+mod view;
+
 use std::{cmp::Reverse, sync::Arc};
 
 use axum::{
@@ -11,12 +14,11 @@ use axum::{
 };
 use http::{StatusCode, header};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::{channel::Channel, console, log::Head, phase::Phase, pod::Shared};
+use crate::{phase::Phase, state::Shared};
 
-/// The admin routes.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -31,32 +33,10 @@ pub fn router(shared: Arc<Shared>) -> Router {
 /// does not take the pod out: its streams and its memory are still of use.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let phase = shared.phase.get();
-    let channels: Vec<_> = served(&shared).into_iter().map(|(_, _, told)| told).collect();
+    let channels: Vec<_> = view::served(&shared).into_iter().map(|(_, _, told)| told).collect();
     let status =
         if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({"phase": phase, "channels": channels}))).into_response()
-}
-
-/// What is told of each channel that is served, and what it was told of: the channel, and its head
-/// at that moment.
-pub(crate) fn served(shared: &Shared) -> Vec<(Arc<Channel>, Head, Value)> {
-    let tell = |channel: Arc<Channel>| {
-        let (config, head, status) =
-            (channel.config(), channel.log().head_now(), channel.log().status());
-        let told = json!({
-            "name": config.name.as_str(),
-            "namespace": config.namespace,
-            "generation": config.generation,
-            "reader": status.phase,
-            "epoch": head.epoch.map(|e| e.to_string()),
-            "last": head.next.saturating_sub(1),
-            "error": status.error,
-            "connections": channel.connections(),
-        });
-        drop(config);
-        (channel, head, told)
-    };
-    shared.channels().into_iter().filter(|channel| !channel.is_removed()).map(tell).collect()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::MissedTickBehavior;
 
-use crate::memory::Memory;
+use crate::cgroup::Cgroup;
 
 /// How often memory is looked at: less than a crowd that connects as fast as it can needs for the
 /// last tenth.
@@ -18,38 +18,38 @@ const TICK: Duration = Duration::from_millis(100);
 /// yet, NATS, files.
 const OTHER_FILES: u64 = 256;
 
-/// The pod's limits.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     most_streams: usize,
-    memory: Memory,
+    cgroup: Cgroup,
     scarce: AtomicBool,
 }
 
 impl Admission {
-    /// Limits for a process that may have `files` open files (`None`: any number) and use `memory`.
+    /// Limits for a process that may have `files` open files (`None`: any number), in
+    /// `cgroup`.
     #[must_use]
-    pub fn new(files: Option<u64>, memory: Memory) -> Self {
+    pub(crate) fn new(files: Option<u64>, cgroup: Cgroup) -> Self {
         let most = files.map_or(u64::MAX, |files| files - (files / 2).min(OTHER_FILES));
-        let scarce = AtomicBool::new(memory.is_scarce());
-        Self { most_streams: usize::try_from(most).unwrap_or(usize::MAX), memory, scarce }
+        let scarce = AtomicBool::new(cgroup.memory_is_scarce());
+        Self { most_streams: usize::try_from(most).unwrap_or(usize::MAX), cgroup, scarce }
     }
 
     /// Whether one more stream may come when there are `open`.
     #[must_use]
-    pub fn has_room(&self, open: usize) -> bool {
+    pub(crate) fn has_room(&self, open: usize) -> bool {
         open < self.most_streams && !self.scarce.load(Relaxed)
     }
 
     /// Looks at the memory for as long as it is polled.
-    pub async fn watch(&self) {
+    pub(crate) async fn watch(&self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let scarce = self.memory.is_scarce();
+            let scarce = self.cgroup.memory_is_scarce();
             if self.scarce.swap(scarce, Relaxed) != scarce {
-                let (used, limit) = (self.memory.used(), self.memory.limit());
+                let (used, limit) = (self.cgroup.memory_used(), self.cgroup.memory_limit());
                 if scarce {
                     tracing::warn!(
                         ?used,
@@ -66,7 +66,7 @@ impl Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self::new(None, Memory::find(None))
+        Self::new(None, Cgroup::find(None))
     }
 }
 
@@ -76,16 +76,16 @@ mod tests {
 
     #[test]
     fn room_ends_before_the_file_descriptors_do() {
-        let admission = Admission::new(Some(20_000), Memory::find(Some(u64::MAX)));
+        let admission = Admission::new(Some(20_000), Cgroup::find(Some(u64::MAX)));
         assert!(admission.has_room(19_743));
         assert!(!admission.has_room(19_744));
-        let few = Admission::new(Some(128), Memory::find(Some(u64::MAX)));
+        let few = Admission::new(Some(128), Cgroup::find(Some(u64::MAX)));
         assert!(few.has_room(63) && !few.has_room(64));
-        assert!(Admission::new(None, Memory::find(Some(u64::MAX))).has_room(usize::MAX - 1));
+        assert!(Admission::new(None, Cgroup::find(Some(u64::MAX))).has_room(usize::MAX - 1));
     }
 
     #[test]
     fn no_room_while_memory_is_scarce() {
-        assert!(!Admission::new(None, Memory::find(Some(1))).has_room(0));
+        assert!(!Admission::new(None, Cgroup::find(Some(1))).has_room(0));
     }
 }

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
-use crate::{drain::Pace, pod::Options, source::jetstream::Settings};
+use crate::{
+    pod::{Options, Pace},
+    source::jetstream::Settings,
+};
 
 /// Serves the events of JetStream streams as Server-Sent Events.
 #[derive(Debug, Parser)]

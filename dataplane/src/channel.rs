@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 use rand::Rng;
 use sluice_channel::{ChannelConfig, ChannelName};
 use std::time::Duration;
+use tracing::info_span;
 
 use crate::{
     log::{Log, Options},
@@ -18,7 +19,7 @@ use crate::{
 
 /// A channel that this pod serves.
 #[derive(Debug)]
-pub struct Channel {
+pub(crate) struct Channel {
     name: ChannelName,
     config: ArcSwap<ChannelConfig>,
     log: Arc<Log>,
@@ -39,10 +40,16 @@ fn options(config: &ChannelConfig) -> Options {
 impl Channel {
     /// A channel over `source`; its log has to be driven with [`Log::run`].
     #[must_use]
-    pub fn new(config: ChannelConfig, source: Arc<dyn Source>, metrics: ChannelMetrics) -> Self {
+    pub(crate) fn new(
+        config: ChannelConfig,
+        source: Arc<dyn Source>,
+        metrics: ChannelMetrics,
+    ) -> Self {
+        // The field is not called `name`: in JSON lines that is the span's own name.
+        let span = info_span!("channel", channel = %config.name);
         Self {
             name: config.name.clone(),
-            log: Arc::new(Log::new(source, options(&config))),
+            log: Arc::new(Log::new(source, options(&config), span)),
             config: ArcSwap::from_pointee(config),
             metrics,
             connections: AtomicU32::new(0),
@@ -50,57 +57,54 @@ impl Channel {
         }
     }
 
-    /// The name in the URL.
     #[must_use]
-    pub const fn name(&self) -> &ChannelName {
+    pub(crate) const fn name(&self) -> &ChannelName {
         &self.name
     }
 
     /// The configuration in force at this moment.
-    pub fn config(&self) -> Guard<Arc<ChannelConfig>> {
+    pub(crate) fn config(&self) -> Guard<Arc<ChannelConfig>> {
         self.config.load()
     }
 
     /// Puts a changed configuration in force; open streams go on under it.
-    pub fn set_config(&self, config: ChannelConfig) {
+    pub(crate) fn set_config(&self, config: ChannelConfig) {
         self.log.set_options(options(&config));
         self.config.store(Arc::new(config));
     }
 
-    /// The log.
     #[must_use]
-    pub const fn log(&self) -> &Arc<Log> {
+    pub(crate) const fn log(&self) -> &Arc<Log> {
         &self.log
     }
 
-    /// The numbers.
     #[must_use]
-    pub const fn metrics(&self) -> &ChannelMetrics {
+    pub(crate) const fn metrics(&self) -> &ChannelMetrics {
         &self.metrics
     }
 
     /// A reconnection time for one connection, random within the channel's bounds so that
-    /// subscribers who were cut together do not come back together.
+    /// subscribers that were cut together do not come back together.
     #[must_use]
-    pub fn retry(&self) -> Duration {
+    pub(crate) fn retry(&self) -> Duration {
         let config = self.config();
         rand::rng().random_range(config.delivery.retry_min..=config.delivery.retry_max)
     }
 
     /// Whether the channel was removed while the pod runs.
     #[must_use]
-    pub fn is_removed(&self) -> bool {
+    pub(crate) fn is_removed(&self) -> bool {
         self.removed.load(Relaxed)
     }
 
     /// Marks the channel as removed: its URL answers 204 from now on.
-    pub fn set_removed(&self) {
+    pub(crate) fn set_removed(&self) {
         self.removed.store(true, Relaxed);
     }
 
     /// Takes one of the channel's connections; `false` when all are taken.
     #[must_use]
-    pub fn take_slot(&self) -> bool {
+    pub(crate) fn take_slot(&self) -> bool {
         let max = self.config().delivery.max_connections;
         let taken =
             self.connections.fetch_update(Relaxed, Relaxed, |n| (n < max).then_some(n + 1)).is_ok();
@@ -112,13 +116,73 @@ impl Channel {
 
     /// Streams that are open.
     #[must_use]
-    pub fn connections(&self) -> u32 {
+    pub(crate) fn connections(&self) -> u32 {
         self.connections.load(Relaxed)
     }
 
-    /// Gives it back.
-    pub fn release_slot(&self) {
+    /// Gives a connection back that [`Self::take_slot`] took.
+    pub(crate) fn release_slot(&self) {
         self.connections.fetch_sub(1, Relaxed);
         self.metrics.connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use parking_lot::Mutex;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{metrics::Metrics, source::memory::MemorySource};
+
+    const CONFIG: &str = r#"{
+        "version": 1, "name": "orders", "namespace": "d", "generation": 1,
+        "stream": {"name": "s", "subjects": [">"], "topicPrefix": ""}
+    }"#;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_lines_of_an_outage_name_the_channel() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let source = MemorySource::default();
+        let config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
+        let channel =
+            Channel::new(config, Arc::new(source.clone()), Metrics::default().channel("orders"));
+        let mut head = channel.log().head();
+        let outage = async {
+            head.wait_for(|head| head.epoch.is_some()).await.unwrap();
+            source.set_reachable(false);
+            head.wait_for(|head| head.down_since.is_some()).await.unwrap();
+            source.set_reachable(true);
+            head.wait_for(|head| head.down_since.is_none()).await.unwrap();
+        };
+        tokio::select! {
+            () = Arc::clone(channel.log()).run(CancellationToken::new()) => {}
+            () = outage => {}
+        }
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        for fault in ["the tail was interrupted", "the store is unreachable", "the store answers"] {
+            let line = text.lines().find(|line| line.contains(fault)).unwrap_or_default();
+            assert!(line.contains("channel{channel=orders}"), "{fault}: {text}");
+        }
     }
 }

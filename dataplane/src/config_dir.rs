@@ -12,37 +12,40 @@ const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// What a look at the directory found.
 #[derive(Debug, Default)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// New or changed configurations.
-    pub set: Vec<ChannelConfig>,
-    /// Channels whose file is gone.
-    pub removed: Vec<String>,
-    /// Files that were refused, each with the reason; what was in force before stays so.
-    pub refused: Vec<(PathBuf, String)>,
+    pub(crate) set: Vec<ChannelConfig>,
+    pub(crate) removed: Vec<String>,
+    /// Files that were refused since the last look, each with the reason; what was in force before
+    /// stays so.
+    pub(crate) refused: Vec<(PathBuf, String)>,
 }
 
 /// What the files held when last looked at.
 #[derive(Debug, Default)]
-pub struct ConfigDir {
+pub(crate) struct ConfigDir {
     path: PathBuf,
     /// File text and the channel it configured, by path.
     known: BTreeMap<PathBuf, (Vec<u8>, Option<String>)>,
+    /// Files that could not be read at the last look, with the reason.
+    unreadable: BTreeMap<PathBuf, String>,
 }
 
 impl ConfigDir {
     /// Follows the `*.json` files of `path`.
     #[must_use]
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), known: BTreeMap::new() }
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), ..Self::default() }
     }
 
     /// Looks for changes since the last look. Blocking: the files are small and local.
     ///
     /// # Errors
     /// When the directory itself cannot be read.
-    pub fn poll(&mut self) -> std::io::Result<Changes> {
+    pub(crate) fn poll(&mut self) -> std::io::Result<Changes> {
         let mut changes = Changes::default();
         let mut seen = BTreeMap::new();
+        let mut unreadable = BTreeMap::new();
         for entry in std::fs::read_dir(&self.path)? {
             let path = entry?.path();
             // A mounted ConfigMap is a set of links through a directory whose name begins with
@@ -61,7 +64,11 @@ impl ConfigDir {
                     if let Some(known) = self.known.remove(&path) {
                         seen.insert(path.clone(), known);
                     }
-                    changes.refused.push((path, error.to_string()));
+                    let reason = error.to_string();
+                    if self.unreadable.get(&path) != Some(&reason) {
+                        changes.refused.push((path.clone(), reason.clone()));
+                    }
+                    unreadable.insert(path, reason);
                 }
             }
         }
@@ -74,6 +81,7 @@ impl ConfigDir {
             .filter(|name| !still.contains(&name))
             .collect();
         self.known = seen;
+        self.unreadable = unreadable;
         Ok(changes)
     }
 
@@ -136,6 +144,10 @@ mod tests {
         assert!(config.poll().unwrap().refused.is_empty(), "said once, not at each look");
         std::fs::write(&file, text("a", 2000)).unwrap();
         assert_eq!(config.poll().unwrap().set.len(), 1);
+        std::fs::File::create(&file).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        let changes = config.poll().unwrap();
+        assert_eq!((changes.set.len(), changes.removed.len(), changes.refused.len()), (0, 0, 1));
+        assert!(config.poll().unwrap().refused.is_empty(), "said once, unreadable or malformed");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(config.poll().unwrap().removed, ["a"]);
         std::fs::remove_dir_all(&dir).unwrap();

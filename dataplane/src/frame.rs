@@ -4,6 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use base64::Engine;
 use serde::Serialize;
+use serde_json::json;
 use sluice_channel::{Cursor, Epoch, Event, config::Encoding};
 
 /// What `data:` holds.
@@ -114,7 +115,7 @@ pub fn encode(
         Encoding::Text => match std::str::from_utf8(&event.payload) {
             Ok(text) => text.into(),
             Err(_) => {
-                let data = serde_json::json!({"sequence": event.sequence, "topic": event.topic, "bytes": event.payload.len(), "reason": "not UTF-8"});
+                let data = json!({"sequence": event.sequence, "topic": event.topic, "bytes": event.payload.len(), "reason": "not UTF-8"});
                 control(out, "channel.invalid", Some(cursor), &data.to_string(), None);
                 return false;
             }
@@ -158,7 +159,7 @@ pub fn rfc3339(time_nanos: i64) -> String {
         .unwrap_or_default()
 }
 
-/// Appends an event of ours. `cursor` is `None` only where no place in the stream is known yet.
+/// Appends a control event. `cursor` is `None` only where no place in the stream is known yet.
 pub fn control(
     out: &mut Vec<u8>,
     name: &str,
@@ -175,6 +176,17 @@ pub fn control(
     field(out, "event", name);
     data(out, json);
     out.push(b'\n');
+}
+
+/// Appends `channel.close`: the last frame of a stream.
+pub fn write_close(
+    out: &mut Vec<u8>,
+    cursor: Option<Cursor>,
+    reason: CloseReason,
+    retry: Duration,
+) {
+    let data = json!({"reason": reason.as_str(), "retry": u64::try_from(retry.as_millis()).unwrap_or(u64::MAX)});
+    control(out, "channel.close", cursor, &data.to_string(), Some(retry));
 }
 
 /// Appends the line that sets the reconnection time, the head of the block that follows. A browser

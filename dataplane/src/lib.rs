@@ -6,21 +6,25 @@
 //! client ─▶ server (route, CORS, start) ─▶ subscriber ─ready frames─▶ socket
 //! ```
 
-pub mod admin;
-pub mod admission;
+mod admin;
+mod admission;
 pub mod args;
-pub mod channel;
-pub mod config_dir;
-mod console;
-pub mod drain;
-pub mod fanout;
+mod cgroup;
+mod channel;
+mod config_dir;
+#[allow(unreachable_pub)]
+mod fanout;
 pub mod frame;
+mod limits;
 pub mod log;
-pub mod memory;
-pub mod metrics;
-pub mod phase;
+mod metrics;
+mod peer;
+mod phase;
 pub mod pod;
-pub mod registry;
-pub mod server;
+mod registry;
+mod server;
 pub mod source;
-pub mod subscriber;
+mod state;
+#[allow(unreachable_pub)]
+mod subscriber;
+mod throttle;

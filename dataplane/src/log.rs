@@ -19,8 +19,9 @@ mod tests;
 use std::{sync::Arc, task::Waker};
 
 use parking_lot::{Mutex, RwLock};
-use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 use tokio::sync::watch;
+use tracing::{Instrument, Span};
 
 use self::{
     history::{History, Scope, is_of},
@@ -29,30 +30,31 @@ use self::{
 };
 use crate::{
     frame::{Dialect, Gap, GapReason},
+    limits,
     source::{Error, ReadLimit, Source},
 };
 
-pub use reader::{Phase, Status};
+pub(crate) use reader::Status;
 
 /// What subscribers watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     /// Counts the lives of the log: it rises when the stream was recreated or moved back, and
     /// positions of a former life mean nothing any more.
-    pub life: u64,
+    pub(crate) life: u64,
     /// The stream's epoch; `None` until the store was reached for the first time.
-    pub epoch: Option<Epoch>,
+    pub(crate) epoch: Option<Epoch>,
     /// Lowest sequence the store had when last asked.
-    pub first: u64,
+    pub(crate) first: u64,
     /// The sequence that comes next.
-    pub next: u64,
+    pub(crate) next: u64,
     /// Since when the store has been unreachable, Unix milliseconds.
-    pub down_since: Option<i64>,
+    pub(crate) down_since: Option<i64>,
 }
 
 /// Where a slice came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// Memory: the ring or a cached segment.
     Memory,
     /// The store was asked.
@@ -61,7 +63,7 @@ pub enum Origin {
 
 /// What is at a position without asking the store.
 #[derive(Debug)]
-pub enum Now {
+pub(crate) enum Now {
     /// In the ring: what to write.
     Slice(Slice),
     /// In a cached segment, which covers the position.
@@ -76,13 +78,13 @@ pub enum Now {
 
 /// What may change while the log is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// How payloads become `data:`.
-    pub encoding: Encoding,
+    pub(crate) encoding: Encoding,
     /// Whether holes are compaction.
-    pub compacted: bool,
+    pub(crate) compacted: bool,
     /// Bytes of encoded segments kept.
-    pub cache_bytes: u64,
+    pub(crate) cache_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -96,7 +98,7 @@ struct Rings {
 
 /// The log of one channel.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     source: Arc<dyn Source>,
     options: RwLock<Options>,
     rings: RwLock<Rings>,
@@ -105,13 +107,16 @@ pub struct Log {
     /// Woken when the head changes: threads that cannot wait for the watch.
     wakers: RwLock<Vec<Waker>>,
     status: Mutex<Status>,
+    /// Names the channel in the log lines of the reader, and of reads of the store.
+    span: Span,
     invalid: std::sync::atomic::AtomicU64,
 }
 
 impl Log {
-    /// A log over `source`; nothing happens until [`Log::run`] is driven.
+    /// A log over `source`; nothing happens until [`Log::run`] is driven. Its log lines are in
+    /// `span`.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, options: Options) -> Self {
+    pub(crate) fn new(source: Arc<dyn Source>, options: Options, span: Span) -> Self {
         Self {
             history: History::new(Arc::clone(&source), options.cache_bytes / 2),
             source,
@@ -124,29 +129,29 @@ impl Log {
             head: watch::Sender::new(Head::default()),
             wakers: RwLock::default(),
             status: Mutex::new(Status::default()),
+            span,
             invalid: std::sync::atomic::AtomicU64::new(0),
         }
     }
 
     /// The head, to watch.
     #[must_use]
-    pub fn head(&self) -> watch::Receiver<Head> {
+    pub(crate) fn head(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
     }
 
-    /// The head at this moment.
     #[must_use]
-    pub fn head_now(&self) -> Head {
+    pub(crate) fn head_now(&self) -> Head {
         *self.head.borrow()
     }
 
     /// Wakes `waker` at each change of the head from now on.
-    pub fn wake_on_change(&self, waker: Waker) {
+    pub(crate) fn wake_on_change(&self, waker: Waker) {
         self.wakers.write().push(waker);
     }
 
     /// No longer wakes `waker`.
-    pub fn forget_waker(&self, waker: &Waker) {
+    pub(crate) fn forget_waker(&self, waker: &Waker) {
         self.wakers.write().retain(|known| !known.will_wake(waker));
     }
 
@@ -159,26 +164,25 @@ impl Log {
         changed
     }
 
-    /// The store underneath.
     #[must_use]
-    pub fn source(&self) -> &dyn Source {
+    pub(crate) fn source(&self) -> &dyn Source {
         &*self.source
     }
 
     /// What the reader does, for probes and people.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.status.lock().clone()
     }
 
     /// Payloads that were not text on a text channel since the start.
     #[must_use]
-    pub fn invalid_payloads(&self) -> u64 {
+    pub(crate) fn invalid_payloads(&self) -> u64 {
         self.invalid.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Applies changed options; subscribers keep their positions.
-    pub fn set_options(&self, options: Options) {
+    pub(crate) fn set_options(&self, options: Options) {
         let before = std::mem::replace(&mut *self.options.write(), options);
         self.history.set_capacity(options.cache_bytes / 2);
         if before.encoding != options.encoding || before.compacted != options.compacted {
@@ -194,7 +198,7 @@ impl Log {
     /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not
     /// wait.
     #[must_use]
-    pub fn read_now(
+    pub(crate) fn read_now(
         &self,
         life: u64,
         position: u64,
@@ -252,7 +256,7 @@ impl Log {
     ///
     /// # Errors
     /// The store's; the same call may be made again, nothing is lost.
-    pub async fn segment(
+    pub(crate) async fn segment(
         &self,
         life: u64,
         position: u64,
@@ -263,7 +267,8 @@ impl Log {
             return Ok(None);
         };
         let scope = self.scope(head, epoch, dialect);
-        let (segment, asked) = self.history.segment(scope, position).await?;
+        let (segment, asked) =
+            self.history.segment(scope, position).instrument(self.span.clone()).await?;
         if self.head_now().life != life {
             return Ok(None);
         }
@@ -276,13 +281,14 @@ impl Log {
     ///
     /// # Errors
     /// The store's.
-    pub async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
+    pub(crate) async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
         let head = self.head_now();
         let last = head.next.saturating_sub(1);
         let Some(epoch) = head.epoch.filter(|_| position <= last) else { return Ok(Vec::new()) };
         let count = (last + 1 - position).min(limits::PAGE_EVENTS as u64);
         let limit = ReadLimit { events: count, bytes: limits::SEGMENT_BYTES };
-        let (mut events, proven) = self.history.events(position, limit).await?;
+        let (mut events, proven) =
+            self.history.events(position, limit).instrument(self.span.clone()).await?;
         if !is_of(proven, epoch)? {
             self.history.check_epoch(epoch).await?;
         }
@@ -295,7 +301,7 @@ impl Log {
     ///
     /// # Errors
     /// The store's.
-    pub async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
+    pub(crate) async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
         let head = self.head_now();
         let Some(epoch) = head.epoch else {
             return Err(Error::Unreachable("not connected yet".into()));
@@ -311,7 +317,8 @@ impl Log {
             let mut position = block.max(1);
             let mut rising = Vec::new();
             while position < before {
-                let (segment, _) = self.history.segment(scope, position).await?;
+                let (segment, _) =
+                    self.history.segment(scope, position).instrument(self.span.clone()).await?;
                 rising.push(segment.newest(before, count, filter));
                 position = segment.end();
             }

@@ -2,13 +2,15 @@
 
 mod histogram;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-pub use histogram::Histogram;
+pub(crate) use histogram::Histogram;
 
 use crate::{
     frame::{CloseReason, GapReason},
@@ -44,7 +46,7 @@ struct BySource {
 
 /// All series of the pod.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     connections: Family<ByChannel, Gauge>,
     events_delivered: Family<ByChannel, Counter>,
@@ -117,9 +119,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The series of one channel.
     #[must_use]
-    pub fn channel(&self, name: &str) -> ChannelMetrics {
+    pub(crate) fn channel(&self, name: &str) -> ChannelMetrics {
         let channel = name.to_owned();
         let by_channel = ByChannel { channel: channel.clone() };
         ChannelMetrics {
@@ -142,8 +143,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a configuration file that was refused.
-    pub fn config_error(&self) {
+    pub(crate) fn config_error(&self) {
         self.config_errors.inc();
     }
 
@@ -151,29 +151,37 @@ impl Metrics {
     ///
     /// # Errors
     /// Never when writing to memory; the signature is the encoder's.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 }
 
-/// The series of one channel.
+/// Seconds since a time in Unix nanoseconds; 0 for one in the future, as the store's clock may be
+/// ahead.
+#[must_use]
+pub(crate) fn seconds_since(time_nanos: i64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let nanos = i128::try_from(now).unwrap_or(i128::MAX) - i128::from(time_nanos);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)).as_secs_f64()
+}
+
 #[derive(Debug)]
-pub struct ChannelMetrics {
+pub(crate) struct ChannelMetrics {
     channel: String,
     /// Open streams.
-    pub connections: Gauge,
+    pub(crate) connections: Gauge,
     /// Events handed over.
-    pub events_delivered: Counter,
+    pub(crate) events_delivered: Counter,
     /// Bytes handed over.
-    pub bytes_written: Counter,
+    pub(crate) bytes_written: Counter,
     /// Seconds from store to hand-over.
-    pub publish_to_write: Histogram,
+    pub(crate) publish_to_write: Histogram,
     /// Events the store is ahead.
-    pub reader_lag: Gauge,
+    pub(crate) reader_lag: Gauge,
     /// Payloads that were not text.
-    pub invalid_payloads: Gauge,
+    pub(crate) invalid_payloads: Gauge,
     replay_memory: Counter,
     replay_store: Counter,
     gaps: Family<ByReason, Counter>,
@@ -183,29 +191,26 @@ pub struct ChannelMetrics {
 
 impl ChannelMetrics {
     /// Counts a read by a subscriber that catches up.
-    pub fn replay_read(&self, origin: Origin) {
+    pub(crate) fn replay_read(&self, origin: Origin) {
         match origin {
             Origin::Memory => self.replay_memory.inc(),
             Origin::Store => self.replay_store.inc(),
         };
     }
 
-    /// Counts a gap event.
-    pub fn gap(&self, reason: GapReason) {
+    pub(crate) fn gap(&self, reason: GapReason) {
         self.gaps
             .get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() })
             .inc();
     }
 
-    /// Counts a stream's end.
-    pub fn close(&self, reason: CloseReason) {
+    pub(crate) fn close(&self, reason: CloseReason) {
         self.closes
             .get_or_create(&ByReason { channel: self.channel.clone(), reason: reason.as_str() })
             .inc();
     }
 
-    /// Counts a publish by its result.
-    pub fn publish(&self, result: &'static str) {
+    pub(crate) fn publish(&self, result: &'static str) {
         self.publishes.get_or_create(&ByResult { channel: self.channel.clone(), result }).inc();
     }
 }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 
 /// Where the pod is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Not every channel's log covers its tail yet.
     Starting,
     /// Sends for subscribers. Stays so when the store goes away: open streams and memory are still
@@ -21,7 +21,7 @@ pub enum Phase {
 
 /// The phase, published.
 #[derive(Debug)]
-pub struct PhaseCell(watch::Sender<Phase>);
+pub(crate) struct PhaseCell(watch::Sender<Phase>);
 
 impl Default for PhaseCell {
     fn default() -> Self {
@@ -30,14 +30,13 @@ impl Default for PhaseCell {
 }
 
 impl PhaseCell {
-    /// The phase at this moment.
     #[must_use]
-    pub fn get(&self) -> Phase {
+    pub(crate) fn get(&self) -> Phase {
         *self.0.borrow()
     }
 
     /// Goes on to `phase`; never back.
-    pub fn advance(&self, phase: Phase) {
+    pub(crate) fn advance(&self, phase: Phase) {
         let moved = self.0.send_if_modified(|now| {
             let forward = phase > *now;
             if forward {

@@ -1,67 +1,67 @@
 //! The pod: builds the parts, owns the tasks.
+//!
+//! ```text
+//! task                        ends on                    if it fails
+//! ──────────────────────────  ─────────────────────────  ──────────────────────────────────────
+//! public accept loop          stop_accepting             errors are logged, and accept is called
+//!                                                        again; panic: no new subscribers
+//! a connection of it          its peer, its last frame,  the client comes back with its cursor
+//!                             abort
+//! admin accept loop, and its  abort                      probes fail, and the kubelet starts the
+//!   connections                                          pod anew
+//! become_ready                warm logs, abort           the pod never gets subscribers
+//! follow                      abort                      an unreadable directory is logged, and
+//!                                                        what is in force stays so; the same
+//!                                                        after a panic
+//! end_stalled                 abort                      stalled streams of hyper's stay until
+//!                                                        their peers go
+//! watch_memory                abort                      the last answer to whether memory is
+//!                                                        scarce stays
+//! the log of a channel        the channel is removed,    errors are tried again, and subscribers
+//!   (pod/channels.rs)         abort                      are told; panic: no new events
+//! a question of a fan-out     the store's answer or      the subscriber asks again; panic: it
+//!   thread to the store       time limit, abort          waits until its connection ends
+//! a fan-out thread            FanOut::stop               the pod drains, and is started anew
+//! ```
+//! Errors never end a task but where the table says so. A panic does, and is on standard error.
 
-use std::{
-    collections::BTreeMap, io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
-    time::Duration,
+mod channels;
+mod drain;
+mod signals;
+
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    time::{Interval, MissedTickBehavior},
 };
-
-use arc_swap::ArcSwap;
-use sluice_channel::ChannelConfig;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{channels::Channels, signals::Signals};
 use crate::{
     admin,
     admission::Admission,
+    cgroup::Cgroup,
     channel::Channel,
-    config_dir::{Changes, ConfigDir},
-    drain::{self, Pace},
+    config_dir::ConfigDir,
     fanout::FanOut,
-    frame::CloseReason,
-    memory::Memory,
-    metrics::Metrics,
-    phase::{Phase, PhaseCell},
-    registry::Registry,
+    phase::Phase,
     server::{self, accept::Service},
-    source::jetstream::{self, JetStream, Settings},
+    source::jetstream::{self, Settings},
+    state::Shared,
 };
 
-/// How often the configuration directory is looked at, and sockets that take nothing are let go of.
-const TICK: Duration = Duration::from_secs(1);
+pub use drain::Pace;
+
+/// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
+/// anyway.
+const FOLLOW_TICK: Duration = Duration::from_secs(1);
+/// How often sockets that take nothing are looked for: what a write timeout is exact to.
+const STALLED_TICK: Duration = Duration::from_secs(1);
 /// How often a starting pod looks whether its logs cover their tails.
 const WARM_TICK: Duration = Duration::from_millis(50);
-
-/// What the listeners and the drain share.
-#[derive(Debug, Default)]
-pub struct Shared {
-    channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
-    /// Name of the pod.
-    pub instance: String,
-    /// Limits of this process.
-    pub admission: Admission,
-    /// Open streams.
-    pub registry: Arc<Registry>,
-    /// Numbers.
-    pub metrics: Metrics,
-    /// Phase.
-    pub phase: PhaseCell,
-    /// Cancelled to begin the drain.
-    pub drain: CancellationToken,
-}
-
-impl Shared {
-    /// The channel `name`, also when it was removed.
-    #[must_use]
-    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
-        self.channels.load().get(name).cloned()
-    }
-
-    /// All channels, removed ones too.
-    #[must_use]
-    pub fn channels(&self) -> Vec<Arc<Channel>> {
-        self.channels.load().values().cloned().collect()
-    }
-}
+/// How long each kind of task may take to end once nothing is left to be written.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a pod is started with.
 #[derive(Debug, Clone)]
@@ -121,219 +121,166 @@ pub async fn run(options: Options) -> Result<(), Error> {
     announce(&public, &admin);
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let admission = Admission::new(files, Memory::find(options.memory));
-    let shared =
-        Arc::new(Shared { instance: options.instance.clone(), admission, ..Shared::default() });
-    let (stop_accepting, abort) = (CancellationToken::new(), CancellationToken::new());
-    let (streams, background) = (TaskTracker::new(), TaskTracker::new());
-    let mut readers = Readers {
-        shared: Arc::clone(&shared),
+    let admission = Admission::new(files, Cgroup::find(options.memory));
+    let shared = Arc::new(Shared::new(options.instance, admission));
+    let tasks = Tasks::default();
+    let mut channels = Channels::new(
+        Arc::clone(&shared),
         connection,
-        instance: options.instance,
-        tasks: background.clone(),
-        abort: abort.clone(),
-        running: BTreeMap::new(),
-    };
-    readers.apply(initial);
+        tasks.background.clone(),
+        tasks.abort.clone(),
+    );
+    channels.apply(initial);
 
-    let fan_out = fan_out(options.fanout_threads, &shared, &background, &abort)?;
-    let service = Service { router: server::router(Arc::clone(&shared)), fan_out: fan_out.clone() };
-    // Owned by `abort`: they end when the pod does.
-    let serving = server::accept::serve(
-        public,
-        service,
-        streams.clone(),
-        stop_accepting.clone(),
-        abort.clone(),
-    );
-    background.spawn(serving);
-    let service = Service { router: admin::router(Arc::clone(&shared)), fan_out: None };
-    let admin_serving =
-        server::accept::serve(admin, service, background.clone(), abort.clone(), abort.clone());
-    background.spawn(admin_serving);
-    background.spawn(abort.clone().run_until_cancelled_owned(become_ready(Arc::clone(&shared))));
-    background.spawn(abort.clone().run_until_cancelled_owned(follow(readers, config_dir)));
-    let watched = Arc::clone(&shared);
-    background.spawn(
-        abort.clone().run_until_cancelled_owned(async move { watched.admission.watch().await }),
-    );
+    let fan_out = fan_out(options.fanout_threads, &shared, &tasks)?;
+    tasks.serve_public(public, &shared, fan_out.clone());
+    tasks.serve_admin(admin, &shared);
+    tasks.spawn(become_ready(Arc::clone(&shared)));
+    tasks.spawn(follow(channels, config_dir));
+    tasks.spawn(end_stalled(Arc::clone(&shared)));
+    tasks.spawn(watch_memory(Arc::clone(&shared)));
 
     tokio::select! {
         () = signals.next() => tracing::info!("told to stop: draining; a second signal ends at once"),
         () = shared.drain.cancelled() => tracing::info!("told to drain"),
     }
     let draining = async {
-        drain::drain(&shared, options.pace, &stop_accepting).await;
-        streams.close();
+        drain::drain(&shared, options.pace, &tasks.stop_accepting).await;
+        tasks.streams.close();
         // What is left has had its last frame or its deadline.
-        let _ = tokio::time::timeout(Duration::from_secs(1), streams.wait()).await;
+        let _ = tokio::time::timeout(END_TIMEOUT, tasks.streams.wait()).await;
     };
     tokio::select! {
         () = draining => {}
         () = signals.next() => tracing::warn!("told to stop a second time: ending at once"),
     }
     shared.phase.advance(Phase::Stopped);
-    abort.cancel();
-    background.close();
-    if let Some(fan_out) = fan_out {
-        let stopping = tokio::task::spawn_blocking(move || fan_out.stop());
-        let _ = tokio::time::timeout(Duration::from_secs(1), stopping).await;
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(1), background.wait()).await;
+    tasks.end(fan_out).await;
     Ok(())
 }
 
+/// The tasks of the pod, and what ends them.
+#[derive(Debug, Default)]
+struct Tasks {
+    /// Connections of the public listener: the drain waits for them.
+    streams: TaskTracker,
+    /// All others.
+    background: TaskTracker,
+    /// Ends the public accept loop, and connections that have no stream.
+    stop_accepting: CancellationToken,
+    /// Ends everything.
+    abort: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs `task` until it or the pod ends.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.background.spawn(self.abort.clone().run_until_cancelled_owned(task));
+    }
+
+    fn serve_public(
+        &self,
+        listener: TcpListener,
+        shared: &Arc<Shared>,
+        fan_out: Option<Arc<FanOut>>,
+    ) {
+        let service = Service { router: server::router(Arc::clone(shared)), fan_out };
+        let (stop, abort) = (self.stop_accepting.clone(), self.abort.clone());
+        let serving = server::accept::serve(listener, service, self.streams.clone(), stop, abort);
+        self.background.spawn(serving);
+    }
+
+    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>) {
+        let service = Service { router: admin::router(Arc::clone(shared)), fan_out: None };
+        // Probes and metrics answer for as long as the pod is there.
+        let (stop, abort) = (self.abort.clone(), self.abort.clone());
+        let serving =
+            server::accept::serve(listener, service, self.background.clone(), stop, abort);
+        self.background.spawn(serving);
+    }
+
+    /// Ends what is left.
+    async fn end(self, fan_out: Option<Arc<FanOut>>) {
+        self.abort.cancel();
+        self.background.close();
+        if let Some(fan_out) = fan_out {
+            let stopping = tokio::task::spawn_blocking(move || fan_out.stop());
+            let _ = tokio::time::timeout(END_TIMEOUT, stopping).await;
+        }
+        let _ = tokio::time::timeout(END_TIMEOUT, self.background.wait()).await;
+    }
+}
+
 /// The fan-out threads, unless there are to be none.
-fn fan_out(
-    threads: usize,
-    shared: &Shared,
-    tasks: &TaskTracker,
-    abort: &CancellationToken,
-) -> Result<Option<Arc<FanOut>>, Error> {
+fn fan_out(threads: usize, shared: &Shared, tasks: &Tasks) -> Result<Option<Arc<FanOut>>, Error> {
     if threads == 0 {
         return Ok(None);
     }
-    let started = FanOut::start(threads, tasks, abort, &shared.drain).map_err(Error::FanOut)?;
+    let started = FanOut::start(threads, &tasks.background, &tasks.abort, &shared.drain)
+        .map_err(Error::FanOut)?;
     tracing::debug!(threads, "fan-out");
     Ok(Some(Arc::new(started)))
 }
 
-/// The one line on standard output: whoever started the pod learns the ports.
+/// The one line on standard output: what starts the pod learns the ports from it.
 fn announce(public: &TcpListener, admin: &TcpListener) {
     if let (Ok(http), Ok(admin)) = (public.local_addr(), admin.local_addr()) {
         let mut out = std::io::stdout().lock();
-        // Nobody may be reading.
+        // The other end of the pipe may be closed.
         let _ = writeln!(out, "listening http={http} admin={admin}").and_then(|()| out.flush());
     }
 }
 
+/// Opens the pod to subscribers once every log covers its tail.
 async fn become_ready(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(WARM_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let is_warm = |channel: &Arc<Channel>| channel.is_removed() || channel.log().status().warm;
+    let mut tick = every(WARM_TICK);
+    while !shared.channels().iter().all(is_warm) {
         tick.tick().await;
-        if shared
-            .channels()
-            .iter()
-            .all(|channel| channel.is_removed() || channel.log().status().warm)
-        {
-            shared.phase.advance(Phase::Ready);
-            return;
-        }
     }
+    shared.phase.advance(Phase::Ready);
 }
 
-async fn follow(mut readers: Readers, mut config_dir: ConfigDir) {
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Puts what changes in the configuration directory in force.
+async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
+    let mut tick = every(FOLLOW_TICK);
+    let mut readable = true;
     loop {
         tick.tick().await;
-        readers.shared.registry.sweep();
         match config_dir.poll() {
-            Ok(changes) => readers.apply(changes),
+            Ok(changes) => {
+                if !readable {
+                    tracing::info!("the configuration directory can be read again");
+                }
+                readable = true;
+                channels.apply(changes);
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot look at the configuration directory; what is in force stays so")
+                if readable {
+                    tracing::warn!(%error, "cannot read the configuration directory; what is in force stays so");
+                }
+                readable = false;
             }
         }
     }
 }
 
-/// The channels and the tasks that keep their logs at the tail.
-struct Readers {
-    shared: Arc<Shared>,
-    connection: jetstream::Connection,
-    instance: String,
-    tasks: TaskTracker,
-    abort: CancellationToken,
-    running: BTreeMap<String, CancellationToken>,
-}
-
-impl Readers {
-    fn apply(&mut self, changes: Changes) {
-        for (path, reason) in changes.refused {
-            tracing::warn!(path = %path.display(), reason, "a channel configuration was refused; what was in force stays so");
-            self.shared.metrics.config_error();
-        }
-        for name in changes.removed {
-            self.remove(&name);
-        }
-        for config in changes.set {
-            self.set(config);
-        }
-    }
-
-    fn set(&mut self, config: ChannelConfig) {
-        let name = config.name.to_string();
-        if let Some(channel) = self.shared.channel(&name).filter(|c| !c.is_removed()) {
-            if channel.config().stream.name == config.stream.name
-                && channel.config().stream.topic_prefix == config.stream.topic_prefix
-            {
-                tracing::info!(
-                    channel = name,
-                    generation = config.generation,
-                    "configuration applied"
-                );
-                channel.set_config(config);
-                return;
-            }
-            // Another stream is another channel: its cursors are of another epoch.
-            self.remove(&name);
-        }
-        tracing::info!(channel = name, stream = %config.stream.name, "channel added");
-        let source = JetStream::new(
-            self.connection.clone(),
-            config.stream.name.clone(),
-            &config.stream.topic_prefix,
-            &self.instance,
-        );
-        let channel =
-            Arc::new(Channel::new(config, Arc::new(source), self.shared.metrics.channel(&name)));
-        let cancel = self.abort.child_token();
-        self.tasks.spawn(Arc::clone(channel.log()).run(cancel.clone()));
-        self.running.insert(name.clone(), cancel);
-        self.insert(name, channel);
-    }
-
-    fn remove(&mut self, name: &str) {
-        let Some(channel) = self.shared.channel(name) else { return };
-        tracing::info!(channel = name, "channel removed");
-        channel.set_removed();
-        if let Some(cancel) = self.running.remove(name) {
-            cancel.cancel();
-        }
-        for entry in
-            self.shared.registry.entries().iter().filter(|e| Arc::ptr_eq(e.channel(), &channel))
-        {
-            entry.close(CloseReason::Removed, channel.retry());
-        }
-    }
-
-    fn insert(&self, name: String, channel: Arc<Channel>) {
-        let mut channels = BTreeMap::clone(&self.shared.channels.load());
-        channels.insert(name, channel);
-        self.shared.channels.store(Arc::new(channels));
+/// Ends the streams of hyper's whose sockets take nothing for longer than their channels allow.
+async fn end_stalled(shared: Arc<Shared>) {
+    let mut tick = every(STALLED_TICK);
+    loop {
+        tick.tick().await;
+        shared.registry.end_stalled();
     }
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+/// Keeps the answer to whether memory is scarce fresh.
+async fn watch_memory(shared: Arc<Shared>) {
+    shared.admission.watch().await;
 }
 
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+fn every(period: Duration) -> Interval {
+    let mut tick = tokio::time::interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
 }

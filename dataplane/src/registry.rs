@@ -1,5 +1,4 @@
-//! Who is connected: every open stream with its place, readable without stopping it, closable from
-//! outside.
+//! Every open stream with its position, readable without stopping it, closable from outside.
 
 use std::{
     collections::HashMap,
@@ -19,12 +18,12 @@ use serde::Serialize;
 use sluice_channel::{Cursor, Epoch};
 use tokio::sync::Notify;
 
-use crate::{channel::Channel, frame::CloseReason};
+use crate::{channel::Channel, frame::CloseReason, peer::Peer};
 
 /// Where a subscriber is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[repr(u8)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Its start position is being found.
     Admitting,
     /// Behind the head.
@@ -46,64 +45,8 @@ impl Stage {
     }
 }
 
-/// A TCP connection, which may carry several streams (HTTP/2).
-#[derive(Debug)]
-pub struct Connection {
-    /// The other end.
-    pub peer: SocketAddr,
-    started: Instant,
-    /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it
-    /// takes.
-    blocked_since: AtomicU64,
-    killed: Notify,
-}
-
-impl Connection {
-    /// A connection from `peer`.
-    #[must_use]
-    pub fn new(peer: SocketAddr) -> Self {
-        Self {
-            peer,
-            started: Instant::now(),
-            blocked_since: AtomicU64::new(0),
-            killed: Notify::new(),
-        }
-    }
-
-    /// Notes that the socket took bytes.
-    pub fn progressed(&self) {
-        self.blocked_since.store(0, Relaxed);
-    }
-
-    /// Notes that the socket would take nothing.
-    pub fn blocked(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        // Only the first refusal counts; progress sets it back.
-        let _ = self.blocked_since.compare_exchange(0, now, Relaxed, Relaxed);
-    }
-
-    /// How long the socket has been taking nothing.
-    #[must_use]
-    pub fn blocked_for(&self) -> Duration {
-        match self.blocked_since.load(Relaxed) {
-            0 => Duration::ZERO,
-            since => self.started.elapsed().saturating_sub(Duration::from_millis(since - 1)),
-        }
-    }
-
-    /// Asks the connection's task to let go of it.
-    pub fn kill(&self) {
-        self.killed.notify_one();
-    }
-
-    /// Resolves once [`Self::kill`] was called.
-    pub async fn killed(&self) {
-        self.killed.notified().await;
-    }
-}
-
-/// Who writes a stream, and is told when it is to end.
-pub trait Writer: Send + Sync + std::fmt::Debug {
+/// What writes a stream, and is told when it is to end.
+pub(crate) trait Writer: Send + Sync + std::fmt::Debug {
     /// The stream that the writer knows as `key` is to end.
     fn close_wanted(&self, key: u64);
 }
@@ -116,9 +59,9 @@ struct Close {
 
 /// One open stream.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     channel: Arc<Channel>,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     filter: String,
     started: Instant,
     epoch: AtomicU32,
@@ -133,7 +76,7 @@ pub struct Entry {
 
 impl Entry {
     /// Asks the stream to end for `reason` with this reconnection time; the first one to ask wins.
-    pub fn close(&self, reason: CloseReason, retry: Duration) {
+    pub(crate) fn close(&self, reason: CloseReason, retry: Duration) {
         let writer = {
             let mut close = self.close.lock();
             if close.asked.is_some() {
@@ -151,13 +94,13 @@ impl Entry {
 
     /// Why the stream is to end, and the reconnection time to give.
     #[must_use]
-    pub fn close_asked(&self) -> Option<(CloseReason, Duration)> {
+    pub(crate) fn close_asked(&self) -> Option<(CloseReason, Duration)> {
         if self.closing.load(Acquire) { self.close.lock().asked } else { None }
     }
 
     /// Names the thread that writes the stream from now on. A wish to close that came before is
     /// found by [`Self::close_asked`], one that comes later is told to `writer`.
-    pub fn written_by(&self, writer: Arc<dyn Writer>, key: u64) {
+    pub(crate) fn written_by(&self, writer: Arc<dyn Writer>, key: u64) {
         self.close.lock().writer = Some((writer, key));
     }
 
@@ -167,14 +110,14 @@ impl Entry {
     }
 
     /// Resolves once the stream is to end.
-    pub async fn close_wanted(&self) {
+    pub(crate) async fn close_wanted(&self) {
         while self.close_asked().is_none() {
             self.close_wanted.notified().await;
         }
     }
 
     /// Notes the subscriber's place: everything before `position` was handed over.
-    pub fn at(&self, epoch: Epoch, position: u64, stage: Stage) {
+    pub(crate) fn at(&self, epoch: Epoch, position: u64, stage: Stage) {
         self.epoch.store(epoch.bits(), Relaxed);
         self.position.store(position, Relaxed);
         self.stage.store(stage as u8, Relaxed);
@@ -182,26 +125,25 @@ impl Entry {
     }
 
     /// Notes that a live subscriber moved on.
-    pub fn moved(&self, position: u64) {
+    pub(crate) fn moved(&self, position: u64) {
         self.position.store(position, Relaxed);
     }
 
-    /// The channel.
     #[must_use]
-    pub const fn channel(&self) -> &Arc<Channel> {
+    pub(crate) const fn channel(&self) -> &Arc<Channel> {
         &self.channel
     }
 
-    /// The connection underneath.
+    /// The other end of the connection underneath.
     #[must_use]
-    pub const fn connection(&self) -> &Arc<Connection> {
-        &self.connection
+    pub(crate) const fn peer(&self) -> &Arc<Peer> {
+        &self.peer
     }
 }
 
 /// What `/debug/subscribers` shows of a stream.
 #[derive(Debug, Serialize)]
-pub struct View {
+pub(crate) struct View {
     channel: String,
     peer: SocketAddr,
     cursor: Option<String>,
@@ -215,14 +157,14 @@ pub struct View {
 impl View {
     /// How many events it is behind; `None` before its start is found.
     #[must_use]
-    pub const fn lag(&self) -> Option<u64> {
+    pub(crate) const fn lag(&self) -> Option<u64> {
         self.lag
     }
 }
 
 /// All open streams of the pod.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub(crate) struct Registry {
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
     next_id: AtomicU64,
 }
@@ -231,10 +173,10 @@ impl Registry {
     /// Registers a stream; it is one of the channel's connections until the result is dropped.
     /// `None` when the channel has as many as it may have.
     #[must_use]
-    pub fn register(
+    pub(crate) fn register(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
-        connection: &Arc<Connection>,
+        peer: &Arc<Peer>,
         filter: String,
     ) -> Option<Registration> {
         if !channel.take_slot() {
@@ -243,7 +185,7 @@ impl Registry {
         let id = self.next_id.fetch_add(1, Relaxed);
         let entry = Arc::new(Entry {
             channel: Arc::clone(channel),
-            connection: Arc::clone(connection),
+            peer: Arc::clone(peer),
             filter,
             started: Instant::now(),
             epoch: AtomicU32::new(0),
@@ -258,27 +200,24 @@ impl Registry {
         Some(Registration { registry: Arc::clone(self), id, entry })
     }
 
-    /// All entries at this moment.
     #[must_use]
-    pub fn entries(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.lock().values().cloned().collect()
     }
 
-    /// How many there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
     }
 
-    /// Whether there are none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// A picture of the streams for people: all, or one channel's.
     #[must_use]
-    pub fn view(&self, channel: Option<&str>) -> Vec<View> {
+    pub(crate) fn view(&self, channel: Option<&str>) -> Vec<View> {
         let view = |entry: Arc<Entry>| {
             let known = entry.known.load(Relaxed);
             let position = entry.position.load(Relaxed);
@@ -288,12 +227,11 @@ impl Registry {
             );
             View {
                 channel: entry.channel.name().to_string(),
-                peer: entry.connection.peer,
+                peer: entry.peer.address,
                 cursor: known.then(|| cursor.to_string()),
                 lag: known.then(|| entry.channel.log().head_now().next.saturating_sub(position)),
                 age_ms: u64::try_from(entry.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                blocked_ms: u64::try_from(entry.connection.blocked_for().as_millis())
-                    .unwrap_or(u64::MAX),
+                blocked_ms: u64::try_from(entry.peer.blocked_for().as_millis()).unwrap_or(u64::MAX),
                 state: Stage::from_bits(entry.stage.load(Relaxed)),
                 filter: entry.filter.clone(),
             }
@@ -305,28 +243,29 @@ impl Registry {
             .collect()
     }
 
-    /// Lets go of every connection of hyper's whose socket has taken nothing for its channel's
-    /// write timeout. Nothing can be told to such a subscriber: its socket is full. Its cursor is
-    /// intact, so it comes back to the place.
-    pub fn sweep(&self) {
+    /// Ends every stream of hyper's whose socket has taken nothing for its channel's write timeout.
+    /// No last frame can be written: the socket is full. The subscriber's cursor is intact, so it
+    /// comes back to the same position.
+    pub(crate) fn end_stalled(&self) {
         let overdue = |entry: &&Arc<Entry>| {
-            let blocked = entry.connection.blocked_for();
+            let blocked = entry.peer.blocked_for();
             !blocked.is_zero()
                 && blocked > entry.channel.config().delivery.write_timeout
                 && !entry.has_writer()
         };
         let overdue: Vec<_> = self.entries.lock().values().filter(overdue).cloned().collect();
         for entry in overdue {
-            tracing::debug!(peer = %entry.connection.peer, "a socket takes nothing: closing it");
+            let (channel, peer) = (entry.channel.name(), entry.peer.address);
+            tracing::debug!(%channel, %peer, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
-            entry.connection.kill();
+            entry.peer.disconnect();
         }
     }
 }
 
 /// Keeps a stream registered.
 #[derive(Debug)]
-pub struct Registration {
+pub(crate) struct Registration {
     registry: Arc<Registry>,
     id: u64,
     entry: Arc<Entry>,

@@ -1,8 +1,8 @@
 //! The public listener: accepts connections and answers `/channels/…`.
 
-pub mod accept;
+pub(crate) mod accept;
 mod cors;
-pub mod handoff;
+pub(crate) mod handoff;
 mod page;
 mod problem;
 mod publish;
@@ -10,4 +10,4 @@ mod query;
 mod routes;
 mod stream;
 
-pub use routes::router;
+pub(crate) use routes::router;

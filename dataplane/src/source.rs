@@ -13,7 +13,7 @@ use sluice_channel::{Epoch, Event};
 
 /// What the store says of a stream, asked of its leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct State {
+pub struct StreamState {
     /// The stream's life.
     pub epoch: Epoch,
     /// Lowest sequence still kept; `last + 1` when the stream is empty.
@@ -110,7 +110,7 @@ pub trait Tail: Send {
 /// A store of one stream.
 pub trait Source: Send + Sync + 'static {
     /// The stream's state by its leader.
-    fn state(&self) -> BoxFuture<'_, Result<State, Error>>;
+    fn state(&self) -> BoxFuture<'_, Result<StreamState, Error>>;
     /// A feed of everything from `from` on, old and new.
     fn tail(&self, from: u64) -> BoxFuture<'_, Result<Box<dyn Tail>, Error>>;
     /// Events from `from` on. Any replica may answer, also one that lags: an early end is no proof

@@ -8,7 +8,6 @@
 
 mod frames;
 mod handed;
-mod output;
 mod question;
 mod start;
 mod tell;
@@ -29,12 +28,12 @@ use crate::{
         Head, Now, Origin,
         segment::{Segment, Slice},
     },
+    metrics::seconds_since,
     registry::{Entry, Registration, Stage},
 };
 
 pub use frames::Frames;
 pub use handed::Mark;
-pub use output::{seconds_since, write_close};
 pub use question::{Answer, Question};
 pub use start::{Place, Start, resolve};
 

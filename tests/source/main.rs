@@ -8,7 +8,7 @@ use futures::future::LocalBoxFuture;
 use sluice_dataplane::source::{
     Append, Error, ReadLimit, Source, Tail,
     jetstream::{JetStream, Settings, connect},
-    memory::Memory,
+    memory::MemorySource,
 };
 use sluice_tests::nats::{NatsServer, Streams, names, stream_config};
 
@@ -21,7 +21,7 @@ trait Backend {
     fn recreate(&self) -> LocalBoxFuture<'_, ()>;
 }
 
-impl Backend for Memory {
+impl Backend for MemorySource {
     fn source(&self) -> Arc<dyn Source> {
         Arc::new(self.clone())
     }
@@ -288,7 +288,9 @@ async fn conformance(backend: &dyn Backend) {
 
 #[test]
 fn memory_conforms() {
-    sluice_tests::run(Duration::from_secs(30), async { conformance(&Memory::default()).await });
+    sluice_tests::run(Duration::from_secs(30), async {
+        conformance(&MemorySource::default()).await
+    });
 }
 
 #[test]

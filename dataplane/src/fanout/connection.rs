@@ -192,7 +192,7 @@ impl Connection {
             self.advance(taken);
             if taken > 0 && self.blocked {
                 self.blocked = false;
-                self.subscriber.entry().connection().progressed();
+                self.subscriber.entry().peer().progressed();
             }
             // A short write is a full socket: the kernel tells when there is room again.
             if taken < length {
@@ -219,7 +219,7 @@ impl Connection {
     fn note_blocked(&mut self) {
         self.blocked = true;
         self.subscriber.let_go();
-        self.subscriber.entry().connection().blocked();
+        self.subscriber.entry().peer().blocked();
     }
 
     /// Ends the stream towards the peer, and gives the socket back to wait for the peer's own end.

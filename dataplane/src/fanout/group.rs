@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use sluice_channel::{Filter, limits};
+use sluice_channel::Filter;
 
 use super::{
     chunk,
@@ -14,8 +14,9 @@ use super::{
 use crate::{
     channel::Channel,
     frame::Dialect,
+    limits,
     log::{Head, Now, segment::Slice},
-    subscriber::seconds_since,
+    metrics::seconds_since,
 };
 
 /// Deliveries after which the clock is read again for the latency that the metrics show.

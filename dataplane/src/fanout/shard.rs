@@ -18,7 +18,6 @@ use std::{
 
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use slab::Slab;
-use sluice_channel::limits;
 
 use end::{drained, enqueue, set_timer};
 
@@ -31,6 +30,7 @@ use super::{
     timers::Timers,
 };
 use crate::{
+    limits,
     log::Origin,
     subscriber::{Answer, Question, Step, Subscriber},
 };
@@ -360,7 +360,7 @@ impl Shard {
             .config()
             .delivery
             .write_timeout
-            .saturating_sub(entry.connection().blocked_for());
+            .saturating_sub(entry.peer().blocked_for());
         set_timer(&mut self.timers, self.now + rest, key, connection);
     }
 

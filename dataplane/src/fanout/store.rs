@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use sluice_channel::limits;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::inbox::{Inbox, Message};
 use crate::{
     frame::Dialect,
+    limits,
     subscriber::{Answer, Question},
 };
 

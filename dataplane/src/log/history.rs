@@ -7,19 +7,20 @@ use parking_lot::Mutex;
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle,
 };
-use sluice_channel::{Epoch, Event, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, config::Encoding};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{room::Room, segment::Segment};
 use crate::{
     frame::{Dialect, GapReason},
+    limits,
     source::{Batch, Error, ReadLimit, Source},
 };
 
 /// Reads of the store at the same time, per channel and pod: replays share them and leave the
 /// connection room for the tail.
 const CONCURRENT_READS: usize = 4;
-/// Segments that wait to be read ahead of those who ask for them.
+/// Segments that wait to be read before a subscriber asks for them.
 const AHEAD: usize = 16;
 /// How often a replica that lags is asked again before the leader is.
 const LAG_RETRIES: u32 = 3;
@@ -64,7 +65,7 @@ pub(super) struct Scope {
 pub(super) struct History {
     source: Arc<dyn Source>,
     cache: Cache<Key, Arc<Segment>, Cost>,
-    /// Memory of all its segments, cached or still being read by somebody.
+    /// Memory of all its segments, cached or still held by a subscriber.
     room: Arc<Room>,
     reads: Semaphore,
     /// Places that will be read soon. Bounded; what does not fit is read when it is asked for.
@@ -84,7 +85,7 @@ pub(super) fn is_of(proven: Option<Epoch>, epoch: Epoch) -> Result<bool, Error> 
     }
 }
 
-/// Memory for history where `capacity` bytes of it are cached: half as much again, for those
+/// Memory for history where `capacity` bytes of it are cached: half as much again, for
 /// segments that have left the cache while subscribers were still reading them.
 fn room_beside(capacity: u64) -> usize {
     usize::try_from(capacity.saturating_add(capacity / 2)).unwrap_or(usize::MAX)
@@ -153,7 +154,7 @@ impl History {
         let Some(mut queue) = self.ahead_queue.lock().take() else { return };
         while let Some((scope, start)) = queue.recv().await {
             if self.room.is_free() && self.cached(scope, start).is_none() {
-                // Who asks for it will see what is wrong.
+                // An error shows to the subscriber that asks for the segment.
                 let _ = self.segment(scope, start).await;
             }
         }

@@ -11,11 +11,15 @@ use serde::Serialize;
 use sluice_channel::Epoch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::Log;
-use crate::source::{Delivery, Error, State, Tail};
+use crate::{
+    source::{Delivery, Error, StreamState, Tail},
+    throttle::Throttle,
+};
 
-/// Sequences read back into memory at the start, so that subscribers who return after a roll find
+/// Sequences read back into memory at the start, so that subscribers that return after a roll find
 /// them there.
 const WARM_SEQUENCES: u64 = 1_024;
 /// Deliveries handled as one, so that a burst wakes the subscribers once.
@@ -32,10 +36,13 @@ const MOVED_BACK_AFTER: Duration = Duration::from_secs(6);
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Longest pause between attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Interruptions of the tail are logged once in this time: a tail that the store lets open and then
+/// ends would write a line with each attempt.
+const INTERRUPTION_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// What the reader is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum Phase {
+pub(crate) enum Activity {
     /// The store has not been reached yet, or the newest events are still being read.
     #[default]
     FindingTail,
@@ -43,21 +50,20 @@ pub enum Phase {
     Tailing,
     /// The tail ended or the store does not answer.
     Interrupted,
-    /// The store answers; finding out whether the stream is still the one we knew.
+    /// The store answers; the reader finds out whether the stream is the one it knew.
     Reconciling,
 }
 
 /// The reader's state, for probes and people.
 #[derive(Debug, Clone, Default)]
-pub struct Status {
-    /// Phase.
-    pub phase: Phase,
+pub(crate) struct Status {
+    pub(crate) activity: Activity,
     /// Whether the log has covered the tail at least once: only then are subscribers sent here.
-    pub warm: bool,
+    pub(crate) warm: bool,
     /// What went wrong last, while it is wrong.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// How far the store was ahead when last asked, events.
-    pub lag: u64,
+    pub(crate) lag: u64,
 }
 
 struct Reader {
@@ -66,12 +72,13 @@ struct Reader {
     warm_target: u64,
     failing_since: Option<Instant>,
     attempts: u32,
+    interruptions: Throttle,
 }
 
 /// A question to the store under way: the head when it was asked, and the answer.
-type Probe<'a> = BoxFuture<'a, (u64, Result<State, Error>)>;
+type Probe<'a> = BoxFuture<'a, (u64, Result<StreamState, Error>)>;
 
-async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>) {
+async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<StreamState, Error>) {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
@@ -79,14 +86,19 @@ async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<State, Error>)
 }
 
 impl Log {
-    /// Keeps the log at the tail until `cancel`, and reads ahead of those who replay.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+    /// Keeps the log at the tail until `cancel`, and reads ahead of replays.
+    pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let log = Arc::clone(&self);
-        let reader = Reader { log: self, warm_target: 0, failing_since: None, attempts: 0 };
+        let reader = Reader {
+            log: self,
+            warm_target: 0,
+            failing_since: None,
+            attempts: 0,
+            interruptions: Throttle::new(INTERRUPTION_LOG_PERIOD),
+        };
         // Cancelled as a whole: every await in it may be dropped.
-        let _ = cancel
-            .run_until_cancelled(futures::future::join(reader.run(), log.history.read_ahead()))
-            .await;
+        let both = futures::future::join(reader.run(), log.history.read_ahead());
+        let _ = cancel.run_until_cancelled(both.instrument(log.span.clone())).await;
     }
 }
 
@@ -98,10 +110,12 @@ impl Reader {
                     self.recovered();
                     let opened = Instant::now();
                     let error = self.follow(epoch, tail).await;
-                    tracing::info!(%error, "the tail was interrupted");
-                    self.set(Phase::Interrupted, Some(&error));
+                    if let Some(passed_over) = self.interruptions.admit() {
+                        tracing::info!(%error, passed_over, "the tail was interrupted");
+                    }
+                    self.set(Activity::Interrupted, Some(&error));
                     if opened.elapsed() > STABLE_AFTER {
-                        // At once: a lost consumer on a healthy store is nobody's business.
+                        // At once: subscribers do not notice a consumer that a healthy store lost.
                         self.attempts = 0;
                         continue;
                     }
@@ -114,11 +128,11 @@ impl Reader {
         }
     }
 
-    /// Finds out where the store stands and opens a tail at our position.
+    /// Finds out where the store stands and opens a tail at the log's own position.
     async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
         let state = self.log.source.state().await?;
-        if self.log.status.lock().phase == Phase::Interrupted {
-            self.set(Phase::Reconciling, None);
+        if self.log.status.lock().activity == Activity::Interrupted {
+            self.set(Activity::Reconciling, None);
         }
         self.reconcile(state)?;
         let tail = self.log.source.tail(self.log.head_now().next).await?;
@@ -126,7 +140,7 @@ impl Reader {
     }
 
     /// Decides whether the stream is still the one that the log is of.
-    fn reconcile(&mut self, state: State) -> Result<(), Error> {
+    fn reconcile(&mut self, state: StreamState) -> Result<(), Error> {
         let head = self.log.head_now();
         let same = head.epoch == Some(state.epoch);
         if same && state.last + 1 < head.next {
@@ -188,7 +202,7 @@ impl Reader {
         }
     }
 
-    /// Appends a delivery and those that wait behind it.
+    /// Appends a delivery, and the deliveries that wait behind it.
     fn take(
         &mut self,
         epoch: Epoch,
@@ -228,7 +242,7 @@ impl Reader {
         &self,
         epoch: Epoch,
         asked_at: u64,
-        answer: Result<State, Error>,
+        answer: Result<StreamState, Error>,
         stalled_at: &mut Option<u64>,
     ) -> Result<(), Error> {
         let state = match answer {
@@ -265,19 +279,21 @@ impl Reader {
         status.error = None;
         if next > self.warm_target {
             status.warm = true;
-            status.phase = Phase::Tailing;
+            status.activity = Activity::Tailing;
             status.lag = 0;
         }
     }
 
     fn recovered(&mut self) {
         self.failing_since = None;
-        self.log.change_head(|head| head.down_since.take().is_some());
+        if self.log.change_head(|head| head.down_since.take().is_some()) {
+            tracing::info!("the store answers again");
+        }
     }
 
     fn failed(&mut self, error: &Error) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
-        self.set(Phase::Interrupted, Some(error));
+        self.set(Activity::Interrupted, Some(error));
         if since.elapsed() < DEGRADED_AFTER {
             return;
         }
@@ -291,10 +307,10 @@ impl Reader {
         }
     }
 
-    fn set(&self, phase: Phase, error: Option<&Error>) {
+    fn set(&self, activity: Activity, error: Option<&Error>) {
         let mut status = self.log.status.lock();
-        if phase != Phase::Interrupted || status.warm {
-            status.phase = phase;
+        if activity != Activity::Interrupted || status.warm {
+            status.activity = activity;
         }
         status.error = error.map(ToString::to_string);
     }

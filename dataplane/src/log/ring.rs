@@ -61,8 +61,7 @@ impl Ring {
     }
 
     /// Lets go of the oldest segments until at most `capacity` bytes are held (the open one always
-    /// stays), and of those that lie wholly before `first`: the store no longer has them, nor
-    /// should we.
+    /// stays), and of segments wholly before `first`: what the store has removed is not served.
     pub(super) fn trim(&mut self, capacity: usize, first: u64) {
         while let Some(oldest) = self.sealed.front() {
             if self.cost() <= capacity && oldest.end() > first {

@@ -1,5 +1,5 @@
-//! Memory for history: a segment holds its share for as long as anybody has it, in the cache or
-//! not.
+//! Memory for history: a segment holds its share for as long as it is referenced, in the cache
+//! or not.
 //!
 //! The cache bounds what it keeps itself. Subscribers that replay keep segments beside it, each for
 //! as long as it has its turns; were they read from the store faster than sockets take them, there
@@ -17,8 +17,8 @@ use tokio::{sync::Notify, time::timeout};
 
 use crate::source::Error;
 
-/// Longest wait for room. Whoever has some gets on or lets go when its socket is full, so that this
-/// is a thread without any time left.
+/// Longest wait for room. A subscriber that holds a segment gets on, or lets go of it when its
+/// socket is full; so a wait as long as this means that the fan-out threads have no time left.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What there is.
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_read_waits_until_somebody_lets_go() {
+    async fn a_read_waits_until_a_share_is_given_back() {
         let room = Room::new(100);
         let shares = (room.take(60), room.take(60));
         assert!(room.wait().await.is_err(), "a bounded wait");

@@ -6,11 +6,14 @@ mod matches;
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 
 use self::matches::Matches;
 use super::room::{Room, Share};
-use crate::frame::{self, Dialect, Gap, GapReason};
+use crate::{
+    frame::{self, Dialect, Gap, GapReason},
+    limits,
+};
 
 /// What an index entry costs in memory, and the matches that may be kept for it, bytes: for the
 /// cache's accounting.
@@ -18,8 +21,8 @@ const ENTRY_COST: usize = size_of::<Entry>() + matches::ENTRY_BYTES;
 /// What a topic costs beside its text.
 const TOPIC_COST: usize = size_of::<Box<str>>();
 
-/// Frames of an open segment that are put into one buffer, so that those who replay take few
-/// buffers at a time.
+/// Frames of an open segment that are put into one buffer, so that a replay takes few buffers at a
+/// time.
 const RUN_FRAMES: usize = 32;
 
 /// Index entry of one frame.
@@ -71,7 +74,7 @@ enum Frames {
         interned: HashMap<Box<str>, u32>,
         bytes: usize,
     },
-    /// The segment still grows, and nobody reads it before it is sealed.
+    /// The segment still grows, and is not read before it is sealed.
     Gathering { bytes: Vec<u8>, interned: HashMap<Box<str>, u32> },
 }
 

@@ -3,12 +3,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::*;
-use crate::source::memory::Memory;
+use super::{reader::Activity, *};
+use crate::source::memory::MemorySource;
 
 struct Running {
     log: Arc<Log>,
-    memory: Memory,
+    memory: MemorySource,
     _stop: DropGuard,
 }
 
@@ -16,8 +16,8 @@ fn options() -> Options {
     Options { encoding: Encoding::Text, compacted: false, cache_bytes: 8 * 1024 * 1024 }
 }
 
-fn start(memory: &Memory, options: Options) -> Running {
-    let log = Arc::new(Log::new(Arc::new(memory.clone()), options));
+fn start(memory: &MemorySource, options: Options) -> Running {
+    let log = Arc::new(Log::new(Arc::new(memory.clone()), options, tracing::Span::none()));
     let cancel = CancellationToken::new();
     #[allow(clippy::disallowed_methods)]
     tokio::spawn(Arc::clone(&log).run(cancel.clone()));
@@ -101,7 +101,7 @@ impl Running {
 
 #[tokio::test(start_paused = true)]
 async fn ring_and_history_are_one_log() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     for i in 0..5_000 {
         memory.put(if i % 7 == 0 { "seventh" } else { "other" }, format!("event {i}"));
     }
@@ -125,7 +125,7 @@ async fn ring_and_history_are_one_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_herd_at_one_place_costs_one_read_of_the_store() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..5_000).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -151,7 +151,7 @@ async fn a_herd_at_one_place_costs_one_read_of_the_store() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_lags_makes_no_hole() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..3_000).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -164,7 +164,7 @@ async fn a_replica_that_lags_makes_no_hole() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_gone_is_named_with_its_reason() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..3_000).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -183,7 +183,7 @@ async fn what_is_gone_is_named_with_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_store_has_removed_is_not_served_from_memory() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..3_000).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -220,7 +220,7 @@ async fn what_the_store_has_removed_is_not_served_from_memory() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_delivery_is_fetched_again() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     memory.put("t", "1");
     let running = start(&memory, options());
     running.reached(2).await;
@@ -234,11 +234,11 @@ async fn a_lost_delivery_is_fetched_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_told_and_nothing_is_lost() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     memory.put("t", "1");
     let running = start(&memory, options());
     running.reached(2).await;
-    assert_eq!(running.log.status().phase, Phase::Tailing);
+    assert_eq!(running.log.status().activity, Activity::Tailing);
     memory.set_reachable(false);
     let mut head = running.log.head();
     tokio::time::timeout(Duration::from_secs(10), head.wait_for(|h| h.down_since.is_some()))
@@ -247,7 +247,7 @@ async fn an_outage_is_told_and_nothing_is_lost() {
         .unwrap();
     let status = running.log.status();
     assert!(status.warm, "a pod that was warm stays so");
-    assert_eq!((status.phase, status.error.is_some()), (Phase::Interrupted, true));
+    assert_eq!((status.activity, status.error.is_some()), (Activity::Interrupted, true));
     assert_eq!(running.walk(1, &Filter::default()).await.0, [1], "memory still serves");
     memory.put("t", "2");
     memory.set_reachable(true);
@@ -262,7 +262,7 @@ async fn an_outage_is_told_and_nothing_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_interruption_is_nobodys_business() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     memory.put("t", "1");
     let running = start(&memory, options());
     running.reached(2).await;
@@ -278,7 +278,7 @@ async fn a_short_interruption_is_nobodys_business() {
 
 #[tokio::test(start_paused = true)]
 async fn a_recreated_stream_begins_a_new_life() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..10).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -300,7 +300,7 @@ async fn a_recreated_stream_begins_a_new_life() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_moved_back_is_believed_only_when_it_stays_so() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..10).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -320,7 +320,7 @@ async fn a_store_that_moved_back_is_believed_only_when_it_stays_so() {
 
 #[tokio::test(start_paused = true)]
 async fn events_of_a_new_life_are_never_taken_for_those_of_the_old() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..3_000).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -337,7 +337,7 @@ async fn events_of_a_new_life_are_never_taken_for_those_of_the_old() {
 
 #[tokio::test(start_paused = true)]
 async fn a_changed_encoding_applies_to_everything_read_after_it() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     (0..10).for_each(|i| {
         memory.put("t", format!("{i}"));
     });
@@ -357,7 +357,7 @@ async fn a_changed_encoding_applies_to_everything_read_after_it() {
 
 #[tokio::test(start_paused = true)]
 async fn memory_is_bounded_by_the_cache_size() {
-    let memory = Memory::default();
+    let memory = MemorySource::default();
     let running = start(&memory, Options { cache_bytes: 4 * 1024 * 1024, ..options() });
     for i in 0..20u64 {
         (0..100).for_each(|_| {
@@ -386,7 +386,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let memory = Memory::default();
+            let memory = MemorySource::default();
             for i in 0..total {
                 memory.put("t", vec![b'x'; sizes[i as usize % sizes.len()]]);
             }

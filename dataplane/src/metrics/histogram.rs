@@ -22,7 +22,7 @@ struct Counts {
 
 /// Seconds, from 1 ms to 32 s in powers of two.
 #[derive(Debug, Clone, Default)]
-pub struct Histogram(Arc<Mutex<Counts>>);
+pub(crate) struct Histogram(Arc<Mutex<Counts>>);
 
 /// Upper bound of a bucket, seconds.
 fn bound(bucket: usize) -> f64 {
@@ -31,7 +31,7 @@ fn bound(bucket: usize) -> f64 {
 
 impl Histogram {
     /// Counts `count` observations of `seconds`.
-    pub fn observe(&self, seconds: f64, count: u64) {
+    pub(crate) fn observe(&self, seconds: f64, count: u64) {
         let bucket = (0..BUCKETS).find(|bucket| seconds <= bound(*bucket)).unwrap_or(BUCKETS - 1);
         let mut counts = self.0.lock();
         counts.sum += seconds * count as f64;

@@ -30,9 +30,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::handoff::{Handoff, Link};
-use crate::{fanout::FanOut, registry::Connection};
+use crate::{fanout::FanOut, peer::Peer, throttle::Throttle};
 
-/// Connections the kernel queues before we accept them. The usual 128 overflows when a herd
+/// Connections that the kernel queues before they are accepted. The usual 128 overflows when a herd
 /// returns, and a dropped SYN costs its sender a second. The kernel caps it at
 /// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -52,6 +52,10 @@ const HTTP2_STREAMS: u32 = 1_000;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// What every HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Pause after a failed accept. Nothing is lost by it: connections wait in the backlog.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Failed accepts are logged once in this time.
+const ACCEPT_LOG_PERIOD: Duration = Duration::from_secs(1);
 /// Room for the first read of a connection: most request heads fit.
 const FIRST_BYTES: usize = 1_024;
 
@@ -59,7 +63,7 @@ const FIRST_BYTES: usize = 1_024;
 ///
 /// # Errors
 /// The operating system's, for example when the port is in use.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -74,41 +78,44 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// What a listener serves, and with what.
 #[derive(Debug, Clone)]
-pub struct Service {
-    /// The routes.
-    pub router: Router,
+pub(crate) struct Service {
+    pub(crate) router: Router,
     /// Where streams of plain HTTP/1.1 go once their response head is ready; `None`: they stay.
-    pub fan_out: Option<Arc<FanOut>>,
+    pub(crate) fan_out: Option<Arc<FanOut>>,
 }
 
 /// Serves `service` on `listener` until `stop`; connections go on as tasks of `tracker` until they
 /// end or leave for a fan-out thread, or until `abort`.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     service: Service,
     tracker: TaskTracker,
     stop: CancellationToken,
     abort: CancellationToken,
 ) {
+    let failures = Throttle::new(ACCEPT_LOG_PERIOD);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => {
+            Ok((socket, address)) => {
                 // In a box: the future is large, and a task is moved several times before it first
                 // runs.
-                let connection = Box::pin(connection(socket, peer, service.clone(), stop.clone()));
+                let connection =
+                    Box::pin(connection(socket, address, service.clone(), stop.clone()));
                 let abort = abort.clone();
                 tracker.spawn(async move {
                     let _ = abort.run_until_cancelled(connection).await;
                 });
             }
             Err(error) => {
-                // Out of file descriptors, most likely; those who wait are still in the backlog.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                // Out of file descriptors, most likely.
+                if let Some(passed_over) = failures.admit() {
+                    tracing::warn!(%error, passed_over, "cannot accept a connection");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -116,7 +123,7 @@ pub async fn serve(
 
 async fn connection(
     mut socket: TcpStream,
-    peer: SocketAddr,
+    address: SocketAddr,
     service: Service,
     stop: CancellationToken,
 ) {
@@ -127,34 +134,33 @@ async fn connection(
     };
     let first = match first {
         Ok(Ok(first)) => first,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "connection ended"),
-        Err(_) => return tracing::debug!(%peer, "no request in time"),
+        Ok(Err(error)) => return tracing::debug!(peer = %address, %error, "connection ended"),
+        Err(_) => return tracing::debug!(peer = %address, "no request in time"),
     };
-    let connection = Arc::new(Connection::new(peer));
+    let peer = Arc::new(Peer::new(address));
     if first.starts_with(PREFACE) {
         // In a box, so that the others need not have room for it.
-        return Box::pin(http2(socket, first, connection, service.router, stop)).await;
+        return Box::pin(http2(socket, first, peer, service.router, stop)).await;
     }
     let handoff = service.fan_out.as_ref().map(|_| Arc::default());
     let io = TokioIo::new(WatchedSocket {
         socket,
         first,
-        connection: Arc::clone(&connection),
+        peer: Arc::clone(&peer),
         handoff: handoff.clone(),
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER_BYTES);
-    let mut serving = builder
-        .serve_connection(io, routed(service.router, Arc::clone(&connection), handoff.clone()));
+    let mut serving =
+        builder.serve_connection(io, routed(service.router, Arc::clone(&peer), handoff.clone()));
     let leaves = || handoff.as_ref().and_then(|handoff| handoff.take());
     let leaving =
-        until_end(&mut serving, http1::Connection::graceful_shutdown, leaves, &connection, &stop)
-            .await;
+        until_end(&mut serving, http1::Connection::graceful_shutdown, leaves, &peer, &stop).await;
     if let (Some((head, subscriber)), Some(fan_out)) = (leaving, service.fan_out) {
         match serving.into_parts().io.into_inner().socket.into_std() {
             Ok(socket) => fan_out.take(socket, head, subscriber),
             Err(error) => {
-                tracing::debug!(%peer, %error, "a socket could not be taken from the runtime")
+                tracing::debug!(peer = %address, %error, "a socket could not be taken from the runtime")
             }
         }
     }
@@ -163,30 +169,19 @@ async fn connection(
 async fn http2(
     socket: TcpStream,
     first: Bytes,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     router: Router,
     stop: CancellationToken,
 ) {
-    let io = TokioIo::new(WatchedSocket {
-        socket,
-        first,
-        connection: Arc::clone(&connection),
-        handoff: None,
-    });
+    let io = TokioIo::new(WatchedSocket { socket, first, peer: Arc::clone(&peer), handoff: None });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS)
         .keep_alive_interval(Duration::from_secs(20));
-    let mut serving = builder.serve_connection(io, routed(router, Arc::clone(&connection), None));
-    until_end(
-        &mut serving,
-        http2::Connection::graceful_shutdown,
-        || None::<()>,
-        &connection,
-        &stop,
-    )
-    .await;
+    let mut serving = builder.serve_connection(io, routed(router, Arc::clone(&peer), None));
+    until_end(&mut serving, http2::Connection::graceful_shutdown, || None::<()>, &peer, &stop)
+        .await;
 }
 
 /// The first bytes that the peer sends: as many as tell HTTP/2 from HTTP/1, and what came with
@@ -206,7 +201,7 @@ async fn first_bytes(socket: &mut TcpStream) -> io::Result<Bytes> {
 /// `router` for one connection's requests.
 fn routed(
     router: Router,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     handoff: Option<Arc<Handoff>>,
 ) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static>
 + Clone
@@ -217,7 +212,7 @@ fn routed(
         let handoff = handoff
             .clone()
             .filter(|_| request.version() == Version::HTTP_11 && request.method() == Method::GET);
-        request.extensions_mut().insert(Link { connection: Arc::clone(&connection), handoff });
+        request.extensions_mut().insert(Link { peer: Arc::clone(&peer), handoff });
         router.clone().oneshot(request.map(Body::new))
     })
 }
@@ -228,7 +223,7 @@ async fn until_end<C, E, L>(
     serving: &mut C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
     leaves: impl Fn() -> Option<L>,
-    connection: &Connection,
+    peer: &Peer,
     stop: &CancellationToken,
 ) -> Option<L>
 where
@@ -246,11 +241,11 @@ where
                 Ok(leaving) => Some(leaving),
                 Err(Ok(())) => None,
                 Err(Err(error)) => {
-                    tracing::debug!(peer = %connection.peer, %error, "connection ended");
+                    tracing::debug!(peer = %peer.address, %error, "connection ended");
                     None
                 }
             },
-            () = connection.killed() => return None,
+            () = peer.disconnect_wanted() => return None,
             () = stop.cancelled(), if !stopping => {
                 // Idle connections close now, open streams once they end.
                 stopping = true;
@@ -265,15 +260,15 @@ struct WatchedSocket {
     socket: TcpStream,
     /// What was read from it before hyper had it.
     first: Bytes,
-    connection: Arc<Connection>,
+    peer: Arc<Peer>,
     handoff: Option<Arc<Handoff>>,
 }
 
 impl WatchedSocket {
     fn note(&self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Ready(_) => self.connection.progressed(),
-            Poll::Pending => self.connection.blocked(),
+            Poll::Ready(_) => self.peer.progressed(),
+            Poll::Pending => self.peer.blocked(),
         }
     }
 }
@@ -352,6 +347,6 @@ mod tests {
         assert!(options.tcp_nodelay().unwrap());
         assert_eq!(options.tcp_user_timeout().unwrap(), Some(PEER_TIMEOUT));
         assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
-        assert!(!SockRef::from(&client).tcp_nodelay().unwrap(), "what the options are without us");
+        assert!(!SockRef::from(&client).tcp_nodelay().unwrap(), "what the options are by default");
     }
 }

@@ -17,20 +17,20 @@ use bytes::Bytes;
 use http_body::Frame;
 use parking_lot::Mutex;
 
-use crate::{registry::Connection, subscriber::Subscriber};
+use crate::{peer::Peer, subscriber::Subscriber};
 
 #[derive(Debug, Default)]
-struct State {
+struct Kept {
     /// Some: what is written from now on is kept.
     subscriber: Option<Subscriber>,
-    kept: Vec<u8>,
+    head: Vec<u8>,
     /// hyper has asked for the body: the head is written.
     body_wanted: bool,
 }
 
 /// Where a request and its connection's task meet.
 #[derive(Debug, Default)]
-pub(crate) struct Handoff(Mutex<State>);
+pub(crate) struct Handoff(Mutex<Kept>);
 
 impl Handoff {
     /// Takes `subscriber` out of hyper's hands; answer with the returned body.
@@ -41,21 +41,21 @@ impl Handoff {
 
     /// Keeps `bytes` if a subscriber was put here.
     pub(super) fn keep(&self, bytes: &[u8]) -> bool {
-        let mut state = self.0.lock();
-        if state.subscriber.is_some() {
-            state.kept.extend_from_slice(bytes);
+        let mut kept = self.0.lock();
+        if kept.subscriber.is_some() {
+            kept.head.extend_from_slice(bytes);
         }
-        state.subscriber.is_some()
+        kept.subscriber.is_some()
     }
 
     /// The response head and the subscriber, once both are there.
     pub(super) fn take(&self) -> Option<(Bytes, Subscriber)> {
-        let mut state = self.0.lock();
-        if !state.body_wanted || !state.kept.ends_with(b"\r\n\r\n") {
+        let mut kept = self.0.lock();
+        if !kept.body_wanted || !kept.head.ends_with(b"\r\n\r\n") {
             return None;
         }
-        let subscriber = state.subscriber.take()?;
-        Some((std::mem::take(&mut state.kept).into(), subscriber))
+        let subscriber = kept.subscriber.take()?;
+        Some((std::mem::take(&mut kept.head).into(), subscriber))
     }
 }
 
@@ -80,8 +80,7 @@ impl http_body::Body for Nothing {
 /// What a request knows of its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
-    /// The connection.
-    pub(crate) connection: Arc<Connection>,
+    pub(crate) peer: Arc<Peer>,
     /// Where a stream can leave hyper, if it can.
     pub(crate) handoff: Option<Arc<Handoff>>,
 }

@@ -4,12 +4,13 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderValue, header};
 use serde::Serialize;
-use sluice_channel::{Cursor, Epoch, Event, config::Encoding, limits};
+use sluice_channel::{Cursor, Epoch, Event, config::Encoding};
 
 use super::{problem::Problem, query::Query};
 use crate::{
     channel::Channel,
     frame::{self, Gap, GapReason},
+    limits,
     log::Head,
     subscriber,
 };

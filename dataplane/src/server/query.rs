@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
-use sluice_channel::{Filter, config, limits};
+use sluice_channel::{Filter, config};
 
 use super::problem::Problem;
 use crate::{
     frame::Dialect,
+    limits,
     subscriber::{Request, Start},
 };
 

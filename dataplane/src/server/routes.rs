@@ -22,10 +22,10 @@ use super::{
     query::{Accepts, Parameters, Query, accepts},
     stream,
 };
-use crate::{channel::Channel, pod::Shared};
+use crate::{channel::Channel, state::Shared};
 
 /// The public routes. Requests must carry a `Link` extension.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/channels/{name}", any(channel))
         .route("/channels/{name}/{*topic}", any(topic))
@@ -110,11 +110,7 @@ async fn get(
     let query = Query::read(headers, parameters, channel.config().delivery.start_at)?;
     match accepts {
         Accepts::Page => page::page(channel, &query).await,
-        Accepts::Stream => {
-            let topics: Vec<&str> =
-                parameters.iter().filter(|(n, _)| n == "topic").map(|(_, t)| t.as_str()).collect();
-            Ok(stream::open(shared, channel, link, topics.join(","), query))
-        }
+        Accepts::Stream => Ok(stream::open(shared, channel, link, query)),
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
     channel::Channel,
     frame::{self, CloseReason},
     phase::Phase,
-    pod::Shared,
-    subscriber::{self, Frames, Start, Subscriber},
+    state::Shared,
+    subscriber::{Frames, Start, Subscriber},
 };
 
 /// Headers of every stream, and of `HEAD`.
@@ -39,18 +39,12 @@ fn response(body: Body) -> Response {
 
 /// Opens a stream, or says within one why not now: an EventSource that gets an error status never
 /// comes back.
-pub(super) fn open(
-    shared: &Shared,
-    channel: &Arc<Channel>,
-    link: &Link,
-    filter: String,
-    query: Query,
-) -> Response {
+pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, query: Query) -> Response {
     let refused =
         if shared.phase.get() >= Phase::Closing { Some(CloseReason::Drain) } else { None };
     let registration = match refused {
         None if shared.admission.has_room(shared.registry.len()) => {
-            shared.registry.register(channel, &link.connection, filter)
+            shared.registry.register(channel, &link.peer, query.request.filter.to_string())
         }
         _ => None,
     };
@@ -60,8 +54,8 @@ pub(super) fn open(
     let subscriber = Subscriber::new(registration, query.request);
     if let Some(handoff) = &link.handoff {
         let mut response = response(handoff.put(subscriber));
-        // Nothing reads a second request from the socket; whoever pools connections has to know
-        // (RFC 9112 section 9.6).
+        // Nothing reads a second request from the socket; a client that pools connections has to
+        // know (RFC 9112 section 9.6).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
@@ -77,7 +71,7 @@ fn refuse(channel: &Channel, query: &Query, reason: CloseReason) -> Response {
     let retry = channel.retry();
     let mut out = Vec::new();
     frame::retry(&mut out, retry);
-    subscriber::write_close(&mut out, kept_cursor(channel, &query.request.start), reason, retry);
+    frame::write_close(&mut out, kept_cursor(channel, &query.request.start), reason, retry);
     response(Body::from(out))
 }
 

@@ -25,11 +25,13 @@ use delivery::delivery;
 
 pub use connect::{Connection, Settings, connect};
 
-use super::{Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, State, Tail};
+use super::{
+    Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, StreamState, Tail,
+};
 
 /// JetStream's `stream not found`.
 const STREAM_NOT_FOUND: u64 = 10_059;
-/// The server removes a consumer that nothing was asked of for so long: one whose pod is gone.
+/// The server removes a consumer that nothing was asked of for so long: its pod is gone.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 
 /// One stream on a shared connection.
@@ -40,7 +42,7 @@ pub struct JetStream {
     stream: StreamName,
     /// What is cut off a subject to make the topic.
     topic_prefix: Arc<str>,
-    /// Start of consumer names: says in `nats consumer ls` whose they are.
+    /// Start of consumer names: shows in `nats consumer ls` which pod they are of.
     reader_name: Arc<str>,
     runs: Arc<run::Runs>,
 }
@@ -143,8 +145,8 @@ impl JetStream {
         }
     }
 
-    /// Deletes a consumer of ours: best effort, so that nobody has to wait for its inactivity
-    /// threshold; ends by its own time limit.
+    /// Deletes a consumer before its inactivity threshold does: best effort, ended by its own time
+    /// limit.
     fn delete_consumer(&self, consumer: String) {
         let source = self.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -159,15 +161,15 @@ impl JetStream {
     async fn info(&self) -> Result<Info, Error> {
         let subject = format!("STREAM.INFO.{}", self.stream);
         match self.ask("STREAM.INFO", self.context.request(subject, &())).await? {
-            Response::Ok(info) => Ok(*info),
-            Response::Err { error } if error.err_code == STREAM_NOT_FOUND => {
+            InfoResponse::Ok(info) => Ok(*info),
+            InfoResponse::Err { error } if error.err_code == STREAM_NOT_FOUND => {
                 Err(Error::NoStream(self.stream.to_string()))
             }
             // 503: no leader, or JetStream is not ready on this server.
-            Response::Err { error } if error.code == 503 => {
+            InfoResponse::Err { error } if error.code == 503 => {
                 Err(Error::Unreachable(error.description))
             }
-            Response::Err { error } => Err(Error::Refused(error.description)),
+            InfoResponse::Err { error } => Err(Error::Refused(error.description)),
         }
     }
 
@@ -193,7 +195,7 @@ impl JetStream {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Response {
+enum InfoResponse {
     Err { error: ApiError },
     Ok(Box<Info>),
 }
@@ -229,7 +231,7 @@ struct InfoState {
 }
 
 impl Source for JetStream {
-    fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
+    fn state(&self) -> BoxFuture<'_, Result<StreamState, Error>> {
         async {
             let info = self.info().await?;
             let created = time_nanos(&info.created).ok_or_else(|| {
@@ -240,7 +242,7 @@ impl Source for JetStream {
             let first = if messages == 0 { last_seq + 1 } else { first_seq };
             let epoch = Epoch::of_stream(i128::from(created), mark);
             self.runs.saw(epoch, last_seq);
-            Ok(State { epoch, first, last: last_seq })
+            Ok(StreamState { epoch, first, last: last_seq })
         }
         .boxed()
     }
@@ -274,8 +276,8 @@ impl JetStream {
     async fn append_event(&self, append: Append) -> Result<Appended, Error> {
         use jetstream::context::PublishErrorKind as Kind;
         if !self.connected() {
-            // Else the client would keep the message and send it after we had answered that it
-            // failed.
+            // Else the client would keep the message, and send it after the publisher was told that
+            // it failed.
             return Err(Error::Unreachable("not connected".into()));
         }
         let mut headers = async_nats::HeaderMap::new();

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sluice_channel::{Epoch, Event};
 use tokio::sync::watch;
 
-use super::{Append, Appended, Batch, Delivery, Error, ReadLimit, Source, State, Tail};
+use super::{Append, Appended, Batch, Delivery, Error, ReadLimit, Source, StreamState, Tail};
 
 #[derive(Debug)]
 struct Inner {
@@ -25,12 +25,12 @@ struct Inner {
 
 /// A stream in memory.
 #[derive(Debug, Clone)]
-pub struct Memory {
+pub struct MemorySource {
     inner: Arc<Mutex<Inner>>,
     version: Arc<watch::Sender<u64>>,
 }
 
-impl Default for Memory {
+impl Default for MemorySource {
     fn default() -> Self {
         let inner = Inner {
             epoch: 1,
@@ -46,7 +46,7 @@ impl Default for Memory {
     }
 }
 
-impl Memory {
+impl MemorySource {
     fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let result = change(&mut self.inner.lock());
         self.version.send_modify(|v| *v += 1);
@@ -145,10 +145,10 @@ impl Inner {
     }
 }
 
-impl Source for Memory {
-    fn state(&self) -> BoxFuture<'_, Result<State, Error>> {
+impl Source for MemorySource {
+    fn state(&self) -> BoxFuture<'_, Result<StreamState, Error>> {
         async {
-            self.asked(|inner| State {
+            self.asked(|inner| StreamState {
                 epoch: Epoch::from_bits(inner.epoch),
                 first: inner.first(),
                 last: inner.last,
@@ -252,7 +252,7 @@ impl Source for Memory {
 }
 
 struct MemoryTail {
-    source: Memory,
+    source: MemorySource,
     version: watch::Receiver<u64>,
     epoch: u32,
     next: u64,

@@ -4,11 +4,10 @@
 use std::future::Future;
 
 use bytes::{Bytes, BytesMut};
-use sluice_channel::limits;
 use tokio::{sync::watch, time::Instant};
 
 use super::{Question, Step, Subscriber};
-use crate::{log::Head, registry::Entry};
+use crate::{limits, log::Head, registry::Entry};
 
 /// Drives a subscriber.
 #[derive(Debug)]

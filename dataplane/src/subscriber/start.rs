@@ -1,10 +1,11 @@
 //! Where a subscriber starts, and what it has missed by then.
 
-use sluice_channel::{Cursor, Epoch, Filter, config, limits};
+use sluice_channel::{Cursor, Epoch, Filter, config};
 
 use crate::{
     channel::Channel,
     frame::{Gap, GapReason},
+    limits,
     log::Head,
     source::Error,
 };

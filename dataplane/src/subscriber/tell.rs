@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 use sluice_channel::{Cursor, Epoch, config};
 
-use super::{Place, Step, Subscriber, one, start, write_close};
+use super::{Place, Step, Subscriber, one, start};
 use crate::{
     frame::{self, CloseReason, Gap, GapReason},
     log::Head,
@@ -116,7 +116,7 @@ impl Subscriber {
         self.stage = Stage::Closing;
         self.note();
         let mut out = Vec::new();
-        write_close(&mut out, self.cursor(), reason, retry);
+        frame::write_close(&mut out, self.cursor(), reason, retry);
         one(out)
     }
 }

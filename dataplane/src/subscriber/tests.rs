@@ -5,14 +5,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::{
-    channel::Channel,
-    metrics::Metrics,
-    registry::{Connection, Registry},
-    source::memory::Memory,
+    channel::Channel, metrics::Metrics, peer::Peer, registry::Registry,
+    source::memory::MemorySource,
 };
 
 struct Fixture {
-    memory: Memory,
+    memory: MemorySource,
     channel: Arc<Channel>,
     registry: Arc<Registry>,
     _stop: DropGuard,
@@ -26,7 +24,7 @@ const CONFIG: &str = r#"{
 
 impl Fixture {
     async fn new(events: u64, change: impl FnOnce(&mut ChannelConfig)) -> Self {
-        let memory = Memory::default();
+        let memory = MemorySource::default();
         for i in 1..=events {
             memory.put(if i % 2 == 0 { "even" } else { "odd" }, format!("p{i}"));
         }
@@ -50,8 +48,8 @@ impl Fixture {
     }
 
     fn subscribe(&self, start: Start, topics: &[&str]) -> Frames {
-        let connection = Arc::new(Connection::new("127.0.0.1:1".parse().unwrap()));
-        let entry = self.registry.register(&self.channel, &connection, String::new()).unwrap();
+        let peer = Arc::new(Peer::new("127.0.0.1:1".parse().unwrap()));
+        let entry = self.registry.register(&self.channel, &peer, String::new()).unwrap();
         let filter = Filter::new(topics.iter().copied()).unwrap();
         Frames::new(Subscriber::new(
             entry,
@@ -285,8 +283,8 @@ async fn slots_are_bounded_and_given_back() {
     let fixture = Fixture::new(1, |c| c.delivery.max_connections = 2).await;
     let one = fixture.subscribe(Start::Latest, &[]);
     let _two = fixture.subscribe(Start::Latest, &[]);
-    let connection = Arc::new(Connection::new("127.0.0.1:1".parse().unwrap()));
-    assert!(fixture.registry.register(&fixture.channel, &connection, String::new()).is_none());
+    let peer = Arc::new(Peer::new("127.0.0.1:1".parse().unwrap()));
+    assert!(fixture.registry.register(&fixture.channel, &peer, String::new()).is_none());
     drop(one);
-    assert!(fixture.registry.register(&fixture.channel, &connection, String::new()).is_some());
+    assert!(fixture.registry.register(&fixture.channel, &peer, String::new()).is_some());
 }

@@ -56,14 +56,14 @@ impl Shard {
             }
             let entry = connection.subscriber.entry();
             let timeout = entry.channel().config().delivery.write_timeout;
-            let blocked = entry.connection().blocked_for();
+            let blocked = entry.peer().blocked_for();
             if blocked < timeout {
                 set_timer(&mut self.timers, self.now + (timeout - blocked), key, connection);
                 return;
             }
             // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to
             // the place.
-            tracing::debug!(peer = %entry.connection().peer, ?blocked, "a socket takes nothing: closing it");
+            tracing::debug!(peer = %entry.peer().address, ?blocked, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
             return self.remove(key);
         }

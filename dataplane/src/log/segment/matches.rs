@@ -10,7 +10,7 @@ use super::Entry;
 
 /// What is kept of matches for each event of a segment, bytes at most: a segment of 1,024 events
 /// has room for about fifty short filters. Part of the segment's cost from the start, so that the
-/// cache's bound holds whoever comes later.
+/// cache's bound holds whatever filters come later.
 pub(super) const ENTRY_BYTES: usize = 16;
 
 /// One bit for each event of the segment.
@@ -39,8 +39,8 @@ impl Matches {
         if let Some((_, passing)) = known.filters.iter().find(|(other, _)| other == filter) {
             return Arc::clone(passing);
         }
-        // Under the lock: who comes at the same moment with the same filter waits rather than finds
-        // it again.
+        // Under the lock: a second search for the same filter would cost more than the wait for the
+        // first.
         let passing = find(filter, entries, topics);
         known.keep(filter, &passing, entries.len() * ENTRY_BYTES);
         passing

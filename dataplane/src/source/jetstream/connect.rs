@@ -2,15 +2,16 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, ServerInfo, jetstream};
+use parking_lot::Mutex;
 use sluice_channel::Credentials;
 use tokio::sync::watch;
 
-use crate::source::REQUEST_TIMEOUT;
+use crate::{source::REQUEST_TIMEOUT, throttle::Throttle};
 
 /// How to reach NATS. The credentials are read again at each (re)connect, so a rotated secret needs
 /// no new pod.
@@ -33,21 +34,35 @@ pub struct Settings {
 /// A connection that mends itself and says whether it is up.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    client: Client,
+    client: Arc<Client>,
     domain: Option<String>,
     up: watch::Receiver<bool>,
 }
 
 /// Longest pause between two attempts to connect; the first ones follow faster.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// Events of one kind that repeat are logged once in this time.
+const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
+/// How often, and with which pause, the information on a new server is looked for: it comes within
+/// microseconds, and events that follow wait meanwhile.
+const INFO_LOOKS: u32 = 10;
+const INFO_PAUSE: Duration = Duration::from_millis(5);
 
 /// Starts connecting; returns at once and goes on trying for as long as the connection lives.
 ///
 /// # Errors
 /// Only for settings that can never work (malformed URL, unreadable certificate).
 pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Error> {
-    let (set_up, up) = watch::channel(false);
-    let set_up = Arc::new(set_up);
+    let (up, up_now) = watch::channel(false);
+    let observer = Arc::new(Observer {
+        urls: settings.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(","),
+        up,
+        client: OnceLock::new(),
+        known: Mutex::default(),
+        failures: Throttle::new(FAILURE_LOG_PERIOD),
+        reports: Throttle::new(FAILURE_LOG_PERIOD),
+    });
+    let observing = Arc::clone(&observer);
     let mut options = match settings.credentials.clone() {
         None => ConnectOptions::new(),
         Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
@@ -66,8 +81,8 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
             Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
         })
         .event_callback(move |event| {
-            let set_up = Arc::clone(&set_up);
-            async move { observe(&set_up, &event) }
+            let observer = Arc::clone(&observing);
+            async move { observer.observe(event).await }
         });
     if let Some(ca) = &settings.ca {
         options = options.add_root_certificates(ca.clone());
@@ -75,27 +90,88 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
     if let Some((certificate, key)) = &settings.client_certificate {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    let client = options.connect(&settings.servers).await?;
-    Ok(Connection { client, domain: settings.domain.clone(), up })
+    let client = Arc::new(options.connect(&settings.servers).await?);
+    // The only one to set it.
+    let _ = observer.client.set(Arc::downgrade(&client));
+    Ok(Connection { client, domain: settings.domain.clone(), up: up_now })
 }
 
-fn observe(up: &watch::Sender<bool>, event: &Event) {
-    match event {
-        Event::Connected => {
-            tracing::info!("connected to NATS");
-            up.send_replace(true);
+/// Sees what happens to the connection.
+struct Observer {
+    /// The configured URLs, for the log: without users and passwords.
+    urls: String,
+    up: watch::Sender<bool>,
+    /// Weak: the client owns the task that owns this.
+    client: OnceLock<Weak<Client>>,
+    /// The server of this connection, or of the last one.
+    known: Mutex<ServerInfo>,
+    /// Attempts to connect, one every two seconds while there is no server.
+    failures: Throttle,
+    /// What the server complains of, which it may do with each message.
+    reports: Throttle,
+}
+
+impl Observer {
+    async fn observe(&self, event: Event) {
+        let urls = &self.urls;
+        match event {
+            Event::Connected => {
+                self.up.send_replace(true);
+                let server = self.new_server().await;
+                tracing::info!(server, urls, "connected to NATS");
+            }
+            Event::Disconnected | Event::Closed => {
+                self.up.send_replace(false);
+                let server = self.server();
+                tracing::warn!(server, urls, "disconnected from NATS; trying again");
+            }
+            Event::LameDuckMode | Event::Draining => {
+                tracing::warn!(server = self.server(), urls, %event, "the NATS server ends the connection soon");
+            }
+            Event::ClientError(error) => {
+                if let Some(passed_over) = self.failures.admit() {
+                    tracing::warn!(urls, %error, passed_over, "cannot connect to NATS; trying again");
+                }
+            }
+            Event::SlowConsumer(_) | Event::ServerError(_) => {
+                if let Some(passed_over) = self.reports.admit() {
+                    tracing::warn!(server = self.server(), urls, %event, passed_over, "NATS connection");
+                }
+            }
         }
-        Event::Disconnected | Event::Closed => {
-            tracing::warn!("disconnected from NATS; trying again");
-            up.send_replace(false);
+    }
+
+    /// Name of the server that was connected last.
+    fn server(&self) -> String {
+        self.known.lock().server_name.clone()
+    }
+
+    /// Name of the server that the client has just connected to. The client reports the event a
+    /// moment before it has the server's information.
+    async fn new_server(&self) -> String {
+        for _ in 0..INFO_LOOKS {
+            let client = self.client.get().and_then(Weak::upgrade);
+            let info = client.map(|client| client.server_info()).unwrap_or_default();
+            let of = |info: &ServerInfo| (info.server_id.clone(), info.client_id);
+            if !info.server_id.is_empty() && of(&info) != of(&self.known.lock()) {
+                let name = info.server_name.clone();
+                *self.known.lock() = info;
+                return name;
+            }
+            tokio::time::sleep(INFO_PAUSE).await;
         }
-        Event::LameDuckMode
-        | Event::Draining
-        | Event::SlowConsumer(_)
-        | Event::ServerError(_)
-        | Event::ClientError(_) => {
-            tracing::warn!(%event, "NATS connection");
+        "unknown".to_owned()
+    }
+}
+
+/// A server's URL as the log may show it.
+fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{host}")
         }
+        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
     }
 }
 
@@ -115,7 +191,7 @@ async fn credentials(path: &Path, nonce: &[u8]) -> Result<async_nats::Auth, Stri
 impl Connection {
     /// The client underneath.
     #[must_use]
-    pub const fn client(&self) -> &Client {
+    pub fn client(&self) -> &Client {
         &self.client
     }
 
@@ -134,8 +210,8 @@ impl Connection {
 
     pub(super) fn context(&self) -> jetstream::Context {
         let mut context = match &self.domain {
-            Some(domain) => jetstream::with_domain(self.client.clone(), domain),
-            None => jetstream::new(self.client.clone()),
+            Some(domain) => jetstream::with_domain(Client::clone(&self.client), domain),
+            None => jetstream::new(Client::clone(&self.client)),
         };
         context.set_timeout(REQUEST_TIMEOUT);
         context
@@ -145,5 +221,22 @@ impl Connection {
         self.domain
             .as_ref()
             .map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_shows_no_passwords() {
+        for (url, shown) in [
+            ("nats://nats:4222", "nats://nats:4222"),
+            ("tls://user:p@ss@nats.example:4222", "tls://nats.example:4222"),
+            ("token@nats:4222", "nats:4222"),
+            ("nats:4222", "nats:4222"),
+        ] {
+            assert_eq!(without_user(url), shown, "{url}");
+        }
     }
 }

@@ -70,7 +70,7 @@ fn event(source: &JetStream, message: &async_nats::Message) -> Option<Event> {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct MessageResponse {
     error: Option<ApiError>,
     message: Option<Raw>,
 }
@@ -90,7 +90,7 @@ struct Raw {
 pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<Event>, Error> {
     let request = json!({"seq": from.max(1), "next_by_subj": ">"});
     let subject = format!("STREAM.MSG.GET.{}", source.stream);
-    let answer: Answer =
+    let answer: MessageResponse =
         source.ask("STREAM.MSG.GET", source.context.request(subject, &request)).await?;
     match (answer.message, answer.error) {
         (Some(raw), _) => raw_event(source, &raw).map(Some),

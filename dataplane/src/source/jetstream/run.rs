@@ -1,5 +1,5 @@
-//! Runs: pull consumers for those who read on and on. Their answers name sequence and time in the
-//! reply subject (ADR-13, ADR-37), where those of a direct get have six headers each, which cost
+//! Runs: pull consumers for reads that follow one another. Their answers name sequence and time in
+//! the reply subject (ADR-13, ADR-37); an answer to a direct get has six headers instead, which cost
 //! both ends more than the event.
 //!
 //! A consumer has its price, too, so a run begins where one read has followed another for a while,
@@ -16,10 +16,13 @@ use async_nats::{Message, Subscriber};
 use parking_lot::Mutex;
 use rand::Rng;
 use serde_json::json;
-use sluice_channel::{Epoch, Event, limits};
+use sluice_channel::{Epoch, Event};
 
 use super::{JetStream, delivery};
-use crate::source::{Batch, Error, ReadLimit, Source};
+use crate::{
+    limits,
+    source::{Batch, Error, ReadLimit, Source},
+};
 
 /// Runs of one stream at a time: as many as the log reads at a time.
 const RUNS: usize = 4;
@@ -54,7 +57,7 @@ struct Run {
     consumer: String,
     inbox: String,
     answers: Subscriber,
-    /// Pulls so far: tells the answers to the last one from those that came late.
+    /// Pulls so far: tells the answers to the last one from answers that came late.
     pulls: u64,
     /// The consumer's own number of the last delivery: a jump is a loss.
     delivered: u64,

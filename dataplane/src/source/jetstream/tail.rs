@@ -1,7 +1,7 @@
-//! The tail: one pull consumer whose position we own.
+//! The tail: one pull consumer whose position is the reader's.
 //!
 //! Not the client library's ordered consumer: reset before its first message it starts again at the
-//! head of the stream. Ours is created by start sequence each time, and the log says which.
+//! head of the stream. This one is created by start sequence each time, and the log says which.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::source::{Delivery, Error, Tail};
 
-/// Messages asked for ahead of those handled.
+/// Messages that are asked for before the ones at hand are handled.
 const BATCH_MESSAGES: usize = 1_000;
-/// Bytes asked for ahead of those handled: bounds the client's buffer, and leaves room for several
-/// of the largest messages.
+/// Bytes that are asked for before the ones at hand are handled: bounds the client's buffer, and
+/// leaves room for several of the largest messages.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// The server says this often that it is still there; two missed ones end the tail.
 const HEARTBEAT: Duration = Duration::from_secs(2);

@@ -13,17 +13,18 @@ use axum::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::{admin, channel::Channel, log::Head, pod::Shared, server};
+use super::view;
+use crate::{channel::Channel, log::Head, server, state::Shared};
 
 const PAGE: &str = include_str!("console/index.html");
 const STYLE: &str = include_str!("console/console.css");
 const SCRIPT: &str = include_str!("console/console.js");
-/// The page loads and asks nothing but this listener, and nobody may frame it.
+/// The page loads and asks nothing but this listener, and no page may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The page, what it asks, and the channels themselves beside it: a page may only read its own
 /// origin.
-pub(crate) fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/", get(|| file("text/html; charset=utf-8", PAGE)))
         .route("/console.css", get(|| file("text/css; charset=utf-8", STYLE)))
@@ -34,9 +35,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Refuses requests that change something when a browser says they come from another site's page:
-/// whoever reads a page on the machine that runs `sluice-operator local` must not be able to drain
+/// a page that is read on the machine that runs `sluice-operator local` must not be able to drain
 /// it or publish to it.
-pub(crate) fn same_site_only(router: Router) -> Router {
+pub(super) fn same_site_only(router: Router) -> Router {
     router.layer(from_fn(|request: Request, next: Next| async move {
         // Fetch Metadata: always sent by browsers to trustworthy addresses such as loopback, never
         // by tools.
@@ -79,7 +80,7 @@ async fn channels(State(shared): State<Arc<Shared>>) -> Json<Value> {
         told["topicPrefix"] = json!(config.stream.topic_prefix);
         told
     };
-    let channels: Vec<_> = admin::served(&shared).into_iter().map(more).collect();
+    let channels: Vec<_> = view::served(&shared).into_iter().map(more).collect();
     Json(json!({
         "instance": shared.instance,
         "version": env!("CARGO_PKG_VERSION"),

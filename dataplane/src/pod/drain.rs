@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::{frame::CloseReason, phase::Phase, pod::Shared};
+use crate::{frame::CloseReason, phase::Phase, state::Shared};
 
 /// How a pod ends.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,7 @@ const MAX_SPACING: Duration = Duration::from_millis(100);
 const LAST_FRAMES: Duration = Duration::from_secs(2);
 
 /// Drains the pod. `stop_accepting` ends the accept loop and lets go of idle connections.
-pub async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &CancellationToken) {
+pub(super) async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &CancellationToken) {
     shared.phase.advance(Phase::Draining);
     sleep(pace.delay).await;
     shared.phase.advance(Phase::Closing);
@@ -43,7 +43,7 @@ pub async fn drain(shared: &Arc<Shared>, pace: Pace, stop_accepting: &Cancellati
     }
     let deadline = Instant::now() + LAST_FRAMES;
     while !shared.registry.is_empty() && Instant::now() < deadline {
-        // Those who came over an open connection in the meantime.
+        // Streams that were opened over an open connection in the meantime.
         for entry in shared.registry.entries() {
             entry.close(CloseReason::Drain, entry.channel().retry());
         }

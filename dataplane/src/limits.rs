@@ -1,0 +1,24 @@
+//! Bounds of the data plane that more than one module keeps, or that a client sees: value, unit,
+//! and why it is what it is.
+
+/// A history segment covers at most this many sequences and starts at a multiple of it, so that
+/// readers near the same place share one segment and one read of the store.
+pub(crate) const SEGMENT_SEQUENCES: u64 = 1_024;
+/// A segment is cut once it holds this many encoded bytes. One event may overshoot it, and what
+/// encoding adds to the payloads of one answer of the store, which is asked for no more than what
+/// is left of it.
+pub(crate) const SEGMENT_BYTES: usize = 1024 * 1024;
+/// What one write to a subscriber hands over at most, bytes (one event may overshoot it).
+pub(crate) const WRITE_BYTES: usize = 64 * 1024;
+/// What is read of the log at a time, bytes (one event may overshoot it): of a write that a full
+/// socket cuts short, the rest of one such slice has to be kept for as long as the subscriber
+/// stalls, and what follows it has not.
+pub(crate) const SLICE_BYTES: usize = 16 * 1024;
+/// Most events of one JSON page, and the most that `last=` may ask for.
+pub(crate) const PAGE_EVENTS: usize = 1_000;
+/// Most payload bytes of one JSON page; a page ends early rather than pass it.
+pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Events that `last=` with a filter looks back over before it settles for fewer.
+pub(crate) const LAST_SCAN_EVENTS: u64 = 100_000;
+/// Longest `Idempotency-Key`, bytes; kept by nats-server in memory for the duplicate window.
+pub(crate) const IDEMPOTENCY_KEY_BYTES: usize = 128;
