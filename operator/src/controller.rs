@@ -1,18 +1,20 @@
-//! The Kubernetes side, in named steps: [`dereference`] (client) → [`validate`] (pure) →
+//! The Kubernetes side, in named steps: [`live`] (client) → [`validate`] (pure) →
 //! [`desired`] (pure) → [`apply`] (client; streams by [`crate::stream`]) → [`status`] (pure, then
 //! written where it differs).
 
 pub mod apply;
 mod delete;
-pub mod dereference;
 pub mod desired;
-mod driver;
 pub mod foreign;
+mod hash;
+pub mod live;
+pub mod ownership;
 pub mod pods;
 mod scaling;
 pub mod status;
 mod tell;
 pub mod validate;
+mod watch;
 
 use std::{
     collections::HashMap,
@@ -36,8 +38,8 @@ use crate::{
 };
 use apply::Applied;
 use delete::Left;
-pub use driver::{Options, run};
 use status::{Exposure, Observation, Workload};
+pub use watch::{Options, run};
 
 /// First pause after a failed pass; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -86,7 +88,7 @@ pub struct Context {
 struct Memory {
     failures: u32,
     applied: apply::Memory,
-    absent: dereference::Absent,
+    absent: live::Absent,
     /// Pods that the connections asked for lately.
     scaling: scaling::Window,
     /// What was said last of a missing PodMonitor.
@@ -240,7 +242,7 @@ async fn observe_and_act(
     tell::of_stream(channel, &valid, &stream, ctx).await;
 
     let mut absent = ctx.memory(reference, |memory| std::mem::take(&mut memory.absent));
-    let live = dereference::live(&ctx.client, &valid, &mut absent).await;
+    let live = live::live(&ctx.client, &valid, &mut absent).await;
     ctx.memory(reference, |memory| memory.absent = absent);
     let mut live = live?;
     if observe {

@@ -22,8 +22,10 @@ use serde_json::{Value, json};
 use compare::{contains, project};
 
 use super::{
-    dereference::{Live, MANAGER, is_ours},
     desired::Children,
+    hash::fnv1a64,
+    live::Live,
+    ownership::{MANAGER, is_ours},
     validate::Channel,
 };
 use crate::{metrics::Metrics, stream::Difference};
@@ -388,13 +390,6 @@ fn marked<K: Serialize>(desired: &K) -> Result<(Value, String), Error> {
         annotations[APPLIED] = json!(hash);
     }
     Ok((want, hash))
-}
-
-/// FNV-1a, 64 bits: to notice a change, not to withstand an attack.
-pub(super) fn fnv1a64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 fn refused(kind: String, name: String, error: kube::Error) -> Error {

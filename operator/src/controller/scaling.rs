@@ -10,11 +10,7 @@ use std::{
 use kube::{Resource, runtime::reflector::ObjectRef};
 
 use super::{
-    Context,
-    dereference::{Live, is_ours},
-    desired::Load,
-    pods::Pods,
-    validate::Channel,
+    Context, desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::Channel,
 };
 use crate::crd::{SseChannel, workload::Autoscaling};
 

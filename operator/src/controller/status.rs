@@ -14,8 +14,8 @@ use serde_json::json;
 
 use super::{
     apply,
-    dereference::MANAGER,
     desired::selector_text,
+    ownership::MANAGER,
     pods::{Pods, Serves},
 };
 use crate::{

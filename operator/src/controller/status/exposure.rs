@@ -6,8 +6,8 @@ use kube::ResourceExt;
 use super::{apply, failure};
 use crate::{
     controller::{
-        dereference::Live,
         foreign::{HTTPRoute, ParentReference},
+        live::Live,
         validate::Channel,
     },
     crd::{

@@ -7,15 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{
-    api::{
-        apps::v1::Deployment,
-        autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{ConfigMap, Pod, Service, ServiceAccount},
-        networking::v1::{Ingress, NetworkPolicy},
-        policy::v1::PodDisruptionBudget,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{Api, Client, Resource, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
@@ -27,11 +24,8 @@ use super::{
 };
 use crate::crd::{network::NetworkPolicyMode, workload};
 
-/// Field manager of everything that the operator applies.
-pub const MANAGER: &str = "sluice-operator";
-
 /// The channel's objects as they are. An object of the right name that belongs to somebody else is
-/// here too: [`is_ours`] tells.
+/// here too: [`super::ownership::is_ours`] tells.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
     /// See [`super::desired::Children`].
@@ -217,21 +211,5 @@ impl Place<'_> {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-/// Whether an object is the channel's: owned by it, or made by this operator and robbed of its
-/// owner.
-#[must_use]
-pub fn is_ours(metadata: &ObjectMeta, uid: &str) -> bool {
-    let controller =
-        metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    match controller {
-        Some(owner) => owner.uid == uid,
-        None => metadata.managed_fields.iter().flatten().any(|entry| {
-            entry.manager.as_deref() == Some(MANAGER)
-                && entry.operation.as_deref() == Some("Apply")
-                && entry.subresource.is_none()
-        }),
     }
 }

@@ -32,7 +32,7 @@ use kube::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, desired, on_error, pods::Prober, reconcile};
+use super::{Context, desired, hash::fnv1a64, on_error, pods::Prober, reconcile};
 use crate::{
     admin::{self, Admin},
     crd::SseChannel,
@@ -293,10 +293,7 @@ fn cluster_identity(config: &Config) -> String {
         all
     });
     if authority.is_empty() {
-        return format!(
-            "url-{:016x}",
-            super::apply::fnv1a64(config.cluster_url.to_string().as_bytes())
-        );
+        return format!("url-{:016x}", fnv1a64(config.cluster_url.to_string().as_bytes()));
     }
-    format!("ca-{:016x}", super::apply::fnv1a64(&authority))
+    format!("ca-{:016x}", fnv1a64(&authority))
 }
