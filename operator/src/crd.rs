@@ -1,15 +1,15 @@
 //! The `SseChannel` resource: its types, the rules that the API server runs, and the same rules
 //! without a server.
 //!
-//! [`yaml`] is what `crds/ssechannels.yaml` holds; [`check::read`] is what the API server would do
-//! with a manifest (structure, defaults, rules), for local mode and for tests.
+//! [`yaml`] is what `crds/ssechannels.yaml` holds; [`manifest::read`] is what the API server would
+//! do with a manifest (structure, defaults, rules), for local mode and for tests.
 
 #![allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
 
-pub mod check;
 pub mod condition;
 pub mod delivery;
 pub mod exposure;
+pub mod manifest;
 pub mod network;
 pub mod spec;
 pub mod status;

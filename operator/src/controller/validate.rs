@@ -264,14 +264,14 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::crd::check;
+    use crate::crd::manifest;
 
     /// A channel as the API server would hold it. Namespace, name and UID differ, so that a mix-up
     /// shows.
     pub(crate) fn channel(name: &str, spec: &Value) -> SseChannel {
         let manifest = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel",
             "metadata": {"name": name, "namespace": "shop", "uid": "b1f6", "generation": 7}, "spec": spec});
-        check::read(&manifest).unwrap()
+        manifest::read(&manifest).unwrap()
     }
 
     #[test]

@@ -14,8 +14,9 @@ use crate::{
         validate::{self, Channel},
     },
     crd::{
-        ManagementPolicy, SseChannel, check,
+        ManagementPolicy, SseChannel,
         condition::{READY, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        manifest,
         stream::DeletionPolicy,
     },
     stream::{self, Change, Mode, Report, Streams},
@@ -124,7 +125,7 @@ impl Channels {
                 ));
                 return false;
             }
-            if let Err(problems) = check::rules(&object, Some(&known.object)) {
+            if let Err(problems) = manifest::rules(&object, Some(&known.object)) {
                 say(&format!("error: channel {name}: {problems} (what was in force before stays)"));
                 return false;
             }
