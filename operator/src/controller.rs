@@ -218,7 +218,7 @@ async fn pass(
 async fn observe_and_act(
     api: &Api<SseChannel>,
     channel: &SseChannel,
-    mut valid: validate::Channel,
+    mut valid: validate::ValidChannel,
     reference: &ObjectRef<SseChannel>,
     ctx: &Context,
 ) -> Result<Action, Error> {
@@ -324,7 +324,7 @@ async fn observe_and_act(
 
 /// When to look again without being told.
 fn next(
-    valid: &validate::Channel,
+    valid: &validate::ValidChannel,
     stream: &Result<Report, stream::Error>,
     status: &crate::crd::SseChannelStatus,
     reference: &ObjectRef<SseChannel>,
@@ -360,7 +360,7 @@ fn next(
 
 /// While only observing, the file in the cluster keeps the generation it was written with; that
 /// alone is no drift.
-fn keep_generation(valid: &mut validate::Channel, live: Option<&ConfigMap>) {
+fn keep_generation(valid: &mut validate::ValidChannel, live: Option<&ConfigMap>) {
     let file = desired::config::file_name(valid.name.as_str());
     let text = live.and_then(|map| map.data.as_ref()).and_then(|data| data.get(&file));
     let found = text.and_then(|text| ChannelConfig::from_json(text.as_bytes()).ok());

@@ -26,7 +26,7 @@ use super::{
     hash::fnv1a64,
     live::Live,
     ownership::{MANAGER, is_ours},
-    validate::Channel,
+    validate::ValidChannel,
 };
 use crate::{metrics::Metrics, stream::Difference};
 
@@ -113,7 +113,7 @@ pub struct Pass<'a> {
     /// Client of the API server.
     pub client: &'a Client,
     /// The channel.
-    pub channel: &'a Channel,
+    pub channel: &'a ValidChannel,
     /// What earlier passes learned.
     pub memory: &'a mut Memory,
     /// Writes are counted here.

@@ -26,7 +26,7 @@ use kube::Resource as _;
 
 use super::{
     foreign::{HTTPRoute, PodMonitor},
-    validate::Channel,
+    validate::ValidChannel,
 };
 use crate::crd::{
     SseChannel,
@@ -101,7 +101,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Config`], in theory.
-pub fn desired(channel: &Channel, settings: &Settings, load: Load) -> Result<Children, Error> {
+pub fn desired(channel: &ValidChannel, settings: &Settings, load: Load) -> Result<Children, Error> {
     let own_account = channel.workload.service_account_name.is_empty();
     let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
     let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
@@ -144,14 +144,14 @@ fn selector_labels(name: &str) -> BTreeMap<String, String> {
     ])
 }
 
-fn selector(channel: &Channel) -> LabelSelector {
+fn selector(channel: &ValidChannel) -> LabelSelector {
     LabelSelector {
         match_labels: Some(selector_labels(channel.name.as_str())),
         match_expressions: None,
     }
 }
 
-fn labels(channel: &Channel) -> BTreeMap<String, String> {
+fn labels(channel: &ValidChannel) -> BTreeMap<String, String> {
     let mut labels = selector_labels(channel.name.as_str());
     labels.insert("app.kubernetes.io/instance".to_owned(), channel.name.to_string());
     labels.insert("app.kubernetes.io/component".to_owned(), "dataplane".to_owned());
@@ -159,7 +159,7 @@ fn labels(channel: &Channel) -> BTreeMap<String, String> {
     labels
 }
 
-fn metadata(channel: &Channel) -> ObjectMeta {
+fn metadata(channel: &ValidChannel) -> ObjectMeta {
     ObjectMeta {
         name: Some(object_name(channel.name.as_str())),
         namespace: Some(channel.namespace.clone()),
@@ -176,7 +176,7 @@ fn metadata(channel: &Channel) -> ObjectMeta {
     }
 }
 
-fn service_account(channel: &Channel) -> ServiceAccount {
+fn service_account(channel: &ValidChannel) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(channel),
         automount_service_account_token: Some(false),

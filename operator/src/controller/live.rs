@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use super::{
     desired::{object_name, selector_text},
     foreign::{HTTPRoute, PodMonitor},
-    validate::Channel,
+    validate::ValidChannel,
 };
 use crate::crd::{network::NetworkPolicyMode, workload};
 
@@ -100,7 +100,7 @@ impl Absent {
 /// What the API server or the network said.
 pub async fn live(
     client: &Client,
-    channel: &Channel,
+    channel: &ValidChannel,
     absent: &mut Absent,
 ) -> Result<Live, kube::Error> {
     let place = Place {

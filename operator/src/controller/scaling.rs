@@ -10,7 +10,7 @@ use std::{
 use kube::{Resource, runtime::reflector::ObjectRef};
 
 use super::{
-    Context, desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::Channel,
+    Context, desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::ValidChannel,
 };
 use crate::crd::{SseChannel, workload::Autoscaling};
 
@@ -21,7 +21,7 @@ const KEEP: Duration = Duration::from_secs(5 * 60);
 
 /// What the channel's load asks for; `counted` = its pods, where connections are counted.
 pub(super) fn load(
-    valid: &Channel,
+    valid: &ValidChannel,
     live: &Live,
     counted: Option<&Pods>,
     observe: bool,

@@ -51,7 +51,7 @@ impl Context {
 /// What became of the stream.
 pub(super) async fn of_stream(
     channel: &SseChannel,
-    valid: &validate::Channel,
+    valid: &validate::ValidChannel,
     result: &Result<Report, stream::Error>,
     ctx: &Context,
 ) {

@@ -61,7 +61,7 @@ pub enum Error {
 
 /// A channel that can be made.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Channel {
+pub struct ValidChannel {
     /// Its name.
     pub name: ChannelName,
     /// Its namespace.
@@ -94,7 +94,7 @@ pub struct Channel {
 ///
 /// # Errors
 /// [`Error`] names the field and what it must be.
-pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
+pub fn validate(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Error> {
     let metadata = &channel.metadata;
     let name = ChannelName::new(metadata.name.clone().ok_or(Error::Metadata("name"))?)?;
     let namespace = metadata.namespace.clone().ok_or(Error::Metadata("namespace"))?;
@@ -124,7 +124,7 @@ pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
         delivery: delivery(&spec.delivery)?,
         publish: config::Publish { http: spec.publish.mode == PublishMode::Http },
     };
-    Ok(Channel {
+    Ok(ValidChannel {
         name,
         namespace,
         uid,

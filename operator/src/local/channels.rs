@@ -11,7 +11,7 @@ use crate::{
     controller::{
         desired::config::file_name,
         pods::AnswerChannel,
-        validate::{self, Channel},
+        validate::{self, ValidChannel},
     },
     crd::{
         ManagementPolicy, SseChannel,
@@ -38,7 +38,7 @@ pub(super) struct Channels {
 struct Known {
     file: PathBuf,
     object: SseChannel,
-    channel: Channel,
+    channel: ValidChannel,
     stream: Option<Result<Report, stream::Error>>,
     /// The channel's file as it was written, once its stream was known to be its own.
     written: Option<String>,
@@ -69,7 +69,7 @@ impl Channels {
     }
 
     /// The channel that examples are given for.
-    pub(super) fn first(&self) -> Option<&Channel> {
+    pub(super) fn first(&self) -> Option<&ValidChannel> {
         self.known.get("orders").or_else(|| self.known.values().next()).map(|known| &known.channel)
     }
 

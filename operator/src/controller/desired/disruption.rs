@@ -7,9 +7,9 @@ use k8s_openapi::{
 };
 
 use super::{metadata, selector};
-use crate::controller::validate::Channel;
+use crate::controller::validate::ValidChannel;
 
-pub(super) fn budget(channel: &Channel) -> PodDisruptionBudget {
+pub(super) fn budget(channel: &ValidChannel) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(channel),
         spec: Some(PodDisruptionBudgetSpec {

@@ -3,10 +3,10 @@
 use super::{metadata, selector};
 use crate::controller::{
     foreign::{PodMetricsEndpoint, PodMonitor, PodMonitorSpec},
-    validate::Channel,
+    validate::ValidChannel,
 };
 
-pub(super) fn pod_monitor(channel: &Channel) -> PodMonitor {
+pub(super) fn pod_monitor(channel: &ValidChannel) -> PodMonitor {
     let endpoint = PodMetricsEndpoint { port: "admin".to_owned(), path: "/metrics".to_owned() };
     let mut monitor = PodMonitor::new(
         "",

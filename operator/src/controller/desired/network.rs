@@ -17,14 +17,14 @@ use k8s_openapi::{
 
 use super::{Settings, metadata, selector};
 use crate::{
-    controller::validate::Channel,
+    controller::validate::ValidChannel,
     crd::{network::NetworkPeer, workload::PodMonitor},
 };
 
 /// Label that every namespace has, with its name.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
-pub(super) fn policy(channel: &Channel, settings: &Settings) -> NetworkPolicy {
+pub(super) fn policy(channel: &ValidChannel, settings: &Settings) -> NetworkPolicy {
     // Nodes may always reach their own pods, so probes need no rule.
     let mut admin = vec![namespaces(BTreeMap::from([(
         NAMESPACE_LABEL.to_owned(),

@@ -8,7 +8,7 @@ use crate::{
     controller::{
         foreign::{HTTPRoute, ParentReference},
         live::Live,
-        validate::Channel,
+        validate::ValidChannel,
     },
     crd::{
         SseChannel,
@@ -34,7 +34,7 @@ pub enum Exposure<'a> {
 impl<'a> Exposure<'a> {
     /// What became of the channel's way in, given what became of its objects.
     #[must_use]
-    pub fn of(channel: &Channel, applied: &'a apply::Applied, live: &'a Live) -> Self {
+    pub fn of(channel: &ValidChannel, applied: &'a apply::Applied, live: &'a Live) -> Self {
         let exposure = &channel.exposure;
         if exposure.ingress.is_none() && exposure.http_route.is_none() {
             // What is left of an earlier wish is told, too.
