@@ -147,7 +147,7 @@ impl ElectionArgs {
                 }
             }
         };
-        settings.check()?;
+        settings.validate()?;
         Ok(Some(settings))
     }
 }

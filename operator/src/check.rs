@@ -139,7 +139,7 @@ async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let place = scope.map_or_else(
+        let scope = scope.map_or_else(
             || "every namespace".to_owned(),
             |namespace| format!("namespace {namespace}"),
         );
@@ -150,16 +150,16 @@ async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
             }
             Err(kube::Error::Api(status)) if status.code == 403 => {
                 return Err(format!(
-                    "the operator may not list channels of {place}: {}",
+                    "the operator may not list channels of {scope}: {}",
                     status.message
                 ));
             }
-            Err(error) => return Err(format!("channels of {place} cannot be listed: {error}")),
+            Err(error) => return Err(format!("channels of {scope} cannot be listed: {error}")),
         }
     }
-    let place =
+    let scope =
         if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") };
-    Ok(format!("SseChannel is served, channels of {place} can be listed"))
+    Ok(format!("SseChannel is served, channels of {scope} can be listed"))
 }
 
 /// Whether JetStream answers the operator.

@@ -80,14 +80,14 @@ pub struct Context {
     lead: Lead,
     recorder: Recorder,
     metrics: Arc<Metrics>,
-    memories: Mutex<HashMap<ObjectRef<SseChannel>, Memory>>,
+    memories: Mutex<HashMap<ObjectRef<SseChannel>, Remembered>>,
 }
 
 /// What is remembered of a channel between passes; gone with the channel.
 #[derive(Default)]
-struct Memory {
+struct Remembered {
     failures: u32,
-    applied: apply::Memory,
+    applied: apply::Projections,
     absent: live::Absent,
     /// Pods that the connections asked for lately.
     scaling: scaling::Window,
@@ -104,7 +104,11 @@ impl Context {
         Timestamp::now()
     }
 
-    fn memory<T>(&self, channel: &ObjectRef<SseChannel>, with: impl FnOnce(&mut Memory) -> T) -> T {
+    fn memory<T>(
+        &self,
+        channel: &ObjectRef<SseChannel>,
+        with: impl FnOnce(&mut Remembered) -> T,
+    ) -> T {
         with(
             self.memories
                 .lock()
@@ -269,10 +273,10 @@ async fn observe_and_act(
         (apply::differences(&children, &live, &valid.uid)?, Applied::nothing())
     } else if serve {
         let mut memory = ctx.memory(reference, |memory| std::mem::take(&mut memory.applied));
-        let mut pass = apply::Pass {
+        let mut pass = apply::Applier {
             client: &ctx.client,
             channel: &valid,
-            memory: &mut memory,
+            projections: &mut memory,
             metrics: &ctx.metrics,
         };
         let applied = pass.apply(children, &mut live).await;

@@ -61,7 +61,7 @@ impl Settings {
     ///
     /// # Errors
     /// What to change.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), String> {
         let Self { name, lease_duration, renew_deadline, retry_period, .. } = self;
         if lease_duration.subsec_nanos() != 0 || lease_duration.is_zero() {
             return Err(format!(

@@ -106,21 +106,21 @@ impl Applied {
 
 /// What the API server made of the objects that were applied: it writes some values its own way
 /// (`0.5` of a processor becomes `500m`), which is no drift. By kind.
-pub type Memory = HashMap<String, (String, Value)>;
+pub type Projections = HashMap<String, (String, Value)>;
 
 /// One pass over the objects of a channel.
-pub struct Pass<'a> {
+pub struct Applier<'a> {
     /// Client of the API server.
     pub client: &'a Client,
     /// The channel.
     pub channel: &'a ValidChannel,
     /// What earlier passes learned.
-    pub memory: &'a mut Memory,
+    pub projections: &'a mut Projections,
     /// Writes are counted here.
     pub metrics: &'a Metrics,
 }
 
-impl Pass<'_> {
+impl Applier<'_> {
     /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there
     /// then.
     pub async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
@@ -280,7 +280,8 @@ impl Pass<'_> {
                     .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&want))
                     .await;
                 let applied = applied.map_err(|error| refused(kind.clone(), name, error))?;
-                self.memory.insert(kind, (hash, project(&want, &serde_json::to_value(&applied)?)));
+                self.projections
+                    .insert(kind, (hash, project(&want, &serde_json::to_value(&applied)?)));
                 *live = Some(applied);
                 Ok(())
             }
@@ -304,7 +305,7 @@ impl Pass<'_> {
             .and_then(Value::as_str)
             == Some(hash);
         let remembered = self
-            .memory
+            .projections
             .get(kind)
             .is_some_and(|(of, projection)| of == hash && *projection == project(want, &found));
         same_hash && (remembered || contains(&found, want))

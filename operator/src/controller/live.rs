@@ -103,12 +103,12 @@ pub async fn live(
     channel: &ValidChannel,
     absent: &mut Absent,
 ) -> Result<Live, kube::Error> {
-    let place = Place {
+    let objects = ObjectReader {
         client,
         namespace: &channel.namespace,
         object: &object_name(channel.name.as_str()),
     };
-    let pods: Api<Pod> = Api::namespaced(client.clone(), place.namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), objects.namespace);
     let selected = ListParams::default().labels(&selector_text(channel.name.as_str()));
     let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
     let by_cpu = channel
@@ -133,17 +133,17 @@ pub async fn live(
         route,
         monitor,
     ) = tokio::try_join!(
-        place.get(),
-        place.get(),
-        place.get(),
-        place.get(),
-        place.get(),
+        objects.get(),
+        objects.get(),
+        objects.get(),
+        objects.get(),
+        objects.get(),
         pods.list(&selected),
-        place.optional(absent.look::<NetworkPolicy>(restricted)),
-        place.optional(absent.look::<HorizontalPodAutoscaler>(by_cpu)),
-        place.optional(absent.look::<Ingress>(by_ingress)),
-        place.optional(absent.look::<HTTPRoute>(by_route)),
-        place.optional(absent.look::<PodMonitor>(monitored)),
+        objects.optional(absent.look::<NetworkPolicy>(restricted)),
+        objects.optional(absent.look::<HorizontalPodAutoscaler>(by_cpu)),
+        objects.optional(absent.look::<Ingress>(by_ingress)),
+        objects.optional(absent.look::<HTTPRoute>(by_route)),
+        objects.optional(absent.look::<PodMonitor>(monitored)),
     )?;
     let mut unknown = BTreeSet::new();
     Ok(Live {
@@ -162,8 +162,8 @@ pub async fn live(
     })
 }
 
-/// Where the objects of a channel are.
-struct Place<'a> {
+/// Reads the objects of one channel, which all have the same name.
+struct ObjectReader<'a> {
     client: &'a Client,
     namespace: &'a str,
     object: &'a str,
@@ -175,7 +175,7 @@ enum Optional<K> {
     UnknownKind,
 }
 
-impl Place<'_> {
+impl ObjectReader<'_> {
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), self.namespace)
     }

@@ -80,14 +80,14 @@ impl Pods {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct Readyz {
     #[serde(default)]
-    channels: Vec<AnswerChannel>,
+    channels: Vec<ServedChannel>,
 }
 
 /// What a data plane says of one of its channels.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct AnswerChannel {
+pub struct ServedChannel {
     /// Name of the channel.
     pub name: String,
     /// Its namespace.
@@ -152,20 +152,20 @@ impl Prober {
         pod: &Pod,
         namespace: &str,
         channel: &str,
-    ) -> Option<Option<AnswerChannel>> {
+    ) -> Option<Option<ServedChannel>> {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
         let channels = self.channels(ip.parse().ok()?).await?;
         Some(channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
     }
 
     /// What the data plane at `ip` serves; `None` when it does not answer.
-    pub async fn channels(&self, ip: IpAddr) -> Option<Vec<AnswerChannel>> {
+    pub async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
         let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
             let body =
                 Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
-            serde_json::from_slice::<Answer>(&body).ok()
+            serde_json::from_slice::<Readyz>(&body).ok()
         };
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
         Some(answer.channels)

@@ -10,7 +10,7 @@ use super::{manifests, say};
 use crate::{
     controller::{
         desired::config::file_name,
-        pods::AnswerChannel,
+        pods::ServedChannel,
         validate::{self, ValidChannel},
     },
     crd::{
@@ -226,7 +226,7 @@ impl Channels {
 
     /// Says what is new of each channel. `served` is what the data plane says it serves, if it
     /// answers.
-    pub(super) fn report(&mut self, served: Option<&[AnswerChannel]>) {
+    pub(super) fn report(&mut self, served: Option<&[ServedChannel]>) {
         for (name, known) in &mut self.known {
             for verdict in known.verdicts(name, served) {
                 let before = known.said.get(verdict.type_);
@@ -246,7 +246,7 @@ impl Channels {
 }
 
 impl Known {
-    fn verdicts(&self, name: &str, served: Option<&[AnswerChannel]>) -> [Verdict; 3] {
+    fn verdicts(&self, name: &str, served: Option<&[ServedChannel]>) -> [Verdict; 3] {
         let stream_name = &self.channel.stream.name;
         let stream = match &self.stream {
             None if self.channel.management_policy == ManagementPolicy::Paused => {
