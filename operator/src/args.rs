@@ -3,14 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use hyper::Uri;
 use sluice_channel::limits::ADMIN_PORT;
 
 use crate::{
-    check::CheckArgs,
     controller::{Options, desired::Settings},
     crd::text::DurationText,
-    leader,
-    nats::NatsArgs,
+    leader, nats,
 };
 
 /// Turns SseChannel resources into JetStream streams and the pods that serve them.
@@ -45,6 +44,58 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Print the definition of the SseChannel resource.
     Crd,
+}
+
+/// How NATS is reached.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct NatsArgs {
+    /// NATS servers.
+    #[arg(
+        long,
+        env = "SLUICE_NATS",
+        value_delimiter = ',',
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL"
+    )]
+    pub nats: Vec<String>,
+    /// Credentials file (`.creds`); read again at each connect.
+    #[arg(long, value_name = "FILE")]
+    pub nats_credentials: Option<PathBuf>,
+    /// PEM file of the authorities to trust.
+    #[arg(long, value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    #[arg(long, requires = "nats_client_key", value_name = "FILE")]
+    pub nats_client_cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
+    pub nats_client_key: Option<PathBuf>,
+    /// JetStream domain.
+    #[arg(long, value_name = "NAME")]
+    pub jetstream_domain: Option<String>,
+}
+
+impl NatsArgs {
+    /// The same, for a connection that the server lists as `name`.
+    pub(crate) fn into_settings(self, name: &str) -> nats::Settings {
+        let Self {
+            nats: servers,
+            nats_credentials: credentials,
+            nats_ca: ca,
+            nats_client_cert,
+            nats_client_key,
+            jetstream_domain: domain,
+        } = self;
+        let client_certificate = nats_client_cert.zip(nats_client_key);
+        nats::Settings {
+            servers,
+            credentials,
+            ca,
+            client_certificate,
+            domain,
+            name: name.to_owned(),
+        }
+    }
 }
 
 /// Arguments of `run`.
@@ -184,6 +235,7 @@ impl RunArgs {
             cluster_domain,
             operator_namespace: String::new(),
         };
+        let nats = nats.into_settings("sluice-operator");
         Ok(Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port, election })
     }
 }
@@ -218,7 +270,24 @@ pub struct LocalArgs {
     pub dataplane: Option<PathBuf>,
 }
 
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+/// Arguments of `check`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct CheckArgs {
+    /// The operator's connection to NATS.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+    /// A namespace whose channels the operator looks after; may be repeated. Default: all.
+    #[arg(long = "namespace", value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    /// Address of the operator's admin listener, such as http://sluice.sluice-system.svc:9091.
+    #[arg(long, value_name = "URL")]
+    pub operator: Uri,
+    /// How long to try again what fails.
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
     DurationText::from(text).parse().map_err(|e| e.to_string())
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::LocalArgs,
     controller::pods::Prober,
-    nats::{self, Connection, NatsArgs},
+    nats::{self, Connection},
     stream::Streams,
 };
 use channels::Channels;
@@ -150,8 +150,15 @@ async fn serve(
             format!("nats://{address}")
         }
     };
-    let nats = NatsArgs { nats: vec![url.clone()], ..NatsArgs::default() };
-    let connection = Connection::open(&nats, "sluice-operator local").await?;
+    let connection = Connection::open(nats::Settings {
+        servers: vec![url.clone()],
+        credentials: None,
+        ca: None,
+        client_certificate: None,
+        domain: None,
+        name: "sluice-operator local".to_owned(),
+    })
+    .await?;
     tokio::select! {
         connected = connected(&connection, children) => connected?,
         () = stop.cancelled() => return Ok(()),

@@ -7,7 +7,6 @@ use std::{
 };
 
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
-use clap::Args;
 use sluice_channel::Credentials;
 use tokio::sync::watch;
 
@@ -17,32 +16,20 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
 /// How NATS is reached.
-#[derive(Debug, Clone, Default, Args)]
-pub struct NatsArgs {
-    /// NATS servers.
-    #[arg(
-        long,
-        env = "SLUICE_NATS",
-        value_delimiter = ',',
-        default_value = "nats://127.0.0.1:4222",
-        value_name = "URL"
-    )]
-    pub nats: Vec<String>,
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// URLs.
+    pub servers: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
-    #[arg(long, value_name = "FILE")]
-    pub nats_credentials: Option<PathBuf>,
+    pub credentials: Option<PathBuf>,
     /// PEM file of the authorities to trust.
-    #[arg(long, value_name = "FILE")]
-    pub nats_ca: Option<PathBuf>,
-    /// PEM file of the client certificate.
-    #[arg(long, requires = "nats_client_key", value_name = "FILE")]
-    pub nats_client_cert: Option<PathBuf>,
-    /// PEM file of the client certificate's key.
-    #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
-    pub nats_client_key: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+    /// PEM files of the client certificate and of its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// JetStream domain.
-    #[arg(long, value_name = "NAME")]
-    pub jetstream_domain: Option<String>,
+    pub domain: Option<String>,
+    /// What the server lists this connection as.
+    pub name: String,
 }
 
 /// Why no connection can be tried.
@@ -86,9 +73,11 @@ impl Connection {
     ///
     /// # Errors
     /// Only for settings that can never work (malformed URL, unreadable certificate).
-    pub async fn open(args: &NatsArgs, name: &str) -> Result<Self, Error> {
+    pub async fn open(settings: Settings) -> Result<Self, Error> {
+        let Settings { servers: urls, credentials: file, ca, client_certificate, domain, name } =
+            settings;
         let (set_state, state) = watch::channel(State::default());
-        let options = match args.nats_credentials.clone() {
+        let options = match file {
             None => ConnectOptions::new(),
             Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
                 let path = path.clone();
@@ -110,18 +99,18 @@ impl Connection {
                 let set_state = std::sync::Arc::clone(&set_state);
                 async move { observe(&set_state, &event) }
             });
-        if let Some(ca) = &args.nats_ca {
-            options = options.add_root_certificates(ca.clone());
+        if let Some(ca) = ca {
+            options = options.add_root_certificates(ca);
         }
-        if let (Some(certificate), Some(key)) = (&args.nats_client_cert, &args.nats_client_key) {
-            options = options.add_client_certificate(certificate.clone(), key.clone());
+        if let Some((certificate, key)) = client_certificate {
+            options = options.add_client_certificate(certificate, key);
         }
-        let servers = args.nats.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
+        let servers = urls.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
         let client = options
-            .connect(&args.nats)
+            .connect(&urls)
             .await
             .map_err(|source| Error { servers: servers.clone(), source })?;
-        Ok(Self { client, servers, domain: args.jetstream_domain.clone(), state })
+        Ok(Self { client, servers, domain, state })
     }
 
     /// The servers' addresses, without passwords.

@@ -38,7 +38,7 @@ use crate::{
     crd::SseChannel,
     leader::{self, Candidate, Lead},
     metrics::Metrics,
-    nats::{self, Connection, NatsArgs},
+    nats::{self, Connection},
     stream::Streams,
 };
 
@@ -55,7 +55,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The operator's connection to NATS.
-    pub nats: NatsArgs,
+    pub nats: nats::Settings,
     /// Namespaces to look after; empty = all.
     pub namespaces: Vec<String>,
     /// What goes into the pods.
@@ -111,7 +111,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     // In a pod, the namespace of its service account.
     settings.operator_namespace.clone_from(&config.default_namespace);
     let listener = admin::bind(address).await?;
-    let connection = Connection::open(&nats, "sluice-operator").await?;
+    let connection = Connection::open(nats).await?;
     let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
     let metrics = Arc::new(Metrics::default());
     let reporter = Reporter {
