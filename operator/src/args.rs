@@ -7,7 +7,7 @@ use hyper::Uri;
 use sluice_channel::limits::ADMIN_PORT;
 
 use crate::{
-    controller::{Options, desired::Settings},
+    controller::{desired::Settings, watch::Options},
     crd::text::DurationText,
     leader, nats,
 };

@@ -1,7 +1,7 @@
 //! Local mode: the operator without a cluster. It reads the manifests that `kubectl apply` takes,
-//! runs the same checks and the same steps, ensures each stream by the same code, and runs one
-//! `sluice-dataplane` where a cluster would run pods: same arguments, same configuration file, same
-//! probes.
+//! with the checks of the API server and of the controller's first step, ensures each stream by the
+//! same code, and runs one `sluice-dataplane` where a cluster would run pods: same arguments, same
+//! configuration file, same probes.
 
 mod channels;
 mod child;

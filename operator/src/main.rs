@@ -74,8 +74,9 @@ fn start(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let options = args.into_options().map_err(Unusable)?;
-            let ended = runtime
-                .block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)));
+            let ended = runtime.block_on(until_signalled(async |stop| {
+                Ok(controller::watch::run(options, stop).await?)
+            }));
             // A look-up of a name that gets no answer runs on a thread that cannot be stopped; it
             // is not waited for.
             runtime.shutdown_background();

@@ -1,4 +1,4 @@
-//! Step 4: the cluster is made as desired, by server-side apply with one field manager, and only
+//! Step 5: the cluster is made as desired, by server-side apply with one field manager, and only
 //! where it differs: an apply that changes nothing is a write request all the same.
 
 mod compare;
@@ -101,6 +101,16 @@ impl Applied {
     #[must_use]
     pub const fn nothing() -> Self {
         Self { pods: Ok(()), exposure: Ok(()), monitoring: Ok(()) }
+    }
+
+    /// The first failure that another attempt may mend.
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn into_result(self) -> Result<(), Error> {
+        let Self { pods, exposure, monitoring } = self;
+        let failures = [pods, exposure, monitoring].into_iter().filter_map(Result::err);
+        failures.into_iter().find(Error::is_transient).map_or(Ok(()), Err)
     }
 }
 

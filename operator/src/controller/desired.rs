@@ -1,4 +1,4 @@
-//! Step 3, pure: a checked channel → the objects that serve it. No client is seen here, nothing is
+//! Step 4, pure: a checked channel → the objects that serve it. No client is seen here, nothing is
 //! read, no clock, and nothing depends on the operator's version: a new operator restarts no pod.
 
 pub mod config;
@@ -185,4 +185,4 @@ fn service_account(channel: &ValidChannel) -> ServiceAccount {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! Step 1: everything a pass needs to know of the cluster, read fresh, so that no stale cache
+//! Step 3: everything a pass needs to know of the cluster, read fresh, so that no stale cache
 //! decides anything.
 
 use std::{
@@ -98,7 +98,7 @@ impl Absent {
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn live(
+pub async fn read(
     client: &Client,
     channel: &ValidChannel,
     absent: &mut Absent,

@@ -7,12 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{Resource, runtime::reflector::ObjectRef};
+use kube::Resource;
 
-use super::{
-    Context, desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::ValidChannel,
-};
-use crate::crd::{SseChannel, workload::Autoscaling};
+use super::{desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::ValidChannel};
+use crate::crd::workload::Autoscaling;
 
 /// How often connections are counted.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
@@ -25,8 +23,8 @@ pub(super) fn load(
     live: &Live,
     counted: Option<&Pods>,
     observe: bool,
-    reference: &ObjectRef<SseChannel>,
-    ctx: &Context,
+    window: &mut Window,
+    now: Instant,
 ) -> Load {
     let deployment = live.deployment.as_ref().filter(|found| is_ours(found.meta(), &valid.uid));
     let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
@@ -48,9 +46,7 @@ pub(super) fn load(
     let found = found.unwrap_or(scaling.min_replicas);
     let asked = match needed(scaling, pods, found) {
         Some(_) if observe => Some(found),
-        Some(needed) => Some(
-            ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found)),
-        ),
+        Some(needed) => Some(window.settle(now, needed, found)),
         None => None,
     };
     Load { asked, deployed }

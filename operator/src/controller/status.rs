@@ -1,4 +1,4 @@
-//! Step 5: what was observed becomes the status. Pure but for [`write`], which writes only what
+//! Step 6: what was observed becomes the status. Pure but for [`write`], which writes only what
 //! differs.
 
 pub mod exposure;

@@ -4,16 +4,13 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource,
     core::error_boundary::InvalidObject,
-    runtime::{
-        events::{Event, EventType},
-        reflector::ObjectRef,
-    },
+    runtime::events::{Event, EventType},
 };
+use sluice_channel::StreamName;
 
 use super::{
-    Context,
+    context::Context,
     status::{self, Exposure, Observation},
-    validate,
 };
 use crate::{
     crd::{
@@ -50,12 +47,11 @@ impl Context {
 
 /// What became of the stream.
 pub(super) async fn of_stream(
-    channel: &SseChannel,
-    valid: &validate::ValidChannel,
-    result: &Result<Report, stream::Error>,
     ctx: &Context,
+    channel: &SseChannel,
+    name: &StreamName,
+    result: &Result<Report, stream::Error>,
 ) {
-    let name = &valid.stream.name;
     let had_one = channel.status.as_ref().and_then(|s| s.stream.as_ref()).is_some_and(|s| s.owned);
     match result {
         Ok(report) => match &report.change {
@@ -110,11 +106,11 @@ pub(super) async fn of_stream(
 
 /// Tells once of each trouble with what surrounds the pods.
 pub(super) async fn of_surroundings(
+    ctx: &Context,
     channel: &SseChannel,
     status: &SseChannelStatus,
     seen: &Observation<'_>,
-    reference: &ObjectRef<SseChannel>,
-    ctx: &Context,
+    unmonitored: &mut Option<String>,
 ) {
     let exposed = |status: &SseChannelStatus| status::find(&status.conditions, EXPOSED).cloned();
     if let (Exposure::Failed(_), Some(now)) = (seen.exposure, exposed(status))
@@ -126,9 +122,7 @@ pub(super) async fn of_surroundings(
     {
         ctx.tell(channel, &now.reason, &now.message, true).await;
     }
-    let before = ctx.memory(reference, |memory| {
-        std::mem::replace(&mut memory.unmonitored, seen.unmonitored.clone())
-    });
+    let before = std::mem::replace(unmonitored, seen.unmonitored.clone());
     if let Some(why) = seen.unmonitored.as_ref().filter(|why| before.as_ref() != Some(why)) {
         ctx.tell(
             channel,
@@ -142,16 +136,16 @@ pub(super) async fn of_surroundings(
 
 /// An object that this operator cannot read. Told once for each version of it.
 pub(super) async fn of_undecodable(
-    invalid: &InvalidObject,
-    reference: &ObjectRef<SseChannel>,
     ctx: &Context,
+    invalid: &InvalidObject,
+    told: &mut Option<String>,
 ) {
-    let version = invalid.metadata.resource_version.clone();
-    if ctx.memory(reference, |memory| std::mem::replace(&mut memory.undecodable, version.clone()))
-        == version
-    {
+    let version = &invalid.metadata.resource_version;
+    if *told == *version {
         return;
     }
+    told.clone_from(version);
+    tracing::error!(error = %invalid.error, "cannot be decoded and is left alone; correct its spec");
     let object = ObjectReference {
         api_version: Some(SseChannel::api_version(&()).into_owned()),
         kind: Some(SseChannel::kind(&()).into_owned()),

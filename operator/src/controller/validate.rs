@@ -1,4 +1,4 @@
-//! Step 2, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
+//! Step 1, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
 //! durations are checked.
 
 use std::net::IpAddr;

@@ -32,7 +32,10 @@ use kube::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, desired, hash::fnv1a64, on_error, pods::Prober, reconcile};
+use super::{
+    context::Context, desired, hash::fnv1a64, on_error, pods::Prober, reconcile,
+    remembered::RememberedChannels,
+};
 use crate::{
     admin::{self, Admin},
     crd::SseChannel,
@@ -142,7 +145,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         lead: lead.clone(),
         recorder: Recorder::new(client.clone(), reporter),
         metrics: Arc::clone(&metrics),
-        memories: std::sync::Mutex::default(),
+        remembered: RememberedChannels::default(),
     });
     let ready = Arc::new(AtomicBool::new(false));
     // The lease is held, and probes are answered, until the last pass has ended.

@@ -64,7 +64,7 @@ impl Lead {
     }
 
     /// Ours while `role` says so.
-    pub(super) fn following(role: watch::Receiver<Role>) -> Self {
+    pub(crate) fn following(role: watch::Receiver<Role>) -> Self {
         Self { role }
     }
 
