@@ -22,7 +22,9 @@ use crate::{
     crd::{
         SseChannel, SseChannelStatus,
         condition::{
-            self, DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE,
+            self,
+            ConditionStatus::{False, True, Unknown},
+            DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE,
             reason,
         },
         status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
@@ -82,7 +84,7 @@ pub enum Workload<'a> {
 pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> SseChannelStatus {
     let stream_ready = stream_ready(seen);
     let (workload, exposed) = (workload(seen), exposure::verdict(seen.exposure));
-    let outside = if exposed.status == Some(true) { seen.external_urls.as_slice() } else { &[] };
+    let outside = if exposed.status == True { seen.external_urls.as_slice() } else { &[] };
     let endpoint = |type_, url: &String| Endpoint { type_, url: url.clone() };
     let mut endpoints = vec![endpoint(EndpointType::Internal, &seen.url)];
     endpoints.extend(
@@ -128,13 +130,13 @@ pub fn unobserved(
     let previous = channel.status.clone().unwrap_or_default();
     let of = |type_, status| Verdict::new(type_, status, why, message);
     let verdicts = [
-        of(READY, if why == reason::PAUSED { None } else { Some(false) }),
-        of(STREAM_READY, None),
-        of(WORKLOAD_AVAILABLE, None),
+        of(READY, if why == reason::PAUSED { Unknown } else { False }),
+        of(STREAM_READY, Unknown),
+        of(WORKLOAD_AVAILABLE, Unknown),
         exposure::unobserved(channel, why, message),
-        of(DRIFTED, None),
-        of(RECONCILING, Some(why == reason::DELETING && !stalled)),
-        of(STALLED, Some(stalled)),
+        of(DRIFTED, Unknown),
+        of(RECONCILING, (why == reason::DELETING && !stalled).into()),
+        of(STALLED, stalled.into()),
     ];
     let conditions =
         condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now);
@@ -166,19 +168,19 @@ pub async fn write(
 }
 
 fn stream_ready(seen: &Observation<'_>) -> Verdict {
-    let of = |status, why, message: String| Verdict::new(STREAM_READY, Some(status), why, message);
+    let of = |status, why, message: String| Verdict::new(STREAM_READY, status, why, message);
     match seen.stream {
-        Err(error) => of(false, error.reason(), error.to_string()),
+        Err(error) => of(False, error.reason(), error.to_string()),
         Ok(report) if report.stream.is_none() => {
-            of(false, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name))
+            of(False, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name))
         }
         Ok(report) if !report.drift.is_empty() => of(
-            false,
+            False,
             reason::SERVER_DIFFERS,
             format!("stream {} differs from the spec; see status.drift", seen.stream_name),
         ),
         Ok(_) => {
-            of(true, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name))
+            of(True, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name))
         }
     }
 }
@@ -201,26 +203,25 @@ struct WorkloadView {
 }
 
 fn workload(seen: &Observation<'_>) -> WorkloadView {
-    let of =
-        |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+    let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, status, why, message);
     match &seen.workload {
         Workload::Waiting => {
             let message = "pods are made once the stream is known to be this channel's".to_owned();
             WorkloadView {
-                verdict: of(false, reason::PENDING, message),
+                verdict: of(False, reason::PENDING, message),
                 unsettled: None,
                 counts: None,
             }
         }
         Workload::Failed(error) => WorkloadView {
-            verdict: of(false, failure(error), error.to_string()),
+            verdict: of(False, failure(error), error.to_string()),
             unsettled: None,
             counts: None,
         },
         Workload::Seen { deployment: None, .. } => {
             let message = "there is no Deployment".to_owned();
             WorkloadView {
-                verdict: of(false, reason::SERVER_DIFFERS, message),
+                verdict: of(False, reason::SERVER_DIFFERS, message),
                 unsettled: None,
                 counts: None,
             }
@@ -247,19 +248,19 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
         )
     };
     let of = |status, (why, message): (&'static str, String)| {
-        Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message)
+        Verdict::new(WORKLOAD_AVAILABLE, status, why, message)
     };
 
     let verdict = if wanted == 0 {
         of(
-            true,
+            True,
             (
                 reason::SCALED_TO_ZERO,
                 "spec.workload.replicas is 0: nobody is served, as asked".to_owned(),
             ),
         )
     } else if current && ready >= wanted {
-        of(true, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{wanted} pods are ready")))
+        of(True, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{wanted} pods are ready")))
     } else {
         let not_ready = || {
             if rolling {
@@ -268,7 +269,7 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
                 (reason::PODS_NOT_READY, format!("{ready} of {wanted} pods are ready"))
             }
         };
-        of(false, trouble.clone().unwrap_or_else(not_ready))
+        of(False, trouble.clone().unwrap_or_else(not_ready))
     };
     let unsettled = if wanted == 0 {
         Some((reason::SCALED_TO_ZERO, "no pod serves: spec.workload.replicas is 0".to_owned()))
@@ -312,21 +313,21 @@ fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
 }
 
 fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> Verdict {
-    if stream.status != Some(true) {
-        return Verdict { type_: READY, status: Some(false), ..stream.clone() };
+    if stream.status != True {
+        return Verdict { type_: READY, status: False, ..stream.clone() };
     }
-    if workload.verdict.status != Some(true) {
-        return Verdict { type_: READY, status: Some(false), ..workload.verdict.clone() };
+    if workload.verdict.status != True {
+        return Verdict { type_: READY, status: False, ..workload.verdict.clone() };
     }
     match &workload.unsettled {
-        Some((why, message)) => Verdict::new(READY, Some(false), why, message.clone()),
+        Some((why, message)) => Verdict::new(READY, False, why, message.clone()),
         None => {
             let mut message =
                 "the stream is in sync and every pod serves this generation".to_owned();
             if let Some(why) = &seen.unmonitored {
                 message = format!("{message}; no PodMonitor: {why}");
             }
-            Verdict::new(READY, Some(true), reason::READY, message)
+            Verdict::new(READY, True, reason::READY, message)
         }
     }
 }
@@ -341,38 +342,32 @@ fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
                 first.observed,
                 first.desired
             );
-            Verdict::new(DRIFTED, Some(true), reason::SERVER_DIFFERS, message)
+            Verdict::new(DRIFTED, True, reason::SERVER_DIFFERS, message)
         }
         (Err(_), []) => {
-            Verdict::new(DRIFTED, None, reason::PENDING, "the stream could not be compared")
+            Verdict::new(DRIFTED, Unknown, reason::PENDING, "the stream could not be compared")
         }
         (Ok(_), []) => {
-            Verdict::new(DRIFTED, Some(false), reason::IN_SYNC, "everything is as the spec says")
+            Verdict::new(DRIFTED, False, reason::IN_SYNC, "everything is as the spec says")
         }
     }
 }
 
 fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
-    let under_way =
-        |message: String| Verdict::new(RECONCILING, Some(true), reason::PROGRESSING, message);
-    let idle = || Verdict::new(RECONCILING, Some(false), reason::IDLE, "nothing is under way");
+    let under_way = |message: String| Verdict::new(RECONCILING, True, reason::PROGRESSING, message);
+    let idle = || Verdict::new(RECONCILING, False, reason::IDLE, "nothing is under way");
     match (seen.stream, &workload.unsettled) {
         (Err(error), _) if error.is_transient() => {
-            Verdict::new(RECONCILING, Some(true), reason::RETRYING, error.to_string())
+            Verdict::new(RECONCILING, True, reason::RETRYING, error.to_string())
         }
         (Err(_), _) => idle(),
         (Ok(_), Some((why, _))) if *why == reason::SCALED_TO_ZERO => idle(),
         (Ok(_), Some((_, message))) => under_way(message.clone()),
         (Ok(_), None) => match &seen.workload {
-            Workload::Failed(error) if error.is_transient() => Verdict::new(
-                RECONCILING,
-                Some(true),
-                reason::RETRYING,
-                workload.verdict.message.clone(),
-            ),
-            Workload::Seen { .. }
-                if workload.verdict.status == Some(false) && seen.drift.is_empty() =>
-            {
+            Workload::Failed(error) if error.is_transient() => {
+                Verdict::new(RECONCILING, True, reason::RETRYING, workload.verdict.message.clone())
+            }
+            Workload::Seen { .. } if workload.verdict.status == False && seen.drift.is_empty() => {
                 under_way(workload.verdict.message.clone())
             }
             Workload::Waiting | Workload::Failed(_) | Workload::Seen { .. } => idle(),
@@ -381,13 +376,13 @@ fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
 }
 
 fn stalled(seen: &Observation<'_>) -> Verdict {
-    let of = |why, message: String| Verdict::new(STALLED, Some(true), why, message);
+    let of = |why, message: String| Verdict::new(STALLED, True, why, message);
     match (seen.stream, &seen.workload) {
         (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
         (_, Workload::Failed(error)) if !error.is_transient() => {
             of(failure(error), error.to_string())
         }
-        _ => Verdict::new(STALLED, Some(false), reason::IDLE, "nothing stands in the way"),
+        _ => Verdict::new(STALLED, False, reason::IDLE, "nothing stands in the way"),
     }
 }
 

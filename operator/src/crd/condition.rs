@@ -113,13 +113,42 @@ pub mod reason {
     pub const POD_UNREACHABLE: &str = "PodUnreachable";
 }
 
+/// `status` of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// `True`
+    True,
+    /// `False`
+    False,
+    /// `Unknown`
+    Unknown,
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(known: bool) -> Self {
+        if known { Self::True } else { Self::False }
+    }
+}
+
+impl ConditionStatus {
+    /// As Kubernetes writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 /// What a condition says, before it is known since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// One of [`TYPES`].
     pub type_: &'static str,
-    /// `Some(true)` = True, `Some(false)` = False, `None` = Unknown.
-    pub status: Option<bool>,
+    /// `status` of the condition.
+    pub status: ConditionStatus,
     /// One of [`reason`].
     pub reason: &'static str,
     /// What is the case and what to do.
@@ -131,21 +160,11 @@ impl Verdict {
     #[must_use]
     pub fn new(
         type_: &'static str,
-        status: Option<bool>,
+        status: ConditionStatus,
         reason: &'static str,
         message: impl Into<String>,
     ) -> Self {
         Self { type_, status, reason, message: message.into() }
-    }
-
-    /// `True`, `False` or `Unknown`.
-    #[must_use]
-    pub fn status_text(&self) -> &'static str {
-        match self.status {
-            Some(true) => "True",
-            Some(false) => "False",
-            None => "Unknown",
-        }
     }
 }
 
@@ -162,7 +181,7 @@ pub fn merge(
     now: Timestamp,
 ) -> Vec<Condition> {
     let condition = |verdict: &Verdict| {
-        let status = verdict.status_text();
+        let status = verdict.status.as_str();
         let since = previous
             .iter()
             .find(|c| c.type_ == verdict.type_ && c.status == status)
@@ -200,10 +219,14 @@ mod tests {
     #[test]
     fn the_time_of_a_transition_moves_only_when_the_status_flips() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let first =
-            merge(&[Verdict::new(READY, Some(false), reason::PENDING, "a")], &[], Some(1), at(10));
+        let first = merge(
+            &[Verdict::new(READY, ConditionStatus::False, reason::PENDING, "a")],
+            &[],
+            Some(1),
+            at(10),
+        );
         let same = merge(
-            &[Verdict::new(READY, Some(false), reason::ROLLOUT_IN_PROGRESS, "b")],
+            &[Verdict::new(READY, ConditionStatus::False, reason::ROLLOUT_IN_PROGRESS, "b")],
             &first,
             Some(2),
             at(20),
@@ -213,8 +236,12 @@ mod tests {
             (same[0].reason.as_str(), same[0].observed_generation),
             (reason::ROLLOUT_IN_PROGRESS, Some(2))
         );
-        let flipped =
-            merge(&[Verdict::new(READY, Some(true), reason::READY, "c")], &same, Some(2), at(30));
+        let flipped = merge(
+            &[Verdict::new(READY, ConditionStatus::True, reason::READY, "c")],
+            &same,
+            Some(2),
+            at(30),
+        );
         assert_eq!(flipped[0].last_transition_time, Time(at(30)));
     }
 

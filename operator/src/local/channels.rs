@@ -15,7 +15,10 @@ use crate::{
     },
     crd::{
         ManagementPolicy, SseChannel,
-        condition::{READY, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        condition::{
+            ConditionStatus::{False, True, Unknown},
+            READY, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason,
+        },
         manifest,
         stream::DeletionPolicy,
     },
@@ -234,7 +237,7 @@ impl Channels {
                     say(&format!(
                         "{name}: {}={} ({}) {}",
                         verdict.type_,
-                        verdict.status_text(),
+                        verdict.status.as_str(),
                         verdict.reason,
                         verdict.message
                     ));
@@ -249,12 +252,15 @@ impl Known {
     fn verdicts(&self, name: &str, served: Option<&[ServedChannel]>) -> [Verdict; 3] {
         let stream_name = &self.channel.stream.name;
         let stream = match &self.stream {
-            None if self.channel.management_policy == ManagementPolicy::Paused => {
-                Verdict::new(STREAM_READY, None, reason::PAUSED, "spec.managementPolicy is Paused")
-            }
-            None => Verdict::new(STREAM_READY, None, reason::PENDING, "not looked at yet"),
+            None if self.channel.management_policy == ManagementPolicy::Paused => Verdict::new(
+                STREAM_READY,
+                Unknown,
+                reason::PAUSED,
+                "spec.managementPolicy is Paused",
+            ),
+            None => Verdict::new(STREAM_READY, Unknown, reason::PENDING, "not looked at yet"),
             Some(Err(error)) => {
-                Verdict::new(STREAM_READY, Some(false), error.reason(), error.to_string())
+                Verdict::new(STREAM_READY, False, error.reason(), error.to_string())
             }
             Some(Ok(report)) => match report.drift.first() {
                 Some(first) => {
@@ -262,58 +268,53 @@ impl Known {
                         "stream {stream_name}: {} is {} instead of {}",
                         first.field, first.observed, first.desired
                     );
-                    Verdict::new(STREAM_READY, Some(false), reason::SERVER_DIFFERS, message)
+                    Verdict::new(STREAM_READY, False, reason::SERVER_DIFFERS, message)
                 }
                 None => Verdict::new(
                     STREAM_READY,
-                    Some(true),
+                    True,
                     reason::IN_SYNC,
                     format!("stream {stream_name} is as the spec says"),
                 ),
             },
         };
-        let of = |status, why, message: String| {
-            Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message)
-        };
+        let of =
+            |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, status, why, message);
         let namespace = &self.channel.namespace;
         let mine = served
             .map(|served| served.iter().find(|c| c.name == name && c.namespace == *namespace));
         let generation = self.channel.config.generation;
         let workload = match mine {
             None => {
-                of(false, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned())
+                of(False, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned())
             }
             Some(None) => of(
-                false,
+                False,
                 reason::CONFIG_PROPAGATING,
                 "sluice-dataplane has not taken the channel yet".to_owned(),
             ),
             Some(Some(c)) => match &c.error {
                 Some(error) => {
-                    of(false, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}"))
+                    of(False, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}"))
                 }
                 None if c.generation == generation => of(
-                    true,
+                    True,
                     reason::MINIMUM_REPLICAS_AVAILABLE,
                     "sluice-dataplane serves it".to_owned(),
                 ),
                 None => of(
-                    false,
+                    False,
                     reason::CONFIG_PROPAGATING,
                     format!("sluice-dataplane still serves generation {}", c.generation),
                 ),
             },
         };
         let ready = match (&stream, &workload) {
-            (s, _) if s.status != Some(true) => {
-                Verdict { type_: READY, status: Some(false), ..s.clone() }
-            }
-            (_, w) if w.status != Some(true) => {
-                Verdict { type_: READY, status: Some(false), ..w.clone() }
-            }
+            (s, _) if s.status != True => Verdict { type_: READY, status: False, ..s.clone() },
+            (_, w) if w.status != True => Verdict { type_: READY, status: False, ..w.clone() },
             _ => Verdict::new(
                 READY,
-                Some(true),
+                True,
                 reason::READY,
                 format!("generation {generation} is served"),
             ),

@@ -12,7 +12,10 @@ use crate::{
     },
     crd::{
         SseChannel,
-        condition::{EXPOSED, Verdict, reason},
+        condition::{
+            ConditionStatus::{False, True, Unknown},
+            EXPOSED, Verdict, reason,
+        },
     },
 };
 
@@ -52,7 +55,7 @@ impl<'a> Exposure<'a> {
 }
 
 pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
-    let no = |why, message: String| Verdict::new(EXPOSED, Some(false), why, message);
+    let no = |why, message: String| Verdict::new(EXPOSED, False, why, message);
     match exposure {
         Exposure::NotRequested => not_requested(),
         Exposure::Waiting => {
@@ -78,11 +81,11 @@ pub(super) fn unobserved(channel: &SseChannel, why: &'static str, message: &str)
     if exposure.ingress.is_none() && exposure.http_route.is_none() {
         return not_requested();
     }
-    Verdict::new(EXPOSED, None, why, message)
+    Verdict::new(EXPOSED, Unknown, why, message)
 }
 
 fn not_requested() -> Verdict {
-    Verdict::new(EXPOSED, Some(true), reason::NOT_REQUESTED, "spec.exposure asks for nothing")
+    Verdict::new(EXPOSED, True, reason::NOT_REQUESTED, "spec.exposure asks for nothing")
 }
 
 fn by_ingress(ingress: &Ingress) -> Verdict {
@@ -97,7 +100,7 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
     if let Some(address) = address {
         return Verdict::new(
             EXPOSED,
-            Some(true),
+            True,
             reason::ACCEPTED,
             format!("the Ingress has the address {address}"),
         );
@@ -109,7 +112,7 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
         "Ingress {} has no address: see that a controller for {class} runs and publishes its address in the status of Ingresses",
         ingress.name_any()
     );
-    Verdict::new(EXPOSED, Some(false), reason::NO_ADDRESS, message)
+    Verdict::new(EXPOSED, False, reason::NO_ADDRESS, message)
 }
 
 fn by_route(route: &HTTPRoute) -> Verdict {
@@ -119,16 +122,13 @@ fn by_route(route: &HTTPRoute) -> Verdict {
         .iter()
         .find_map(|parent| objection(route, parent).map(|what| (parent, what)));
     match refused {
-        None => Verdict::new(
-            EXPOSED,
-            Some(true),
-            reason::ACCEPTED,
-            "every Gateway has taken the HTTPRoute",
-        ),
+        None => {
+            Verdict::new(EXPOSED, True, reason::ACCEPTED, "every Gateway has taken the HTTPRoute")
+        }
         Some((parent, what)) => {
             let message =
                 format!("Gateway {}/{}: {what}", namespace_of(route, parent), parent.name);
-            Verdict::new(EXPOSED, Some(false), reason::NOT_ACCEPTED, message)
+            Verdict::new(EXPOSED, False, reason::NOT_ACCEPTED, message)
         }
     }
 }
@@ -223,13 +223,13 @@ mod tests {
             match expected {
                 None => assert_eq!(
                     (verdict.status, verdict.reason),
-                    (Some(true), reason::ACCEPTED),
+                    (True, reason::ACCEPTED),
                     "{parents}"
                 ),
                 Some(text) => {
                     assert_eq!(
                         (verdict.status, verdict.reason),
-                        (Some(false), reason::NOT_ACCEPTED),
+                        (False, reason::NOT_ACCEPTED),
                         "{parents}"
                     );
                     assert!(verdict.message.starts_with(text), "{}", verdict.message);
@@ -246,11 +246,11 @@ mod tests {
         };
         for nothing in [json!({}), json!({"ingress": []}), json!({"ingress": [{"ip": ""}]})] {
             let verdict = by_ingress(&ingress(nothing));
-            assert_eq!((verdict.status, verdict.reason), (Some(false), reason::NO_ADDRESS));
+            assert_eq!((verdict.status, verdict.reason), (False, reason::NO_ADDRESS));
             assert!(verdict.message.contains("class nginx"), "{}", verdict.message);
         }
         for point in [json!({"ip": "192.0.2.1"}), json!({"hostname": "lb.example.com"})] {
-            assert_eq!(by_ingress(&ingress(json!({"ingress": [point]}))).status, Some(true));
+            assert_eq!(by_ingress(&ingress(json!({"ingress": [point]}))).status, True);
         }
     }
 }
