@@ -4,11 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
-use sluice_channel::limits::ADMIN_PORT;
+use sluice_channel::{limits::ADMIN_PORT, text};
 
 use crate::{
     controller::{desired::Settings, watch::Options},
-    crd::text::DurationText,
     leader, nats,
 };
 
@@ -158,13 +157,13 @@ pub struct ElectionArgs {
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
     pub lease_namespace: Option<String>,
     /// How long others wait after the last renewal that they saw, before one takes over.
-    #[arg(long, default_value = "15s", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, default_value = "15s", value_parser = text::duration, value_name = "DURATION")]
     pub lease_duration: Duration,
     /// How long this operator acts without a renewal; shorter than --lease-duration.
-    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, default_value = "10s", value_parser = text::duration, value_name = "DURATION")]
     pub renew_deadline: Duration,
     /// Pause between two attempts to take or renew the Lease; shorter than --renew-deadline.
-    #[arg(long, default_value = "2s", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, default_value = "2s", value_parser = text::duration, value_name = "DURATION")]
     pub retry_period: Duration,
 }
 
@@ -283,12 +282,8 @@ pub struct CheckArgs {
     #[arg(long, value_name = "URL")]
     pub operator: Uri,
     /// How long to try again what fails.
-    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    #[arg(long, default_value = "60s", value_parser = text::duration, value_name = "DURATION")]
     pub timeout: Duration,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    DurationText::from(text).parse().map_err(|e| e.to_string())
 }
 
 /// Longest time without a look: a stream deleted behind the operator's back is made again within a
@@ -296,7 +291,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 const LONGEST_RESYNC: Duration = Duration::from_secs(60);
 
 fn resync(text: &str) -> Result<Duration, String> {
-    let resync = duration(text)?;
+    let resync = text::duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_secs(1)..=LONGEST_RESYNC).contains(&resync) {
         Ok(resync)
     } else {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sluice_channel::{
     ChannelConfig, ChannelName, StreamName,
     config::{self, Encoding, Start},
-    name,
+    name, text,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         exposure::ExposureSpec,
         network::{NetworkPeer, NetworkPolicySpec},
         stream::{DeletionPolicy, StreamSpec},
-        text,
+        text::{DurationText, SizeText},
         workload::{MonitoringSpec, ServiceSpec, WorkloadSpec},
     },
     stream::{self, Owner},
@@ -166,11 +166,10 @@ fn stream(
     namespace: &str,
     name: &ChannelName,
 ) -> Result<stream::Desired, Error> {
-    let duration = |field, text: &text::DurationText| {
-        text.parse().map_err(|source| Error::Text { field, source })
-    };
+    let duration =
+        |field, text: &DurationText| text.parse().map_err(|source| Error::Text { field, source });
     let size =
-        |field, text: &text::SizeText| text.parse().map_err(|source| Error::Text { field, source });
+        |field, text: &SizeText| text.parse().map_err(|source| Error::Text { field, source });
     let subjects = match spec.subjects.as_slice() {
         [] => vec![name::default_subject(namespace, name)],
         subjects => subjects.iter().map(|s| s.0.clone()).collect(),
@@ -223,9 +222,8 @@ fn topic_prefix(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Resul
 }
 
 fn delivery(spec: &DeliverySpec) -> Result<config::Delivery, Error> {
-    let duration = |field, text: &text::DurationText| {
-        text.parse().map_err(|source| Error::Text { field, source })
-    };
+    let duration =
+        |field, text: &DurationText| text.parse().map_err(|source| Error::Text { field, source });
     let start = |position| match position {
         delivery::Position::Latest => Start::Latest,
         delivery::Position::Earliest => Start::Earliest,
