@@ -32,6 +32,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use tracing::{Instrument, Span};
 
 use crate::crd::SseChannel;
 use context::Context;
@@ -43,10 +44,9 @@ async fn reconcile(
     object: Arc<DeserializeGuard<SseChannel>>,
     ctx: Arc<Context>,
 ) -> Result<Action, Error> {
-    ctx.lead
-        .hold(led(&reference(&object), &ctx))
-        .await
-        .unwrap_or_else(|| Ok(Action::await_change()))
+    let channel = reference(&object);
+    let pass = led(&channel, &ctx).instrument(span(&channel));
+    ctx.lead.hold(pass).await.unwrap_or_else(|| Ok(Action::await_change()))
 }
 
 async fn led(channel: &ObjectRef<SseChannel>, ctx: &Context) -> Result<Action, Error> {
@@ -65,9 +65,23 @@ async fn led(channel: &ObjectRef<SseChannel>, ctx: &Context) -> Result<Action, E
 #[allow(clippy::needless_pass_by_value)]
 fn on_error(object: Arc<DeserializeGuard<SseChannel>>, error: &Error, ctx: Arc<Context>) -> Action {
     let channel = reference(&object);
-    let pause = ctx.remembered.take(&channel).failed();
-    tracing::warn!(%channel, %error, ?pause, "the pass failed");
+    let mut remembered = ctx.remembered.take(&channel);
+    let (text, pause) = (error.to_string(), remembered.failed());
+    // A pass is repeated for ever; one line for each fault is enough.
+    if remembered.error.as_ref() != Some(&text) {
+        let retry_seconds = pause.as_secs();
+        span(&channel)
+            .in_scope(|| tracing::warn!(error = text, retry_seconds, "reconciliation failed"));
+        remembered.error = Some(text);
+    }
     Action::requeue(pause)
+}
+
+/// Around every pass, so that each of its lines names its channel. Of the highest level, so that no
+/// filter leaves it out.
+fn span(channel: &ObjectRef<SseChannel>) -> Span {
+    let namespace = channel.namespace.as_deref().unwrap_or_default();
+    tracing::error_span!("channel", namespace, name = channel.name)
 }
 
 fn reference(object: &DeserializeGuard<SseChannel>) -> ObjectRef<SseChannel> {

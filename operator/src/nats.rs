@@ -2,11 +2,14 @@
 //! and says when it is back, because then every stream must be looked at.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
+use parking_lot::Mutex;
 use sluice_channel::Credentials;
 use tokio::sync::watch;
 
@@ -14,6 +17,8 @@ use tokio::sync::watch;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts to connect; the first ones follow faster.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// Different faults that are logged between two connects; more differ in numbers only.
+const LOGGED_FAULTS: usize = 16;
 
 /// How NATS is reached.
 #[derive(Debug, Clone)]
@@ -84,7 +89,12 @@ impl Connection {
                 async move { credentials(&path, &nonce).await.map_err(AuthError::new) }
             }),
         };
-        let set_state = std::sync::Arc::new(set_state);
+        let servers = urls.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
+        let observer = Arc::new(Observer {
+            state: set_state,
+            servers: servers.clone(),
+            logged: Mutex::default(),
+        });
         let mut options = options
             .name(name)
             .retry_on_initial_connect()
@@ -96,8 +106,8 @@ impl Connection {
                 Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
             })
             .event_callback(move |event| {
-                let set_state = std::sync::Arc::clone(&set_state);
-                async move { observe(&set_state, &event) }
+                let observer = Arc::clone(&observer);
+                async move { observer.observe(&event) }
             });
         if let Some(ca) = ca {
             options = options.add_root_certificates(ca);
@@ -105,7 +115,6 @@ impl Connection {
         if let Some((certificate, key)) = client_certificate {
             options = options.add_client_certificate(certificate, key);
         }
-        let servers = urls.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
         let client = options
             .connect(&urls)
             .await
@@ -146,27 +155,43 @@ fn without_user(url: &str) -> String {
     }
 }
 
-fn observe(state: &watch::Sender<State>, event: &Event) {
-    match event {
-        Event::Connected => {
-            tracing::info!("connected to NATS");
-            state.send_modify(|s| *s = State { up: true, connects: s.connects + 1, trouble: None });
-        }
-        Event::Disconnected | Event::Closed => {
-            tracing::warn!("disconnected from NATS; trying again");
-            state.send_modify(|s| s.up = false);
-        }
-        Event::ServerError(_) | Event::ClientError(_) => {
-            let text = event.to_string();
-            // Attempts repeat for ever; one line says it all.
-            let news =
-                state.send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
-            if news {
-                tracing::warn!(%event, "NATS connection");
+/// Follows one connection: keeps its [`State`] and logs what changes.
+struct Observer {
+    state: watch::Sender<State>,
+    servers: String,
+    /// Faults that are in the log since NATS was connected last: attempts repeat for ever, and two
+    /// faults may take turns.
+    logged: Mutex<BTreeSet<String>>,
+}
+
+impl Observer {
+    fn observe(&self, event: &Event) {
+        let servers = self.servers.as_str();
+        match event {
+            Event::Connected => {
+                tracing::info!(servers, "connected to NATS");
+                self.logged.lock().clear();
+                self.state.send_modify(|s| {
+                    *s = State { up: true, connects: s.connects + 1, trouble: None };
+                });
             }
-        }
-        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
-            tracing::warn!(%event, "NATS connection")
+            Event::Disconnected | Event::Closed => {
+                if self.state.send_if_modified(|s| std::mem::replace(&mut s.up, false)) {
+                    tracing::warn!(servers, "disconnected from NATS; trying again");
+                }
+            }
+            Event::ServerError(_) | Event::ClientError(_) => {
+                let text = event.to_string();
+                self.state
+                    .send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
+                let mut logged = self.logged.lock();
+                if logged.len() < LOGGED_FAULTS && logged.insert(text) {
+                    tracing::warn!(servers, %event, "NATS connection");
+                }
+            }
+            Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
+                tracing::warn!(servers, %event, "NATS connection");
+            }
         }
     }
 }

@@ -148,6 +148,9 @@ impl Pass<'_> {
         status::write(&self.api, self.channel, &status, &self.ctx.metrics).await?;
         // The status says it, too: a failure that may pass is told before it cuts the pass short.
         outcome.applied.into_result()?;
+        if self.remembered.recovered() {
+            tracing::info!("reconciled again after a failure");
+        }
         Ok(self.next(&stream, &status))
     }
 

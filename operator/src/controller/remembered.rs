@@ -22,6 +22,8 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     failures: u32,
+    /// Why the last pass was cut short, if it was.
+    pub(super) error: Option<String>,
     pub(super) projections: apply::Projections,
     pub(super) absent: live::Absent,
     /// Pods that the connections asked for lately.
@@ -44,6 +46,11 @@ impl Remembered {
 
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
+    }
+
+    /// A pass came to its end. Answers whether the one before was cut short.
+    pub(super) fn recovered(&mut self) -> bool {
+        self.error.take().is_some()
     }
 }
 

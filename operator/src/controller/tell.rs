@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Context {
-    /// Tells the channel's readers what happened.
+    /// Says in an Event on the channel, and in the log, what happened.
     pub(super) async fn tell(&self, channel: &SseChannel, what: &str, note: &str, warning: bool) {
         self.tell_of(&channel.object_ref(&()), what, note, warning).await;
     }
@@ -30,17 +30,21 @@ impl Context {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         // The API server takes notes of up to 1 KiB.
         let note: String = note.chars().take(900).collect();
+        if warning {
+            tracing::warn!(reason = what, "{note}");
+        } else {
+            tracing::info!(reason = what, "{note}");
+        }
         let event = Event {
             type_,
             reason: what.to_owned(),
-            note: Some(note.clone()),
+            note: Some(note),
             action: "Reconcile".to_owned(),
             secondary: None,
         };
         self.metrics.api_write("Event", "create");
         if let Err(error) = self.recorder.publish(&event, object).await {
-            let channel = object.name.as_deref().unwrap_or_default();
-            tracing::warn!(%channel, %error, "cannot record the event {what}: {note}");
+            tracing::warn!(%error, "cannot record the Event {what}");
         }
     }
 }
@@ -145,7 +149,6 @@ pub(super) async fn of_undecodable(
         return;
     }
     told.clone_from(version);
-    tracing::error!(error = %invalid.error, "cannot be decoded and is left alone; correct its spec");
     let object = ObjectReference {
         api_version: Some(SseChannel::api_version(&()).into_owned()),
         kind: Some(SseChannel::kind(&()).into_owned()),

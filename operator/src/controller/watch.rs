@@ -29,7 +29,7 @@ use kube::{
         watcher,
     },
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -95,109 +95,110 @@ pub enum Error {
     Nats(#[from] nats::Error),
 }
 
-/// Looks after channels until `stop`.
+/// Reconciles channels until `stop`.
 ///
 /// # Errors
 /// [`Error`] when it could not start. Once started, trouble is met by trying again.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let Options {
-        nats,
-        namespaces,
-        mut settings,
-        cluster,
-        admin: address,
-        resync,
-        pod_admin_port,
-        election,
-    } = options;
     let config = Config::infer().await?;
-    // In a pod, the namespace of its service account.
-    settings.operator_namespace.clone_from(&config.default_namespace);
-    let listener = admin::bind(address).await?;
-    let connection = Connection::open(nats).await?;
-    let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
+    let listener = admin::bind(options.admin).await?;
+    let connection = Connection::open(options.nats).await?;
     let metrics = Arc::new(Metrics::default());
     let reporter = Reporter {
         controller: "sluice-operator".to_owned(),
         instance: std::env::var("POD_NAME").ok(),
     };
-    let (candidate, lead) = match election {
-        Some(settings) => {
-            // A client of its own: a renewal does not queue behind the passes' requests.
-            let client = Client::try_from(config.clone())?;
-            let (candidate, lead) =
-                Candidate::new(settings, &client, reporter.clone(), Arc::clone(&metrics));
-            (Some(candidate), lead)
-        }
-        None => {
-            metrics.leader(true);
-            (None, Lead::alone())
-        }
-    };
+    let (candidate, lead) = elect(options.election, &config, &reporter, &metrics)?;
+    let cluster = options.cluster.unwrap_or_else(|| cluster_identity(&config));
+    // In a pod, the namespace of its service account.
+    let operator_namespace = config.default_namespace.clone();
     let client = Client::try_from(config)?;
     let ctx = Arc::new(Context {
         client: client.clone(),
         streams: Streams::over(&connection),
-        settings,
+        settings: desired::Settings { operator_namespace, ..options.settings },
         cluster,
-        resync,
-        prober: Prober::new(pod_admin_port),
+        resync: options.resync,
+        prober: Prober::new(options.pod_admin_port),
         lead: lead.clone(),
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: Recorder::new(client, reporter),
         metrics: Arc::clone(&metrics),
         remembered: RememberedChannels::default(),
     });
     let ready = Arc::new(AtomicBool::new(false));
     // The lease is held, and probes are answered, until the last pass has ended.
-    let (passed, mut passes, mut others) =
-        (CancellationToken::new(), JoinSet::new(), JoinSet::new());
-    others.spawn({
-        let (admin, stop) = (
-            Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead },
-            passed.clone(),
-        );
-        async move {
-            if let Err(error) = admin::serve(listener, admin, stop).await {
-                tracing::error!(%error, "the admin listener ended");
-            }
-        }
-    });
+    let (passed, mut others) = (CancellationToken::new(), JoinSet::new());
+    let admin = Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead };
+    others.spawn(serve_admin(listener, admin, passed.clone()));
     others.spawn(count_nats(connection.state(), metrics, passed.clone()));
     if let Some(candidate) = candidate {
         let ctx = Arc::clone(&ctx);
         others.spawn(candidate.run(passed.clone(), move || ctx.forget_all()));
     }
-    let scopes: Vec<Option<String>> =
-        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-    tracing::info!(namespaces = ?scopes, cluster = %ctx.cluster, "following channels");
-    for namespace in scopes {
-        passes.spawn(control(
-            Arc::clone(&ctx),
-            namespace,
-            connection.state(),
-            Arc::clone(&ready),
-            stop.clone(),
-        ));
-    }
+    let mut passes = start_passes(&ctx, options.namespaces, &connection, &ready, &stop);
     stop.cancelled().await;
     tracing::info!("stopping: passes under way are finished");
-    if tokio::time::timeout(STOP_LIMIT, async { while passes.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
+    if !have_ended(&mut passes).await {
         tracing::warn!(
             "passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start"
         );
         passes.shutdown().await;
     }
     passed.cancel();
-    if tokio::time::timeout(STOP_LIMIT, async { while others.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
+    if !have_ended(&mut others).await {
         tracing::warn!("a connection to the admin listener did not end within {STOP_LIMIT:?}");
     }
     Ok(())
+}
+
+/// What takes part in the election, if there is one, and what holds the passes.
+fn elect(
+    settings: Option<leader::Settings>,
+    config: &Config,
+    reporter: &Reporter,
+    metrics: &Arc<Metrics>,
+) -> Result<(Option<Candidate>, Lead), kube::Error> {
+    let Some(settings) = settings else {
+        metrics.leader(true);
+        return Ok((None, Lead::alone()));
+    };
+    // A client of its own: a renewal does not queue behind the passes' requests.
+    let client = Client::try_from(config.clone())?;
+    let (candidate, lead) =
+        Candidate::new(settings, &client, reporter.clone(), Arc::clone(metrics));
+    Ok((Some(candidate), lead))
+}
+
+async fn serve_admin(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    if let Err(error) = admin::serve(listener, admin, stop).await {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+/// One task for each namespace, or one for all of them.
+fn start_passes(
+    ctx: &Arc<Context>,
+    namespaces: Vec<String>,
+    connection: &Connection,
+    ready: &Arc<AtomicBool>,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let shown = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(", ") };
+    tracing::info!(namespaces = shown, cluster = ctx.cluster, "following channels");
+    let scopes: Vec<Option<String>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    let mut passes = JoinSet::new();
+    for namespace in scopes {
+        let (ctx, nats) = (Arc::clone(ctx), connection.state());
+        passes.spawn(control(ctx, namespace, nats, Arc::clone(ready), stop.clone()));
+    }
+    passes
+}
+
+/// Waits for `tasks`, but no longer than [`STOP_LIMIT`].
+async fn have_ended(tasks: &mut JoinSet<()>) -> bool {
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    tokio::time::timeout(STOP_LIMIT, ended).await.is_ok()
 }
 
 async fn control(
@@ -234,13 +235,23 @@ async fn control(
             ready.store(true, Ordering::Relaxed);
         }
     };
+    let mut trouble = None;
     let passes = controller.run(reconcile, on_error, Arc::clone(&ctx)).for_each(|result| {
         match result {
-            // Told where it happened.
-            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            Ok(_) => trouble = None,
+            // `on_error` has logged it.
+            Err(ControllerError::ReconcilerFailed(..)) => {}
             // The object has gone between being queued and being looked at.
             Err(ControllerError::ObjectNotFound(object)) => tracing::debug!(%object, "gone"),
-            Err(error) => tracing::warn!(%error, "a watch failed and is tried again"),
+            Err(error) => {
+                // A watch is tried again for ever; one line for each fault is enough.
+                let text = error.to_string();
+                if trouble.as_ref() != Some(&text) {
+                    let namespace = namespace.as_deref().unwrap_or("all");
+                    tracing::warn!(namespace, error = text, "a watch failed and is retried");
+                    trouble = Some(text);
+                }
+            }
         }
         std::future::ready(())
     });
