@@ -35,7 +35,7 @@ pub enum LogFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look after the channels of a Kubernetes cluster.
+    /// Reconcile the channels of a Kubernetes cluster.
     Run(Box<RunArgs>),
     /// Serve the channels of a directory of manifests on this machine, without Kubernetes.
     Local(Box<LocalArgs>),
@@ -103,7 +103,7 @@ pub struct RunArgs {
     /// The operator's connection to NATS.
     #[command(flatten)]
     pub nats: NatsArgs,
-    /// A namespace to look after; may be repeated. Default: all.
+    /// A namespace whose channels are reconciled; may be repeated. Default: all.
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
     /// Image of the data plane for channels that name none.
@@ -150,7 +150,7 @@ pub struct ElectionArgs {
     /// it is in a pod of the chart.
     #[arg(long, action = ArgAction::Set, value_name = "BOOL")]
     pub leader_election: Option<bool>,
-    /// Name of the Lease; operators that look after different namespaces need different ones.
+    /// Name of the Lease; operators of different namespaces need different ones.
     #[arg(long, default_value = "sluice-operator", value_name = "NAME")]
     pub lease_name: String,
     /// Namespace of the Lease.
@@ -275,7 +275,7 @@ pub struct CheckArgs {
     /// The operator's connection to NATS.
     #[command(flatten)]
     pub nats: NatsArgs,
-    /// A namespace whose channels the operator looks after; may be repeated. Default: all.
+    /// A namespace whose channels the operator reconciles; may be repeated. Default: all.
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
     /// Address of the operator's admin listener, such as http://sluice.sluice-system.svc:9091.

@@ -1,12 +1,12 @@
 //! Leader election: of several operators one acts, the others follow the channels and wait.
 //!
-//! The lock is a `Lease` ([`election`] has its rules). Who holds it acts until `renew_deadline`
+//! The lock is a `Lease` ([`election`] has its rules). Its holder acts until `renew_deadline`
 //! after its last renewal was sent, and others take over `lease_duration` after they saw it: what
 //! lies between is the time in which a request under way comes to its end. A lease can still not
 //! fence the stores behind it (a packet may be late), so every write is one that may be repeated,
 //! and every pass reads afresh.
 //!
-//! Who loses the lease does not end but waits again: its passes are futures, which can be dropped,
+//! An operator that loses the lease does not end but waits again: its passes are futures, which can be dropped,
 //! and an API server that is away for a while must not send every operator into Kubernetes' crash
 //! back-off.
 
@@ -46,7 +46,7 @@ pub struct Settings {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Who we are; no other operator has the same.
+    /// Name of this operator in the lease; no other operator has the same.
     pub identity: String,
     /// How long others wait after the last renewal that they saw. Whole seconds.
     pub lease_duration: Duration,
@@ -184,7 +184,7 @@ impl Candidate {
         let asked = Instant::now();
         match self.write(&claim).await {
             Ok(lease) => self.election.won(lease, asked),
-            // Somebody else has written it. If that was no claim but, say, a label, ours is next.
+            // Another client has written it. If that was no claim but, say, a label, ours is next.
             Err(Failure::Conflict) if leads => {
                 self.read().await?;
                 let asked = Instant::now();
@@ -197,7 +197,7 @@ impl Candidate {
                     self.election.won(lease, asked);
                 }
             }
-            // The next attempt reads who was faster.
+            // The next attempt reads which one was faster.
             Err(Failure::Conflict) => {}
             Err(Failure::Other(text)) => return Err(text),
         }
@@ -303,18 +303,18 @@ impl Candidate {
         let before = self.role.borrow().clone();
         match (&before, &role) {
             (Role::Standby { .. }, Role::Leader { identity, .. }) => {
-                tracing::info!(%identity, "leading: channels are looked after")
+                tracing::info!(%identity, "became leader; reconciling channels")
             }
             (Role::Leader { .. }, Role::Standby { holder }) => {
                 tracing::warn!(
                     holder = holder.as_deref().unwrap_or("none"),
-                    "no longer leading: passes under way are dropped"
+                    "no longer the leader; passes under way are dropped"
                 );
             }
             (Role::Standby { holder: old }, Role::Standby { holder }) if old != holder => {
                 tracing::info!(
                     holder = holder.as_deref().unwrap_or("none"),
-                    "waiting: another operator leads"
+                    "standby; another operator is the leader"
                 );
             }
             _ => {}
@@ -380,7 +380,7 @@ enum Failure {
 impl Failure {
     fn text(self) -> String {
         match self {
-            Self::Conflict => "somebody else has changed the lease".to_owned(),
+            Self::Conflict => "another writer has changed the lease".to_owned(),
             Self::Other(text) => text,
         }
     }

@@ -6,6 +6,7 @@ pub mod args;
 pub mod check;
 pub mod controller;
 pub mod crd;
+mod english;
 pub mod leader;
 pub mod local;
 pub mod metrics;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::LocalArgs,
     controller::pods::Prober,
+    english::count,
     nats::{self, Connection},
     stream::Streams,
 };
@@ -82,7 +83,7 @@ pub enum Error {
     NoNats(String),
 }
 
-/// Says something to the user; nobody listening is no error.
+/// Says something to the user; a closed standard output is no error.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -196,7 +197,7 @@ async fn follow(
             Ok(None) => {}
             Ok(Some(found)) => {
                 found.problems.iter().for_each(|problem| {
-                    say(&format!("error: {problem} (what was in force before stays)"))
+                    say(&format!("error: {problem} (keeping the previous configuration)"))
                 });
                 channels.change(found).await;
             }
@@ -275,7 +276,7 @@ fn dataplane_plan(program: &Path, args: &LocalArgs, data: &DataDir, nats: &str) 
         pair("--admin", args.admin.to_string()),
         pair("--nats", nats.to_owned()),
         pair("--instance", "local".to_owned()),
-        // Nobody routes here, so nobody has to be waited for.
+        // No proxy routes here whose list of pods would have to follow first.
         pair("--drain-delay", "0s".to_owned()),
         pair("--drain-period", "1s".to_owned()),
     ];
@@ -309,8 +310,8 @@ fn introduce(channels: &Channels, (http, admin): (SocketAddr, SocketAddr), nats:
         format!("nats --server {nats} pub {subject} '{{\"id\":1}}'")
     };
     say(&format!(
-        "serving {} channel(s) at http://{host}/channels/, NATS at {nats}. Ctrl-C stops everything.",
-        channels.len()
+        "serving {} at http://{host}/channels/, NATS at {nats}. Ctrl-C stops everything.",
+        count(channels.len(), "channel")
     ));
     say(&format!("  subscribe  curl -N {url}"));
     say(&format!("  publish    {publish}"));

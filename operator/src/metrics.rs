@@ -40,15 +40,20 @@ impl Default for Metrics {
         // From one answer of the API server to the time limits of NATS added up.
         let seconds =
             Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
-        registry.register("reconciles", "Passes over a channel by outcome", reconciles.clone());
-        registry.register_with_unit("reconcile", "Time of a pass", Unit::Seconds, seconds.clone());
+        registry.register("reconciles", "Channel reconciliations by outcome", reconciles.clone());
+        registry.register_with_unit(
+            "reconcile",
+            "Duration of a reconciliation",
+            Unit::Seconds,
+            seconds.clone(),
+        );
         registry.register("api_writes", "Write requests to the API server", writes.clone());
         registry.register("nats_up", "1 while NATS is connected", nats_up.clone());
         registry.register("nats_connects", "How often NATS was connected", nats_connects.clone());
-        registry.register("leader", "1 while this operator acts", leader.clone());
+        registry.register("leader", "1 if this instance is the leader", leader.clone());
         registry.register(
             "leader_transitions",
-            "How often this operator began or ceased to act",
+            "How often this instance became leader or ceased to be it",
             leader_transitions.clone(),
         );
         Self {

@@ -16,12 +16,12 @@ use crate::{
     crd::stream::{Adoption, Compression, Placement, Storage},
     nats,
 };
-pub use config::{CLUSTER, Difference, NAME, NAMESPACE, UID};
+pub use config::{CLUSTER, Difference, EXISTS, MISSING, NAME, NAMESPACE, UID};
 pub use error::Error;
 use history::History;
 use server::{Observed, Server};
 
-/// Who a stream belongs to; written into its metadata.
+/// The channel that a stream belongs to; written into its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// Identity of the Kubernetes cluster, or `local`.
@@ -69,7 +69,7 @@ pub struct Desired {
     pub placement: Placement,
     /// Whether a stream without an owner may be taken over.
     pub adoption: Adoption,
-    /// Who it belongs to.
+    /// The channel that it belongs to.
     pub owner: Owner,
 }
 
@@ -238,7 +238,7 @@ impl Streams {
         self.history.forget(name.as_str());
     }
 
-    /// Forgets what was seen of all streams: somebody else may have acted since.
+    /// Forgets what was seen of all streams: another operator may have acted since.
     pub fn forget_all(&self) {
         self.history.clear();
     }
@@ -246,13 +246,13 @@ impl Streams {
     async fn create(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         let name = desired.name.as_str();
         if mode == Mode::Observe {
-            let missing = Difference::new("spec.stream", "exists", "missing");
+            let missing = Difference::new("spec.stream", EXISTS, MISSING);
             return Ok(Report { change: Change::None, stream: None, drift: vec![missing] });
         }
         self.server.check_cluster_size(desired.replicas, None)?;
         let want = config::whole(desired, None);
         // Creating a stream that exists already with this very configuration succeeds, so two
-        // operators that race both end here; the read-back below finds whose it is.
+        // operators that race both end here; the read-back below finds the owner.
         self.server.create(&want).await?;
         let observed = self
             .server
@@ -269,8 +269,8 @@ impl Streams {
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
     }
 
-    /// Whose the observed stream is. Anything but ours, or nobody's with leave to adopt, is an
-    /// error.
+    /// The claim on the observed stream. Anything but an own stream, or one without an owner that may
+    /// be adopted, is an error.
     fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
         let name = desired.name.to_string();
         match config::owner(&observed.config) {
@@ -280,11 +280,11 @@ impl Streams {
                 Ok(Claim::Ours)
             }
             Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
-            // Somebody wiped the marks, but no other stream was created at that very nanosecond.
+            // The marks were wiped, but no other stream was created at that very nanosecond.
             None if self.history.is_same(&name, observed) => Ok(Claim::Ours),
             None if config::partly_owned(&observed.config) => Err(Error::OwnedByOther {
                 stream: name,
-                owner: "somebody whose mark in its metadata is incomplete".to_owned(),
+                owner: "another owner, of which its metadata has an incomplete mark".to_owned(),
             }),
             None if desired.adoption == Adoption::Never => Err(Error::Unowned { stream: name }),
             None => {
@@ -391,5 +391,5 @@ fn not_applied(left: &[Difference]) -> Error {
     Error::NotApplied { fields: fields.join(", ") }
 }
 
-/// Key of the epoch's mark, for those who write it.
+/// Key of the epoch's mark in a stream's metadata.
 pub const EPOCH: &str = EPOCH_METADATA;

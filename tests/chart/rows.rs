@@ -165,7 +165,7 @@ pub(crate) fn table() -> Vec<Row> {
                 }
             },
         ),
-        row("a NATS to try with", json!({"natsServer": {"enabled": true}}), |o| {
+        row("a NATS for evaluation", json!({"natsServer": {"enabled": true}}), |o| {
             assert!(
                 o.arguments().contains(&"--nats=nats://sluice-nats.sluice-system.svc:4222"),
                 "{:?}",
@@ -200,7 +200,7 @@ pub(crate) fn table() -> Vec<Row> {
             assert_ne!(&o.get("Service", RELEASE)["spec"]["selector"], selector);
         }),
         row(
-            "a NATS to try with, on a class, of another image",
+            "a NATS for evaluation, on a class, of another image",
             json!({"natsServer": {
                 "enabled": true,
                 "image": {"repository": "registry.example/nats", "tag": "2.12-scratch"},
@@ -223,7 +223,7 @@ pub(crate) fn table() -> Vec<Row> {
             },
         ),
         row(
-            "a NATS to try with, that forgets",
+            "a NATS for evaluation, that forgets",
             json!({"natsServer": {"enabled": true, "persistence": {"enabled": false}}}),
             |o| {
                 assert!(
@@ -240,7 +240,7 @@ pub(crate) fn table() -> Vec<Row> {
             },
         ),
         row(
-            "one's own servers go before the one to try with",
+            "one's own servers go before the one for evaluation",
             json!({"natsServer": {"enabled": true}, "nats": {"servers": ["nats://mine:4222"]}}),
             |o| assert!(o.arguments().contains(&"--nats=nats://mine:4222")),
         ),

@@ -28,7 +28,10 @@ use super::{
     ownership::{MANAGER, is_ours},
     validate::ValidChannel,
 };
-use crate::{metrics::Metrics, stream::Difference};
+use crate::{
+    metrics::Metrics,
+    stream::{Difference, EXISTS, MISSING},
+};
 
 /// Annotation with the hash of what was applied last: a field that is no longer desired cannot be
 /// seen otherwise.
@@ -236,7 +239,7 @@ impl Applier<'_> {
         });
         self.metrics.api_write("Deployment", "apply");
         match api.patch(&name, &PatchParams::apply(REPLICAS_MANAGER), &Patch::Apply(&kept)).await {
-            // Somebody else has set another number meanwhile, and so keeps it.
+            // Another manager has set another number meanwhile, and so keeps it.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => Err(refused("Deployment".to_owned(), name, error)),
             Ok(_) => Ok(()),
@@ -372,16 +375,14 @@ where
     Ok(match (desired, live) {
         (None, None) => None,
         (None, Some(found)) if is_ours(found.meta(), uid) => {
-            row(found.meta().name.clone().unwrap_or_default(), "missing", "exists")
+            row(found.meta().name.clone().unwrap_or_default(), MISSING, EXISTS)
         }
         (None, Some(_)) => None,
-        (Some(want), None) => {
-            row(want.meta().name.clone().unwrap_or_default(), "exists", "missing")
-        }
+        (Some(want), None) => row(want.meta().name.clone().unwrap_or_default(), EXISTS, MISSING),
         (Some(want), Some(found)) => {
             let name = want.meta().name.clone().unwrap_or_default();
             if !is_ours(found.meta(), uid) {
-                row(name, "of this channel", "of somebody else")
+                row(name, "of this channel", "of another owner")
             } else if contains(&serde_json::to_value(found)?, &serde_json::to_value(want)?) {
                 None
             } else {

@@ -37,7 +37,7 @@ pub use scaling::Load;
 
 /// Label on every object of a channel, with the channel's name.
 pub const CHANNEL_LABEL: &str = "sluice.dev/channel";
-/// Label value that says who made an object.
+/// Value of the label `app.kubernetes.io/managed-by`.
 pub const MANAGED_BY: &str = "sluice-operator";
 /// What follows the channel's name in the names of its objects.
 const SUFFIX: &str = "-sse";
@@ -67,7 +67,7 @@ pub struct Settings {
 /// Every object of a channel. A `None` must not exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Children {
-    /// Identity of the pods, without rights; `None` when the user names his own.
+    /// Identity of the pods, without rights; `None` when the spec names one.
     pub service_account: Option<ServiceAccount>,
     /// The file that the pods read.
     pub config: ConfigMap,
@@ -77,7 +77,7 @@ pub struct Children {
     pub service: Service,
     /// One pod at a time.
     pub disruption_budget: Option<PodDisruptionBudget>,
-    /// Who may reach the pods.
+    /// Which clients may reach the pods.
     pub network_policy: Option<NetworkPolicy>,
     /// Number of pods by processor use.
     pub autoscaler: Option<HorizontalPodAutoscaler>,

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::crd::{network::NetworkPolicyMode, workload};
 
-/// The channel's objects as they are. An object of the right name that belongs to somebody else is
+/// The channel's objects as they are. An object of the right name that belongs to another owner is
 /// here too: [`super::ownership::is_ours`] tells.
 #[derive(Debug, Clone, Default)]
 pub struct Live {

@@ -139,7 +139,7 @@ impl Prober {
             } else if found.trouble.is_none() {
                 let said = answer.flatten().and_then(|channel| channel.error);
                 found.trouble = trouble(pod).or_else(|| {
-                    said.map(|error| (reason::PODS_NOT_READY, format!("a pod says: {error}")))
+                    said.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
                 });
             }
         }
@@ -188,7 +188,7 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
         .find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = scheduled.filter(|c| c.reason.as_deref() == Some("Unschedulable")) {
         let message = condition.message.clone().unwrap_or_default();
-        return Some((reason::UNSCHEDULABLE, format!("no node takes a pod: {message}")));
+        return Some((reason::UNSCHEDULABLE, format!("pod cannot be scheduled: {message}")));
     }
     let container = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER)?;
     let waiting = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
@@ -213,13 +213,13 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
             let code = last.map_or_else(String::new, |t| format!(" (exit code {})", t.exit_code));
             Some((
                 reason::CRASH_LOOPING,
-                format!("the container ends again and again{code}; see `kubectl logs --previous`"),
+                format!("the container keeps crashing{code}; see `kubectl logs --previous`"),
             ))
         }
         "CreateContainerConfigError" | "CreateContainerError" => {
             let message =
                 container.state.as_ref()?.waiting.as_ref()?.message.clone().unwrap_or_default();
-            Some((reason::PODS_NOT_READY, format!("a container cannot be made: {message}")))
+            Some((reason::PODS_NOT_READY, format!("container cannot be created: {message}")))
         }
         _ => None,
     }

@@ -1,6 +1,6 @@
 //! Scaling by connections: how many pods the open streams ask for. Up at once; down only to the
-//! most that was asked for in the last minutes, so that subscribers who are on their way from one
-//! pod to another cost nobody his pod.
+//! most that was asked for in the last minutes, so that subscribers on their way from one pod to
+//! another do not make a pod end that others are connected to.
 
 use std::{
     collections::VecDeque,

@@ -29,6 +29,7 @@ use crate::{
         },
         status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
     },
+    english::count,
     metrics::Metrics,
     stream::{self, Difference, Report},
 };
@@ -244,7 +245,10 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
     let rollout = || {
         (
             reason::ROLLOUT_IN_PROGRESS,
-            format!("{updated} of {wanted} pods are of the newest template"),
+            format!(
+                "rollout in progress: {updated} of {} updated, {ready} ready",
+                pods_text(wanted)
+            ),
         )
     };
     let of = |status, (why, message): (&'static str, String)| {
@@ -256,17 +260,17 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
             True,
             (
                 reason::SCALED_TO_ZERO,
-                "spec.workload.replicas is 0: nobody is served, as asked".to_owned(),
+                "spec.workload.replicas is 0: no pod serves the channel, as asked".to_owned(),
             ),
         )
     } else if current && ready >= wanted {
-        of(True, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{wanted} pods are ready")))
+        of(True, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{} ready", pods_text(wanted))))
     } else {
         let not_ready = || {
             if rolling {
                 rollout()
             } else {
-                (reason::PODS_NOT_READY, format!("{ready} of {wanted} pods are ready"))
+                (reason::PODS_NOT_READY, format!("{ready} of {} ready", pods_text(wanted)))
             }
         };
         of(False, trouble.clone().unwrap_or_else(not_ready))
@@ -285,6 +289,10 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
         selector: selector_text(name),
     };
     WorkloadView { verdict, unsettled, counts: Some(counts) }
+}
+
+fn pods_text(number: i32) -> String {
+    count(usize::try_from(number).unwrap_or_default(), "pod")
 }
 
 /// Ready pods that do not serve `generation`.
@@ -307,7 +315,7 @@ fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
         return Some((reason::POD_UNREACHABLE, message));
     }
     (late > 0).then(|| {
-        let message = format!("ready pods still serve an older generation than {generation}; the file reaches them within about a minute");
+        let message = format!("waiting for pods to load the new configuration (generation {generation}); this takes up to a minute");
         (reason::CONFIG_PROPAGATING, message)
     })
 }
@@ -335,13 +343,10 @@ fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> V
 fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
     match (seen.stream, drift) {
         (_, [first, ..]) => {
-            let message = format!(
-                "{} difference(s), the first: {} is {} instead of {}",
-                drift.len(),
-                first.field,
-                first.observed,
-                first.desired
-            );
+            let message = match drift.len() {
+                1 => first.to_string(),
+                all => format!("{all} differences found; first: {first}"),
+            };
             Verdict::new(DRIFTED, True, reason::SERVER_DIFFERS, message)
         }
         (Err(_), []) => {
@@ -355,7 +360,7 @@ fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
 
 fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
     let under_way = |message: String| Verdict::new(RECONCILING, True, reason::PROGRESSING, message);
-    let idle = || Verdict::new(RECONCILING, False, reason::IDLE, "nothing is under way");
+    let idle = || Verdict::new(RECONCILING, False, reason::IDLE, "no changes in progress");
     match (seen.stream, &workload.unsettled) {
         (Err(error), _) if error.is_transient() => {
             Verdict::new(RECONCILING, True, reason::RETRYING, error.to_string())
@@ -382,7 +387,7 @@ fn stalled(seen: &Observation<'_>) -> Verdict {
         (_, Workload::Failed(error)) if !error.is_transient() => {
             of(failure(error), error.to_string())
         }
-        _ => Verdict::new(STALLED, False, reason::IDLE, "nothing stands in the way"),
+        _ => Verdict::new(STALLED, False, reason::IDLE, "no blocking problems"),
     }
 }
 

@@ -131,7 +131,7 @@ pub(super) async fn of_surroundings(
         ctx.tell(
             channel,
             "NotMonitored",
-            &format!("no PodMonitor: {why}; the channel serves all the same"),
+            &format!("no PodMonitor: {why}; the channel is still served"),
             true,
         )
         .await;

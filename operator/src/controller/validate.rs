@@ -84,7 +84,7 @@ pub struct ValidChannel {
     pub service: ServiceSpec,
     /// How it is reached from outside.
     pub exposure: ExposureSpec,
-    /// Who may reach the pods.
+    /// Which clients may reach the pods.
     pub network_policy: NetworkPolicySpec,
     /// How the pods are monitored.
     pub monitoring: MonitoringSpec,

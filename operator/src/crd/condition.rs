@@ -15,7 +15,7 @@ pub const WORKLOAD_AVAILABLE: &str = "WorkloadAvailable";
 pub const EXPOSED: &str = "Exposed";
 /// What exists differs from the spec and was not (yet) repaired.
 pub const DRIFTED: &str = "Drifted";
-/// Work is under way (kstatus).
+/// Changes are in progress (kstatus).
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing more will happen without a change from outside (kstatus).
 pub const STALLED: &str = "Stalled";
@@ -46,9 +46,9 @@ pub mod reason {
     pub const PENDING: &str = "Pending";
     /// `managementPolicy: Paused`.
     pub const PAUSED: &str = "Paused";
-    /// Nothing is under way.
+    /// No changes are in progress.
     pub const IDLE: &str = "Idle";
-    /// A change is under way.
+    /// A change is in progress.
     pub const PROGRESSING: &str = "Progressing";
     /// An attempt failed and will be repeated.
     pub const RETRYING: &str = "Retrying";
@@ -63,7 +63,7 @@ pub mod reason {
     pub const AUTH_FAILED: &str = "AuthFailed";
     /// JetStream is off. Fix: `jetstream: enabled` in nats-server, or for the account.
     pub const JETSTREAM_DISABLED: &str = "JetStreamDisabled";
-    /// The stream belongs to another channel or nobody. Fix: another name, or `adoption:
+    /// The stream belongs to another channel or to none. Fix: another name, or `adoption:
     /// IfUnowned`.
     pub const OWNED_BY_OTHER: &str = "OwnedByOther";
     /// Another stream takes the subjects already. Fix: other `subjects`.
@@ -94,9 +94,9 @@ pub mod reason {
     pub const PODS_NOT_READY: &str = "PodsNotReady";
     /// The image cannot be pulled. Fix: `workload.image`, `imagePullSecrets`.
     pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
-    /// A pod's container ends again and again. Fix: its log.
+    /// A pod's container keeps crashing. Fix: its log.
     pub const CRASH_LOOPING: &str = "CrashLooping";
-    /// No node takes a pod. Fix: room in the cluster, `resources`, `nodeSelector`,
+    /// A pod cannot be scheduled. Fix: room in the cluster, `resources`, `nodeSelector`,
     /// `topologySpread`.
     pub const UNSCHEDULABLE: &str = "Unschedulable";
     /// The Ingress has no address. Fix: an ingress controller for its class, which publishes its

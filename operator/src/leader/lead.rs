@@ -13,12 +13,12 @@ pub enum Role {
     Alone,
     /// It follows and waits.
     Standby {
-        /// Who acts, as far as is known.
+        /// The operator that acts, as far as is known.
         holder: Option<String>,
     },
     /// It acts.
     Leader {
-        /// Who it is.
+        /// What the lease calls it.
         identity: String,
         /// Counts the times that it became leader, from 1.
         term: u64,
@@ -84,7 +84,7 @@ impl Lead {
     /// answer is `None`.
     ///
     /// The clock is read before each step of `work`: a process that was stopped for a while does
-    /// nothing more when it wakes, even if nobody has told it yet.
+    /// nothing more when it wakes, even before the lease's loss is known to it.
     pub async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let term = self.role.borrow().term(Instant::now())?;
         let mut role = self.role.clone();

@@ -86,7 +86,7 @@ impl Channels {
     pub(super) fn manifests_unreadable(&mut self, error: &manifests::Error) {
         let text = error.to_string();
         if self.trouble.as_ref() != Some(&text) {
-            say(&format!("error: {text} (what was in force before stays)"));
+            say(&format!("error: {text} (keeping the previous configuration)"));
             self.trouble = Some(text);
         }
     }
@@ -124,12 +124,14 @@ impl Channels {
             }
             if known.object.metadata.namespace != object.metadata.namespace {
                 say(&format!(
-                    "error: channel {name}: metadata.namespace must not be changed; delete the channel first (what was in force before stays)"
+                    "error: channel {name}: metadata.namespace must not be changed; delete the channel first (keeping the previous configuration)"
                 ));
                 return false;
             }
             if let Err(problems) = manifest::rules(&object, Some(&known.object)) {
-                say(&format!("error: channel {name}: {problems} (what was in force before stays)"));
+                say(&format!(
+                    "error: channel {name}: {problems} (keeping the previous configuration)"
+                ));
                 return false;
             }
             object.metadata.generation = Some(generation + 1);
@@ -212,7 +214,7 @@ impl Channels {
                 Change::Created | Change::Updated(_) | Change::None => {}
             }
         }
-        // A stream that may be somebody else's is not served.
+        // A stream that may have another owner is not served.
         let foreign = result.as_ref().is_err_and(stream::Error::is_foreign);
         if (result.is_ok() || known.written.is_some()) && !foreign {
             match known.channel.config.to_json() {
@@ -264,10 +266,7 @@ impl Known {
             }
             Some(Ok(report)) => match report.drift.first() {
                 Some(first) => {
-                    let message = format!(
-                        "stream {stream_name}: {} is {} instead of {}",
-                        first.field, first.observed, first.desired
-                    );
+                    let message = format!("stream {stream_name}: {first}");
                     Verdict::new(STREAM_READY, False, reason::SERVER_DIFFERS, message)
                 }
                 None => Verdict::new(

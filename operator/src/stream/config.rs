@@ -40,6 +40,23 @@ impl Difference {
     }
 }
 
+/// A difference's value: an object that is, or should be, there.
+pub const EXISTS: &str = "exists";
+/// A difference's value: an object that is not, or should not be, there.
+pub const MISSING: &str = "missing";
+
+/// As a sentence without a full stop.
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { field, desired, observed } = self;
+        match (desired.as_str(), observed.as_str()) {
+            (EXISTS, MISSING) => write!(f, "{field} does not exist"),
+            (MISSING, EXISTS) => write!(f, "{field} exists, but should not"),
+            (desired, observed) => write!(f, "{field} is {observed} instead of {desired}"),
+        }
+    }
+}
+
 /// Changes that may go into one update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {

@@ -189,7 +189,7 @@ impl Server {
                 .kind()
             {
                 RequestErrorKind::NoResponders => {
-                    Error::JetStreamDisabled("nobody answers its API".to_owned())
+                    Error::JetStreamDisabled("its API does not answer".to_owned())
                 }
                 RequestErrorKind::TimedOut => self.unreachable(),
                 RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {

@@ -1,4 +1,4 @@
-//! The NetworkPolicy: the events for those who are named, the admin port for the operator and
+//! The NetworkPolicy: the events for the clients that are named, the admin port for the operator and
 //! Prometheus only.
 //!
 //! Nothing is said of what pods may reach: a policy is matched after a Service's address became a

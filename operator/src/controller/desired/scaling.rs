@@ -20,7 +20,7 @@ pub struct Load {
     pub deployed: bool,
 }
 
-/// The number in the Deployment; `None` = somebody else's to say.
+/// The number in the Deployment; `None` = an autoscaler's to say.
 pub(super) fn replicas(channel: &ValidChannel, load: Load) -> Option<i32> {
     match &channel.workload.autoscaling {
         None => Some(channel.workload.replicas),

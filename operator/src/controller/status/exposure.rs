@@ -63,7 +63,7 @@ pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
         }
         Exposure::Failed(apply::Error::UnknownKind { kind }) => {
             let message = format!(
-                "the cluster does not know the kind {kind}: install the Gateway API (version 1.2 or newer), or use spec.exposure.ingress; it is looked for again by itself"
+                "the cluster does not know the kind {kind}: install the Gateway API (version 1.2 or newer), or use spec.exposure.ingress; this is retried automatically"
             );
             no(reason::GATEWAY_API_MISSING, message)
         }
@@ -85,7 +85,12 @@ pub(super) fn unobserved(channel: &SseChannel, why: &'static str, message: &str)
 }
 
 fn not_requested() -> Verdict {
-    Verdict::new(EXPOSED, True, reason::NOT_REQUESTED, "spec.exposure asks for nothing")
+    Verdict::new(
+        EXPOSED,
+        True,
+        reason::NOT_REQUESTED,
+        "not exposed outside the cluster (spec.exposure is empty)",
+    )
 }
 
 fn by_ingress(ingress: &Ingress) -> Verdict {
