@@ -8,19 +8,19 @@
 //! 5. [`apply`] (client): those that differ are written
 //! 6. [`status`] (pure, then written where it differs): what was observed
 
-pub mod apply;
+mod apply;
 mod context;
 mod delete;
-pub mod desired;
-pub mod foreign;
+pub(crate) mod desired;
+mod foreign;
 mod hash;
-pub mod live;
-pub mod ownership;
+mod live;
+mod ownership;
 mod pass;
-pub mod pods;
+pub(crate) mod pods;
 mod remembered;
 mod scaling;
-pub mod status;
+mod status;
 mod tell;
 pub mod validate;
 pub mod watch;

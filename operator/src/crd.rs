@@ -6,7 +6,7 @@
 
 #![allow(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
 
-pub mod condition;
+pub(crate) mod condition;
 pub mod delivery;
 pub mod exposure;
 pub mod manifest;
@@ -14,7 +14,7 @@ pub mod network;
 pub mod spec;
 pub mod status;
 pub mod stream;
-pub mod text;
+pub(crate) mod text;
 pub mod workload;
 
 pub use spec::{ManagementPolicy, SseChannel, SseChannelSpec};
@@ -26,9 +26,9 @@ use serde_json::Value;
 
 /// Annotation that lets go of the stream when a delete is stuck; its value must be the stream's
 /// name.
-pub const ABANDON_STREAM: &str = "sluice.dev/abandon-stream";
+pub(crate) const ABANDON_STREAM: &str = "sluice.dev/abandon-stream";
 /// Finalizer of channels with `deletionPolicy: Delete`.
-pub const FINALIZER: &str = "sluice.dev/delete-stream";
+pub(crate) const FINALIZER: &str = "sluice.dev/delete-stream";
 
 /// The definition of the resource as YAML, as it is checked in.
 ///

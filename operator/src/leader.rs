@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use election::Election;
-pub use lead::{Lead, Role};
+pub(crate) use lead::{Lead, Role};
 
 /// How long letting go of the lease may take at the end; without it others wait for the lease's
 /// duration.
@@ -41,19 +41,17 @@ const JITTER: f64 = 0.2;
 
 /// How the lease is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Name of the Lease.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
     /// Name of this operator in the lease; no other operator has the same.
-    pub identity: String,
+    pub(crate) identity: String,
     /// How long others wait after the last renewal that they saw. Whole seconds.
-    pub lease_duration: Duration,
+    pub(crate) lease_duration: Duration,
     /// How long we act after our last renewal.
-    pub renew_deadline: Duration,
+    pub(crate) renew_deadline: Duration,
     /// Pause between two attempts.
-    pub retry_period: Duration,
+    pub(crate) retry_period: Duration,
 }
 
 impl Settings {
@@ -61,7 +59,7 @@ impl Settings {
     ///
     /// # Errors
     /// What to change.
-    pub fn validate(&self) -> Result<(), String> {
+    pub(crate) fn validate(&self) -> Result<(), String> {
         let Self { name, lease_duration, renew_deadline, retry_period, .. } = self;
         if lease_duration.subsec_nanos() != 0 || lease_duration.is_zero() {
             return Err(format!(
@@ -104,12 +102,12 @@ impl Settings {
 /// An identity that no other operator has: the pod's name, and something random, since a pod's
 /// containers restart.
 #[must_use]
-pub fn identity(pod: Option<&str>) -> String {
+pub(crate) fn identity(pod: Option<&str>) -> String {
     format!("{}_{:08x}", pod.unwrap_or("sluice-operator"), rand::rng().random::<u32>())
 }
 
 /// Takes part in the election.
-pub struct Candidate {
+pub(crate) struct Candidate {
     election: Election,
     api: Api<Lease>,
     recorder: Recorder,
@@ -126,7 +124,7 @@ impl Candidate {
     /// One that waits. `client` should be used for nothing else: a renewal must not queue behind
     /// passes.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
         client: &Client,
         reporter: Reporter,
@@ -148,7 +146,7 @@ impl Candidate {
     /// Holds the lease, or waits for it, until `stop`; then lets go of it. `prepare` is called each
     /// time before this operator begins to act: what it remembers from before may not be true any
     /// more.
-    pub async fn run(mut self, stop: CancellationToken, prepare: impl Fn()) {
+    pub(crate) async fn run(mut self, stop: CancellationToken, prepare: impl Fn()) {
         loop {
             let attempt = tokio::select! {
                 biased;

@@ -22,19 +22,17 @@ const LOGGED_FAULTS: usize = 16;
 
 /// How NATS is reached.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    /// URLs.
-    pub servers: Vec<String>,
+pub(crate) struct Settings {
+    pub(crate) servers: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
-    pub credentials: Option<PathBuf>,
+    pub(crate) credentials: Option<PathBuf>,
     /// PEM file of the authorities to trust.
-    pub ca: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
     /// PEM files of the client certificate and of its key.
-    pub client_certificate: Option<(PathBuf, PathBuf)>,
-    /// JetStream domain.
-    pub domain: Option<String>,
+    pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
+    pub(crate) domain: Option<String>,
     /// What the server lists this connection as.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// Why no connection can be tried.
@@ -47,26 +45,26 @@ pub struct Error {
 
 /// What is known of the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct State {
+pub(crate) struct State {
     /// Whether it is up.
-    pub up: bool,
+    pub(crate) up: bool,
     /// How often it came up; a change means that streams may have changed unseen.
-    pub connects: u64,
+    pub(crate) connects: u64,
     /// What the server or the network said last, while it is down.
-    pub trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
 }
 
 impl State {
     /// Whether it is up, and how often it came up: what changes when NATS comes or goes.
     #[must_use]
-    pub const fn coming_and_going(&self) -> (bool, u64) {
+    pub(crate) const fn coming_and_going(&self) -> (bool, u64) {
         (self.up, self.connects)
     }
 }
 
 /// A connection that mends itself.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     client: Client,
     servers: String,
     domain: Option<String>,
@@ -78,7 +76,7 @@ impl Connection {
     ///
     /// # Errors
     /// Only for settings that can never work (malformed URL, unreadable certificate).
-    pub async fn open(settings: Settings) -> Result<Self, Error> {
+    pub(crate) async fn open(settings: Settings) -> Result<Self, Error> {
         let Settings { servers: urls, credentials: file, ca, client_certificate, domain, name } =
             settings;
         let (set_state, state) = watch::channel(State::default());
@@ -124,13 +122,13 @@ impl Connection {
 
     /// The servers' addresses, without passwords.
     #[must_use]
-    pub fn servers(&self) -> &str {
+    pub(crate) fn servers(&self) -> &str {
         &self.servers
     }
 
     /// JetStream over this connection.
     #[must_use]
-    pub fn jetstream(&self) -> jetstream::Context {
+    pub(crate) fn jetstream(&self) -> jetstream::Context {
         let mut context = match &self.domain {
             Some(domain) => jetstream::with_domain(self.client.clone(), domain),
             None => jetstream::new(self.client.clone()),
@@ -141,7 +139,7 @@ impl Connection {
 
     /// What is known of the connection, now and later.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 }

@@ -2,7 +2,7 @@
 //! read, written, and read back, and only then is a stream said to be in sync. A stream that is not
 //! ours is never written.
 
-pub mod config;
+mod config;
 mod error;
 mod history;
 mod server;
@@ -157,7 +157,7 @@ impl Streams {
 
     /// Streams reached over `connection`, whose own troubles make the errors clearer.
     #[must_use]
-    pub fn over(connection: &nats::Connection) -> Self {
+    pub(crate) fn over(connection: &nats::Connection) -> Self {
         let server =
             Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
         Self { server, history: History::default() }
@@ -168,7 +168,7 @@ impl Streams {
     ///
     /// # Errors
     /// [`Error`] when it cannot be reached, refuses the operator, is too old or has no JetStream.
-    pub async fn look(&self) -> Result<String, Error> {
+    pub(crate) async fn look(&self) -> Result<String, Error> {
         self.server.check_version()?;
         self.server.account().await?;
         Ok(self.server.version())
@@ -234,7 +234,7 @@ impl Streams {
     }
 
     /// Forgets what was seen of a stream that is no longer managed.
-    pub fn forget(&self, name: &StreamName) {
+    pub(crate) fn forget(&self, name: &StreamName) {
         self.history.forget(name.as_str());
     }
 

@@ -35,40 +35,30 @@ use crate::{
 
 /// Annotation with the hash of what was applied last: a field that is no longer desired cannot be
 /// seen otherwise.
-pub const APPLIED: &str = "sluice.dev/applied";
+pub(crate) const APPLIED: &str = "sluice.dev/applied";
 
 /// Field manager of a Deployment's number of pods once it is left to an autoscaler.
 const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
 /// Why an object is not as desired.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// An object of that name is there and is not the channel's.
     #[error(
         "{kind} {name} exists and does not belong to this channel; it is left alone. Delete or rename it, or choose another name for the channel"
     )]
-    NameTaken {
-        /// Its kind.
-        kind: String,
-        /// Its name.
-        name: String,
-    },
+    NameTaken { kind: String, name: String },
     /// The API server refused it.
     #[error("the API server refused {kind} {name}: {message}")]
     Refused {
-        /// Its kind.
         kind: String,
-        /// Its name.
         name: String,
         /// The server's words.
         message: String,
     },
     /// The cluster does not know its kind.
     #[error("the cluster does not know the kind {kind}: its definition is not installed")]
-    UnknownKind {
-        /// Its kind.
-        kind: String,
-    },
+    UnknownKind { kind: String },
     /// The API server could not be asked, or asks to come again.
     #[error(transparent)]
     Api(#[from] kube::Error),
@@ -80,7 +70,7 @@ pub enum Error {
 impl Error {
     /// Whether another attempt may help without a change of the channel or the cluster.
     #[must_use]
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::NameTaken { .. } | Self::Refused { .. } | Self::UnknownKind { .. } => false,
             Self::Api(_) | Self::Json(_) => true,
@@ -90,19 +80,19 @@ impl Error {
 
 /// What became of the objects of a channel.
 #[derive(Debug)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// The pods and all that they need.
-    pub pods: Result<(), Error>,
+    pub(crate) pods: Result<(), Error>,
     /// The way in from outside; made only where the pods' objects are.
-    pub exposure: Result<(), Error>,
+    pub(crate) exposure: Result<(), Error>,
     /// The PodMonitor; made only where the pods' objects are.
-    pub monitoring: Result<(), Error>,
+    pub(crate) monitoring: Result<(), Error>,
 }
 
 impl Applied {
     /// Nothing was done.
     #[must_use]
-    pub const fn nothing() -> Self {
+    pub(crate) const fn nothing() -> Self {
         Self { pods: Ok(()), exposure: Ok(()), monitoring: Ok(()) }
     }
 
@@ -110,7 +100,7 @@ impl Applied {
     ///
     /// # Errors
     /// That failure.
-    pub fn into_result(self) -> Result<(), Error> {
+    pub(crate) fn into_result(self) -> Result<(), Error> {
         let Self { pods, exposure, monitoring } = self;
         let failures = [pods, exposure, monitoring].into_iter().filter_map(Result::err);
         failures.into_iter().find(Error::is_transient).map_or(Ok(()), Err)
@@ -119,24 +109,22 @@ impl Applied {
 
 /// What the API server made of the objects that were applied: it writes some values its own way
 /// (`0.5` of a processor becomes `500m`), which is no drift. By kind.
-pub type Projections = HashMap<String, (String, Value)>;
+pub(crate) type Projections = HashMap<String, (String, Value)>;
 
 /// One pass over the objects of a channel.
-pub struct Applier<'a> {
-    /// Client of the API server.
-    pub client: &'a Client,
-    /// The channel.
-    pub channel: &'a ValidChannel,
+pub(crate) struct Applier<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) channel: &'a ValidChannel,
     /// What earlier passes learned.
-    pub projections: &'a mut Projections,
+    pub(crate) projections: &'a mut Projections,
     /// Writes are counted here.
-    pub metrics: &'a Metrics,
+    pub(crate) metrics: &'a Metrics,
 }
 
 impl Applier<'_> {
     /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there
     /// then.
-    pub async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
+    pub(crate) async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
         // Destructured whole, so that a new kind cannot be forgotten here.
         let Children {
             service_account,
@@ -329,7 +317,11 @@ impl Applier<'_> {
 ///
 /// # Errors
 /// [`Error::Json`], in theory.
-pub fn differences(desired: &Children, live: &Live, uid: &str) -> Result<Vec<Difference>, Error> {
+pub(crate) fn differences(
+    desired: &Children,
+    live: &Live,
+    uid: &str,
+) -> Result<Vec<Difference>, Error> {
     let Children {
         service_account,
         config,

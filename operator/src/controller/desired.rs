@@ -1,14 +1,14 @@
 //! Step 4, pure: a checked channel → the objects that serve it. No client is seen here, nothing is
 //! read, no clock, and nothing depends on the operator's version: a new operator restarts no pod.
 
-pub mod config;
-pub mod deployment;
-pub mod disruption;
-pub mod exposure;
+pub(crate) mod config;
+pub(crate) mod deployment;
+pub(crate) mod disruption;
+pub(crate) mod exposure;
 mod monitoring;
 mod network;
-pub mod scaling;
-pub mod service;
+pub(crate) mod scaling;
+pub(crate) mod service;
 
 use std::collections::BTreeMap;
 
@@ -33,65 +33,62 @@ use crate::crd::{
     network::NetworkPolicyMode,
     workload::{self, Switch},
 };
-pub use scaling::Load;
+pub(crate) use scaling::Load;
 
 /// Label on every object of a channel, with the channel's name.
-pub const CHANNEL_LABEL: &str = "sluice.dev/channel";
+pub(crate) const CHANNEL_LABEL: &str = "sluice.dev/channel";
 /// Value of the label `app.kubernetes.io/managed-by`.
-pub const MANAGED_BY: &str = "sluice-operator";
+pub(crate) const MANAGED_BY: &str = "sluice-operator";
 /// What follows the channel's name in the names of its objects.
 const SUFFIX: &str = "-sse";
 
 /// What the operator was told about the pods it makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Image of the data plane for channels that name none.
-    pub image: String,
+    pub(crate) image: String,
     /// NATS servers as pods reach them.
-    pub nats: Vec<String>,
+    pub(crate) nats: Vec<String>,
     /// Secret in each channel's namespace whose key `nats.creds` holds NATS credentials.
-    pub credentials_secret: Option<String>,
+    pub(crate) credentials_secret: Option<String>,
     /// Secret in each channel's namespace whose key `ca.crt` holds the NATS servers' authority.
-    pub ca_secret: Option<String>,
+    pub(crate) ca_secret: Option<String>,
     /// Secret of type `kubernetes.io/tls` in each channel's namespace with the client certificate
     /// for NATS.
-    pub client_certificate_secret: Option<String>,
-    /// JetStream domain.
-    pub jetstream_domain: Option<String>,
-    /// DNS domain of the cluster.
-    pub cluster_domain: String,
+    pub(crate) client_certificate_secret: Option<String>,
+    pub(crate) jetstream_domain: Option<String>,
+    pub(crate) cluster_domain: String,
     /// Namespace of the operator's own pod, which asks the pods of channels what they serve.
-    pub operator_namespace: String,
+    pub(crate) operator_namespace: String,
 }
 
 /// Every object of a channel. A `None` must not exist.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Children {
+pub(crate) struct Children {
     /// Identity of the pods, without rights; `None` when the spec names one.
-    pub service_account: Option<ServiceAccount>,
+    pub(crate) service_account: Option<ServiceAccount>,
     /// The file that the pods read.
-    pub config: ConfigMap,
-    /// The pods.
-    pub deployment: Deployment,
+    pub(crate) config: ConfigMap,
+    pub(crate) deployment: Deployment,
     /// Their address.
-    pub service: Service,
+    pub(crate) service: Service,
     /// One pod at a time.
-    pub disruption_budget: Option<PodDisruptionBudget>,
+    pub(crate) disruption_budget: Option<PodDisruptionBudget>,
     /// Which clients may reach the pods.
-    pub network_policy: Option<NetworkPolicy>,
+    pub(crate) network_policy: Option<NetworkPolicy>,
     /// Number of pods by processor use.
-    pub autoscaler: Option<HorizontalPodAutoscaler>,
+    pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
     /// The way in from outside, by an Ingress.
-    pub ingress: Option<Ingress>,
+    pub(crate) ingress: Option<Ingress>,
     /// The way in from outside, by the Gateway API.
-    pub http_route: Option<HTTPRoute>,
+    pub(crate) http_route: Option<HTTPRoute>,
     /// Tells Prometheus of the pods.
-    pub pod_monitor: Option<PodMonitor>,
+    pub(crate) pod_monitor: Option<PodMonitor>,
 }
 
 /// Why the objects could not be written down.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The file for the data plane; a defect of this program.
     #[error("cannot write the channel's file: {0}")]
     Config(#[from] serde_json::Error),
@@ -101,7 +98,11 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error::Config`], in theory.
-pub fn desired(channel: &ValidChannel, settings: &Settings, load: Load) -> Result<Children, Error> {
+pub(crate) fn desired(
+    channel: &ValidChannel,
+    settings: &Settings,
+    load: Load,
+) -> Result<Children, Error> {
     let own_account = channel.workload.service_account_name.is_empty();
     let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
     let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
@@ -122,13 +123,13 @@ pub fn desired(channel: &ValidChannel, settings: &Settings, load: Load) -> Resul
 
 /// Name of all objects of the channel `name`: `orders` → `orders-sse`.
 #[must_use]
-pub fn object_name(name: &str) -> String {
+pub(crate) fn object_name(name: &str) -> String {
     format!("{name}{SUFFIX}")
 }
 
 /// Selector of a channel's pods, as text.
 #[must_use]
-pub fn selector_text(name: &str) -> String {
+pub(crate) fn selector_text(name: &str) -> String {
     selector_labels(name)
         .iter()
         .map(|(key, value)| format!("{key}={value}"))

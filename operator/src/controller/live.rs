@@ -27,31 +27,20 @@ use crate::crd::{network::NetworkPolicyMode, workload};
 /// The channel's objects as they are. An object of the right name that belongs to another owner is
 /// here too: [`super::ownership::is_ours`] tells.
 #[derive(Debug, Clone, Default)]
-pub struct Live {
-    /// See [`super::desired::Children`].
-    pub service_account: Option<ServiceAccount>,
-    /// See [`super::desired::Children`].
-    pub config: Option<ConfigMap>,
-    /// See [`super::desired::Children`].
-    pub deployment: Option<Deployment>,
-    /// See [`super::desired::Children`].
-    pub service: Option<Service>,
-    /// See [`super::desired::Children`].
-    pub disruption_budget: Option<PodDisruptionBudget>,
-    /// See [`super::desired::Children`].
-    pub network_policy: Option<NetworkPolicy>,
-    /// See [`super::desired::Children`].
-    pub autoscaler: Option<HorizontalPodAutoscaler>,
-    /// See [`super::desired::Children`].
-    pub ingress: Option<Ingress>,
-    /// See [`super::desired::Children`].
-    pub http_route: Option<HTTPRoute>,
-    /// See [`super::desired::Children`].
-    pub pod_monitor: Option<PodMonitor>,
+pub(crate) struct Live {
+    pub(crate) service_account: Option<ServiceAccount>,
+    pub(crate) config: Option<ConfigMap>,
+    pub(crate) deployment: Option<Deployment>,
+    pub(crate) service: Option<Service>,
+    pub(crate) disruption_budget: Option<PodDisruptionBudget>,
+    pub(crate) network_policy: Option<NetworkPolicy>,
+    pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
+    pub(crate) ingress: Option<Ingress>,
+    pub(crate) http_route: Option<HTTPRoute>,
+    pub(crate) pod_monitor: Option<PodMonitor>,
     /// Kinds that the cluster does not know.
-    pub unknown: BTreeSet<String>,
-    /// The channel's pods.
-    pub pods: Vec<Pod>,
+    pub(crate) unknown: BTreeSet<String>,
+    pub(crate) pods: Vec<Pod>,
 }
 
 /// How long an object that a channel does not ask for and does not have is believed not to appear.
@@ -60,7 +49,7 @@ const ABSENCE: Duration = Duration::from_secs(600);
 /// Kinds that a channel does not ask for and has no object of, each with the time it was looked
 /// for. Only this operator makes such objects, so a look in every pass would be waste.
 #[derive(Debug, Default)]
-pub struct Absent(HashMap<String, Instant>);
+pub(crate) struct Absent(HashMap<String, Instant>);
 
 impl Absent {
     /// Whether to look for the object of a kind.
@@ -98,7 +87,7 @@ impl Absent {
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn read(
+pub(crate) async fn read(
     client: &Client,
     channel: &ValidChannel,
     absent: &mut Absent,

@@ -3,12 +3,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// Field manager of everything that the operator applies.
-pub const MANAGER: &str = "sluice-operator";
+pub(crate) const MANAGER: &str = "sluice-operator";
 
 /// Whether an object is the channel's: owned by it, or made by this operator and robbed of its
 /// owner.
 #[must_use]
-pub fn is_ours(metadata: &ObjectMeta, uid: &str) -> bool {
+pub(crate) fn is_ours(metadata: &ObjectMeta, uid: &str) -> bool {
     let controller =
         metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     match controller {

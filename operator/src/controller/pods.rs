@@ -29,14 +29,14 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Asks pods.
 #[derive(Debug, Clone)]
-pub struct Prober {
+pub(crate) struct Prober {
     client: Client<HttpConnector, Empty<Bytes>>,
     port: u16,
 }
 
 /// What a ready pod serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Serves {
+pub(crate) enum Serves {
     /// This generation of the channel.
     Generation(i64),
     /// The channel is not among what it serves.
@@ -47,21 +47,21 @@ pub enum Serves {
 
 /// All pods of a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pods {
+pub(crate) struct Pods {
     /// Each ready pod, by name.
-    pub ready: Vec<(String, Serves)>,
+    pub(crate) ready: Vec<(String, Serves)>,
     /// The first trouble of a pod that is not ready: a reason and what is the case.
-    pub trouble: Option<(&'static str, String)>,
+    pub(crate) trouble: Option<(&'static str, String)>,
     /// Open streams of the channel on all pods that told theirs.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Whether a ready pod did not tell its number of streams.
-    pub uncounted: bool,
+    pub(crate) uncounted: bool,
 }
 
 impl Pods {
     /// Fills in for pods that cannot be asked what they `served` before, and remembers what is
     /// served now.
-    pub fn recall(&mut self, served: &mut HashMap<String, i64>) {
+    pub(crate) fn recall(&mut self, served: &mut HashMap<String, i64>) {
         for (name, serves) in &mut self.ready {
             if *serves == Serves::Unreachable
                 && let Some(generation) = served.get(name)
@@ -87,25 +87,22 @@ struct Readyz {
 
 /// What a data plane says of one of its channels.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ServedChannel {
-    /// Name of the channel.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// The generation that is served.
-    pub generation: i64,
+pub(crate) struct ServedChannel {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) generation: i64,
     /// What its reader is troubled by.
     #[serde(default)]
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Streams that are open right now.
     #[serde(default)]
-    pub connections: Option<u32>,
+    pub(crate) connections: Option<u32>,
 }
 
 impl Prober {
     /// Asks at `port` of each pod.
     #[must_use]
-    pub fn new(port: u16) -> Self {
+    pub(crate) fn new(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(ANSWER_LIMIT));
         Self {
@@ -117,7 +114,7 @@ impl Prober {
     }
 
     /// Looks at all `pods` of the channel and asks those that can answer.
-    pub async fn look(&self, pods: &[Pod], namespace: &str, channel: &str) -> Pods {
+    pub(crate) async fn look(&self, pods: &[Pod], namespace: &str, channel: &str) -> Pods {
         let mut present: Vec<&Pod> =
             pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
         present.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -159,7 +156,7 @@ impl Prober {
     }
 
     /// What the data plane at `ip` serves; `None` when it does not answer.
-    pub async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
+    pub(crate) async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
         let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;

@@ -1,7 +1,7 @@
 //! Step 6: what was observed becomes the status. Pure but for [`write`], which writes only what
 //! differs.
 
-pub mod exposure;
+pub(crate) mod exposure;
 
 use k8s_openapi::{
     api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
@@ -39,41 +39,36 @@ const ENDPOINTS: usize = 8;
 /// Most rows of `status.drift`.
 const DRIFT_ROWS: usize = 20;
 
-pub use exposure::Exposure;
+pub(crate) use exposure::Exposure;
 
 /// What one pass saw.
-pub struct Observation<'a> {
-    /// Name of the channel.
-    pub name: &'a str,
-    /// Name of its stream.
-    pub stream_name: &'a str,
-    /// What became of the stream.
-    pub stream: &'a Result<Report, stream::Error>,
+pub(crate) struct Observation<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) stream_name: &'a str,
+    pub(crate) stream: &'a Result<Report, stream::Error>,
     /// What became of the objects.
-    pub workload: Workload<'a>,
+    pub(crate) workload: Workload<'a>,
     /// Objects that differ and were left so.
-    pub drift: Vec<Difference>,
+    pub(crate) drift: Vec<Difference>,
     /// Address inside the cluster.
-    pub url: String,
+    pub(crate) url: String,
     /// What became of the way in from outside.
-    pub exposure: Exposure<'a>,
+    pub(crate) exposure: Exposure<'a>,
     /// Addresses outside the cluster, if the way in works.
-    pub external_urls: Vec<String>,
+    pub(crate) external_urls: Vec<String>,
     /// Why there is no PodMonitor although there should be one.
-    pub unmonitored: Option<String>,
+    pub(crate) unmonitored: Option<String>,
 }
 
 /// What became of the objects of a channel.
-pub enum Workload<'a> {
+pub(crate) enum Workload<'a> {
     /// None was made: it is not known yet whether the stream is the channel's.
     Waiting,
     /// One could not be made.
     Failed(&'a apply::Error),
     /// They are there.
     Seen {
-        /// The Deployment.
         deployment: Option<&'a Deployment>,
-        /// The pods.
         pods: &'a Pods,
         /// The generation that ready pods must serve.
         generation: i64,
@@ -82,7 +77,11 @@ pub enum Workload<'a> {
 
 /// The status of a channel after a pass.
 #[must_use]
-pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> SseChannelStatus {
+pub(crate) fn status(
+    channel: &SseChannel,
+    seen: &Observation<'_>,
+    now: Timestamp,
+) -> SseChannelStatus {
     let stream_ready = stream_ready(seen);
     let (workload, exposed) = (workload(seen), exposure::verdict(seen.exposure));
     let outside = if exposed.status == True { seen.external_urls.as_slice() } else { &[] };
@@ -121,7 +120,7 @@ pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> S
 
 /// The status of a channel that is not looked at: every condition says why.
 #[must_use]
-pub fn unobserved(
+pub(crate) fn unobserved(
     channel: &SseChannel,
     why: &'static str,
     message: &str,
@@ -148,7 +147,7 @@ pub fn unobserved(
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn write(
+pub(crate) async fn write(
     api: &Api<SseChannel>,
     channel: &SseChannel,
     status: &SseChannelStatus,
@@ -420,7 +419,7 @@ fn row(difference: Difference) -> Drift {
 
 /// The condition `type_` of a list.
 #[must_use]
-pub fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
+pub(crate) fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
     conditions.iter().find(|c| c.type_ == type_)
 }
 

@@ -62,32 +62,23 @@ pub enum Error {
 /// A channel that can be made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ValidChannel {
-    /// Its name.
-    pub name: ChannelName,
-    /// Its namespace.
-    pub namespace: String,
-    /// UID of the object.
-    pub uid: String,
-    /// Generation of the object.
-    pub generation: i64,
+    pub(crate) name: ChannelName,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) generation: i64,
     /// What the operator may do.
-    pub management_policy: ManagementPolicy,
+    pub(crate) management_policy: ManagementPolicy,
     /// What becomes of the stream on delete.
-    pub deletion_policy: DeletionPolicy,
+    pub(crate) deletion_policy: DeletionPolicy,
     /// The stream.
     pub stream: stream::Desired,
     /// The file that the data plane reads.
-    pub config: ChannelConfig,
-    /// The pods.
-    pub workload: WorkloadSpec,
-    /// The Service.
-    pub service: ServiceSpec,
-    /// How it is reached from outside.
-    pub exposure: ExposureSpec,
-    /// Which clients may reach the pods.
-    pub network_policy: NetworkPolicySpec,
-    /// How the pods are monitored.
-    pub monitoring: MonitoringSpec,
+    pub(crate) config: ChannelConfig,
+    pub(crate) workload: WorkloadSpec,
+    pub(crate) service: ServiceSpec,
+    pub(crate) exposure: ExposureSpec,
+    pub(crate) network_policy: NetworkPolicySpec,
+    pub(crate) monitoring: MonitoringSpec,
 }
 
 /// Checks `channel`. `cluster` is the identity of the Kubernetes cluster, `local` without one.
@@ -199,7 +190,7 @@ fn stream(
 ///
 /// # Errors
 /// [`Error::Name`] when the name chosen by the user is none.
-pub fn stream_name(
+pub(crate) fn stream_name(
     spec: &StreamSpec,
     namespace: &str,
     name: &ChannelName,

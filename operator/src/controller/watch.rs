@@ -57,23 +57,22 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// What the operator is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The operator's connection to NATS.
-    pub nats: nats::Settings,
+    pub(crate) nats: nats::Settings,
     /// Namespaces to look after; empty = all.
-    pub namespaces: Vec<String>,
+    pub(crate) namespaces: Vec<String>,
     /// What goes into the pods.
-    pub settings: desired::Settings,
+    pub(crate) settings: desired::Settings,
     /// Identity of the cluster in streams' metadata; `None` = derived from the API server's
     /// certificate authority.
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// Address of the admin listener.
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// How often each channel is looked at without being told.
-    pub resync: Duration,
+    pub(crate) resync: Duration,
     /// Port at which pods are asked what they serve.
-    pub pod_admin_port: u16,
+    pub(crate) pod_admin_port: u16,
     /// How it is found out which of several operators acts; `None` = this one does.
-    pub election: Option<leader::Settings>,
+    pub(crate) election: Option<leader::Settings>,
 }
 
 /// Why the operator ended.

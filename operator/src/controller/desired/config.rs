@@ -9,7 +9,7 @@ use crate::controller::validate::ValidChannel;
 
 /// Name of the file of the channel `name`.
 #[must_use]
-pub fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     format!("{name}.json")
 }
 

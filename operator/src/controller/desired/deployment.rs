@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Name of the container.
-pub const CONTAINER: &str = "dataplane";
+pub(crate) const CONTAINER: &str = "dataplane";
 /// Where the channel's file is mounted: as a directory, because a single file (`subPath`) is never
 /// updated.
 const CONFIG_DIR: &str = "/etc/sluice/channels";

@@ -102,7 +102,7 @@ fn is_above(public: &str, served: &str) -> bool {
 
 /// The channel's addresses outside the cluster, as far as its spec names a host.
 #[must_use]
-pub fn external_urls(channel: &ValidChannel) -> Vec<String> {
+pub(crate) fn external_urls(channel: &ValidChannel) -> Vec<String> {
     let url = |scheme: &str, host: &str, path: &str| format!("{scheme}://{host}{path}");
     let is_one = |host: &&str| !host.starts_with('*');
     let served = served_path(channel);

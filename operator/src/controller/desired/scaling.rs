@@ -11,13 +11,13 @@ use crate::{controller::validate::ValidChannel, crd::workload::Autoscaling};
 
 /// What was observed of a channel's load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Pods that the connections ask for; `None` when they are not counted.
-    pub asked: Option<i32>,
+    pub(crate) asked: Option<i32>,
     /// Whether the Deployment exists and has pods. Something else may scale it then, so its number
     /// of pods is left alone where a HorizontalPodAutoscaler is in charge; another one starts with
     /// the fewest.
-    pub deployed: bool,
+    pub(crate) deployed: bool,
 }
 
 /// The number in the Deployment; `None` = an autoscaler's to say.

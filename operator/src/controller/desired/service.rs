@@ -51,7 +51,7 @@ pub(super) fn service(channel: &ValidChannel) -> Service {
 
 /// The channel's address inside the cluster.
 #[must_use]
-pub fn internal_url(channel: &ValidChannel, settings: &Settings) -> String {
+pub(crate) fn internal_url(channel: &ValidChannel, settings: &Settings) -> String {
     let (name, service) = (channel.name.as_str(), object_name(channel.name.as_str()));
     format!(
         "http://{service}.{}.svc.{}/channels/{name}",

@@ -21,23 +21,21 @@ use crate::{
 
 /// What became of the way in from outside.
 #[derive(Debug, Clone, Copy)]
-pub enum Exposure<'a> {
+pub(crate) enum Exposure<'a> {
     /// None was asked for.
     NotRequested,
     /// It is not made before the pods' objects.
     Waiting,
     /// It could not be made.
     Failed(&'a apply::Error),
-    /// By an Ingress.
     Ingress(Option<&'a Ingress>),
-    /// By an HTTPRoute.
     Route(Option<&'a HTTPRoute>),
 }
 
 impl<'a> Exposure<'a> {
     /// What became of the channel's way in, given what became of its objects.
     #[must_use]
-    pub fn of(channel: &ValidChannel, applied: &'a apply::Applied, live: &'a Live) -> Self {
+    pub(crate) fn of(channel: &ValidChannel, applied: &'a apply::Applied, live: &'a Live) -> Self {
         let exposure = &channel.exposure;
         if exposure.ingress.is_none() && exposure.http_route.is_none() {
             // What is left of an earlier wish is told, too.
