@@ -6,12 +6,13 @@
 //! fence the stores behind it (a packet may be late), so every write is one that may be repeated,
 //! and every pass reads afresh.
 //!
-//! An operator that loses the lease does not end but waits again: its passes are futures, which can be dropped,
-//! and an API server that is away for a while must not send every operator into Kubernetes' crash
-//! back-off.
+//! An operator that loses the lease does not end but waits again: its passes are futures, which can
+//! be dropped, and an API server that is away for a while must not send every operator into
+//! Kubernetes' crash back-off.
 
 mod election;
 mod lead;
+mod settings;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use election::Election;
 pub(crate) use lead::{Lead, Role};
+pub(crate) use settings::Settings;
 
 /// How long letting go of the lease may take at the end; without it others wait for the lease's
 /// duration.
@@ -38,66 +40,6 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// How much longer than `retry_period` a waiting operator may pause, so that several do not ask in
 /// step.
 const JITTER: f64 = 0.2;
-
-/// How the lease is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) namespace: String,
-    /// Name of this operator in the lease; no other operator has the same.
-    pub(crate) identity: String,
-    /// How long others wait after the last renewal that they saw. Whole seconds.
-    pub(crate) lease_duration: Duration,
-    /// How long we act after our last renewal.
-    pub(crate) renew_deadline: Duration,
-    /// Pause between two attempts.
-    pub(crate) retry_period: Duration,
-}
-
-impl Settings {
-    /// Refuses times with which two could act at once, or a renewal could not be tried twice.
-    ///
-    /// # Errors
-    /// What to change.
-    pub(crate) fn validate(&self) -> Result<(), String> {
-        let Self { name, lease_duration, renew_deadline, retry_period, .. } = self;
-        if lease_duration.subsec_nanos() != 0 || lease_duration.is_zero() {
-            return Err(format!(
-                "--lease-duration is {lease_duration:?}: must be whole seconds, as a Lease has them"
-            ));
-        }
-        if renew_deadline >= lease_duration {
-            return Err(format!(
-                "--renew-deadline ({renew_deadline:?}) must be shorter than --lease-duration ({lease_duration:?})"
-            ));
-        }
-        if retry_period >= renew_deadline || retry_period.is_zero() {
-            return Err(format!(
-                "--retry-period ({retry_period:?}) must be shorter than --renew-deadline ({renew_deadline:?}), and not 0"
-            ));
-        }
-        let is_name = |label: &str| {
-            let bytes = label.as_bytes();
-            let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-            !bytes.is_empty()
-                && bytes.iter().all(inner)
-                && bytes.first() != Some(&b'-')
-                && bytes.last() != Some(&b'-')
-        };
-        if name.len() > 253 || !name.split('.').all(is_name) {
-            return Err(format!(
-                "--lease-name is {name:?}: must be a DNS subdomain of lower-case letters, digits, '-' and '.'"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Longest wait for one answer: the deadline leaves room for a second attempt on a new
-    /// connection.
-    fn request_limit(&self) -> Duration {
-        self.renew_deadline / 2
-    }
-}
 
 /// An identity that no other operator has: the pod's name, and something random, since a pod's
 /// containers restart.

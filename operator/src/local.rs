@@ -7,9 +7,9 @@ mod channels;
 mod child;
 mod manifests;
 mod programs;
+mod say;
 
 use std::{
-    io::Write as _,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -26,6 +26,7 @@ use crate::{
 };
 use channels::Channels;
 use child::{Child, Plan};
+use say::say;
 
 /// How often manifests, children and channels are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -81,11 +82,6 @@ pub enum Error {
     /// NATS does not answer.
     #[error("NATS at {0} does not answer within {limit:?}; start it, or leave --nats out to have one started", limit = START_LIMIT)]
     NoNats(String),
-}
-
-/// Says something to the user; a closed standard output is no error.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Serves the channels of a directory until `stop`. Runs on the calling thread only: children are

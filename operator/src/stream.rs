@@ -3,75 +3,23 @@
 //! ours is never written.
 
 mod config;
+mod desired;
 mod error;
+mod fields;
 mod history;
 mod server;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
-use sluice_channel::{Epoch, StreamName, cursor::EPOCH_METADATA};
+use sluice_channel::{Epoch, StreamName};
 
-use crate::{
-    crd::stream::{Adoption, Compression, Placement, Storage},
-    nats,
-};
-pub use config::{CLUSTER, Difference, EXISTS, MISSING, NAME, NAMESPACE, UID};
+use crate::{crd::stream::Adoption, nats};
+pub use config::{Difference, EXISTS, MISSING};
+pub use desired::{Desired, Owner, UID};
 pub use error::Error;
 use history::History;
 use server::{Observed, Server};
-
-/// The channel that a stream belongs to; written into its metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// Identity of the Kubernetes cluster, or `local`.
-    pub cluster: String,
-    /// Namespace of the channel.
-    pub namespace: String,
-    /// Name of the channel.
-    pub name: String,
-    /// UID of the channel's object.
-    pub uid: String,
-}
-
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "channel {}/{} of cluster {}", self.namespace, self.name, self.cluster)
-    }
-}
-
-/// What a stream should be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Desired {
-    /// Its name.
-    pub name: StreamName,
-    /// Subjects it takes.
-    pub subjects: Vec<String>,
-    /// Where it is kept.
-    pub storage: Storage,
-    /// Copies.
-    pub replicas: usize,
-    /// Greatest age of an event.
-    pub max_age: Duration,
-    /// Most bytes.
-    pub max_bytes: u64,
-    /// Most events.
-    pub max_messages: Option<i64>,
-    /// Most events of one subject.
-    pub max_messages_per_topic: Option<i64>,
-    /// Largest event, bytes.
-    pub max_message_size: u64,
-    /// How long message ids are remembered.
-    pub duplicate_window: Duration,
-    /// Compression of the file store.
-    pub compression: Compression,
-    /// Where in a super-cluster.
-    pub placement: Placement,
-    /// Whether a stream without an owner may be taken over.
-    pub adoption: Adoption,
-    /// The channel that it belongs to.
-    pub owner: Owner,
-}
 
 /// What [`Streams::ensure`] may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +173,7 @@ impl Streams {
             self.history.forget(name.as_str());
             return Ok(Deletion::NotFound);
         };
-        if !config::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
+        if !fields::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
             return Ok(Deletion::NotOurs);
         }
         self.server.delete(name.as_str()).await?;
@@ -269,11 +217,11 @@ impl Streams {
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
     }
 
-    /// The claim on the observed stream. Anything but an own stream, or one without an owner that may
-    /// be adopted, is an error.
+    /// The claim on the observed stream. Anything but an own stream, or one without an owner that
+    /// may be adopted, is an error.
     fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
         let name = desired.name.to_string();
-        match config::owner(&observed.config) {
+        match fields::owner(&observed.config) {
             Some(owner)
                 if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) =>
             {
@@ -282,7 +230,7 @@ impl Streams {
             Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
             // The marks were wiped, but no other stream was created at that very nanosecond.
             None if self.history.is_same(&name, observed) => Ok(Claim::Ours),
-            None if config::partly_owned(&observed.config) => Err(Error::OwnedByOther {
+            None if fields::partly_owned(&observed.config) => Err(Error::OwnedByOther {
                 stream: name,
                 owner: "another owner, of which its metadata has an incomplete mark".to_owned(),
             }),
@@ -295,7 +243,7 @@ impl Streams {
     }
 
     fn check_cluster_size(&self, desired: &Desired, observed: &Observed) -> Result<(), Error> {
-        let current = config::replicas(&observed.config);
+        let current = fields::replicas(&observed.config);
         if desired.replicas <= current {
             Ok(())
         } else {
@@ -318,7 +266,7 @@ impl Streams {
         if !regressed {
             return Ok(None);
         }
-        let marks: u64 = config::epoch_mark(&observed.config).parse().unwrap_or_default();
+        let marks: u64 = fields::epoch_mark(&observed.config).parse().unwrap_or_default();
         Ok(Some(marks.saturating_add(1).to_string()))
     }
 
@@ -350,35 +298,12 @@ enum Claim {
     Unowned,
 }
 
-impl Owner {
-    /// The same object in the API server: a UID is never given twice.
-    fn same_object(&self, other: &Self) -> bool {
-        (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
-    }
-
-    /// The same name in the same cluster, perhaps in another life: a channel that was deleted (with
-    /// `Retain`) and made again finds its events. No two objects of one name live at once.
-    fn same_channel(&self, other: &Self) -> bool {
-        (&self.cluster, &self.namespace, &self.name)
-            == (&other.cluster, &other.namespace, &other.name)
-    }
-
-    fn metadata(&self) -> BTreeMap<&'static str, &str> {
-        BTreeMap::from([
-            (CLUSTER, self.cluster.as_str()),
-            (NAMESPACE, self.namespace.as_str()),
-            (NAME, self.name.as_str()),
-            (UID, self.uid.as_str()),
-        ])
-    }
-}
-
 fn facts(desired: &Desired, observed: &Observed) -> Result<Facts, Error> {
     Ok(Facts {
         name: observed.name.clone(),
         created: observed.created.clone(),
-        epoch: Epoch::of_stream(observed.created_nanos()?, config::epoch_mark(&observed.config)),
-        owned: config::owner(&observed.config).as_ref() == Some(&desired.owner),
+        epoch: Epoch::of_stream(observed.created_nanos()?, fields::epoch_mark(&observed.config)),
+        owned: fields::owner(&observed.config).as_ref() == Some(&desired.owner),
         last_sequence: observed.last_sequence,
     })
 }
@@ -390,6 +315,3 @@ fn not_applied(left: &[Difference]) -> Error {
         .collect();
     Error::NotApplied { fields: fields.join(", ") }
 }
-
-/// Key of the epoch's mark in a stream's metadata.
-pub const EPOCH: &str = EPOCH_METADATA;

@@ -29,6 +29,7 @@ use super::{
     validate::ValidChannel,
 };
 use crate::{
+    crd::condition::reason,
     metrics::Metrics,
     stream::{Difference, EXISTS, MISSING},
 };
@@ -68,6 +69,15 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Reason of the conditions that speak of it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NameTaken { .. } => reason::NAME_TAKEN,
+            Self::Refused { .. } | Self::UnknownKind { .. } => reason::API_REJECTED,
+            Self::Api(_) | Self::Json(_) => reason::RETRYING,
+        }
+    }
+
     /// Whether another attempt may help without a change of the channel or the cluster.
     #[must_use]
     pub(crate) fn is_transient(&self) -> bool {

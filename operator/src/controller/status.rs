@@ -185,15 +185,6 @@ fn stream_ready(seen: &Observation<'_>) -> Verdict {
     }
 }
 
-/// The reason for an object that could not be made.
-fn failure(error: &apply::Error) -> &'static str {
-    match error {
-        apply::Error::NameTaken { .. } => reason::NAME_TAKEN,
-        apply::Error::Refused { .. } | apply::Error::UnknownKind { .. } => reason::API_REJECTED,
-        apply::Error::Api(_) | apply::Error::Json(_) => reason::RETRYING,
-    }
-}
-
 struct WorkloadView {
     verdict: Verdict,
     /// What stands against `Ready` although enough pods are there: a roll-out, or the file that is
@@ -214,7 +205,7 @@ fn workload(seen: &Observation<'_>) -> WorkloadView {
             }
         }
         Workload::Failed(error) => WorkloadView {
-            verdict: of(False, failure(error), error.to_string()),
+            verdict: of(False, error.reason(), error.to_string()),
             unsettled: None,
             counts: None,
         },
@@ -384,7 +375,7 @@ fn stalled(seen: &Observation<'_>) -> Verdict {
     match (seen.stream, &seen.workload) {
         (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
         (_, Workload::Failed(error)) if !error.is_transient() => {
-            of(failure(error), error.to_string())
+            of(error.reason(), error.to_string())
         }
         _ => Verdict::new(STALLED, False, reason::IDLE, "no blocking problems"),
     }

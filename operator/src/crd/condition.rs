@@ -21,6 +21,7 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 
 /// Every type, in the order of the status; all are always present.
+#[cfg(test)]
 pub const TYPES: [&str; 7] =
     [READY, STREAM_READY, WORKLOAD_AVAILABLE, EXPOSED, DRIFTED, RECONCILING, STALLED];
 
@@ -28,10 +29,6 @@ pub const TYPES: [&str; 7] =
 pub mod reason {
     /// Everything that Ready asks for holds.
     pub const READY: &str = "Ready";
-    /// The stream was made just now.
-    pub const CREATED: &str = "Created";
-    /// The stream existed and was taken over.
-    pub const ADOPTED: &str = "Adopted";
     /// What exists is what the spec says.
     pub const IN_SYNC: &str = "InSync";
     /// Enough pods are ready.
@@ -145,7 +142,7 @@ impl ConditionStatus {
 /// What a condition says, before it is known since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// One of [`TYPES`].
+    /// One of the types above.
     pub type_: &'static str,
     /// `status` of the condition.
     pub status: ConditionStatus,

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    of_nothing,
+    defaults::of_nothing,
     text::{DurationText, SizeText, Subject, Text},
 };
 

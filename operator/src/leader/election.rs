@@ -14,7 +14,7 @@ use k8s_openapi::{
 use kube::api::ObjectMeta;
 use tokio::time::{Duration, Instant};
 
-use super::Settings;
+use super::settings::Settings;
 
 /// What is known of the lease.
 pub(super) struct Election {
@@ -47,7 +47,7 @@ impl Election {
             self.renewed = None;
         }
         let since = match &self.seen {
-            // Only a renewal proves that its holder lives; a label that another client adds does not.
+            // Only a renewal proves that its holder lives; another client's label does not.
             Some(seen) if seen.lease.spec == lease.spec => seen.since,
             _ => now,
         };

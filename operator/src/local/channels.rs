@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{manifests, say};
+use super::{manifests, say::say};
 use crate::{
     controller::{
         desired::config::file_name,

@@ -174,7 +174,7 @@ impl Error {
     /// The same error in words for the user, where the server's error code has a meaning of ours.
     pub(super) fn explained(self, config: &Map<String, Value>) -> Self {
         let Self::Api { code, text } = self else { return self };
-        let replicas = super::config::replicas(config);
+        let replicas = super::fields::replicas(config);
         match ErrorCode(code) {
             ErrorCode::STREAM_SUBJECT_OVERLAP => Self::SubjectOverlap {
                 subjects: config.get("subjects").map(ToString::to_string).unwrap_or_default(),

@@ -21,7 +21,10 @@ use k8s_openapi::{
 };
 use sluice_channel::limits::{ADMIN_PORT, HTTP_PORT};
 
-use super::{Load, Settings, labels, metadata, object_name, scaling, selector};
+use super::{
+    common::{Settings, labels, metadata, object_name, selector},
+    scaling::{self, Load},
+};
 use crate::{
     controller::validate::ValidChannel,
     crd::{text::Amount, workload::TopologySpread},

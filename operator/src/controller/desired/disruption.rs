@@ -6,7 +6,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{metadata, selector};
+use super::common::{metadata, selector};
 use crate::controller::validate::ValidChannel;
 
 pub(super) fn budget(channel: &ValidChannel) -> PodDisruptionBudget {

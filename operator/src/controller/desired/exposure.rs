@@ -6,7 +6,10 @@ use k8s_openapi::api::networking::v1::{
 };
 use serde_json::json;
 
-use super::{metadata, object_name, service};
+use super::{
+    common::{metadata, object_name},
+    service,
+};
 use crate::{
     controller::{
         foreign::{HTTPRoute, HTTPRouteSpec, ParentReference},

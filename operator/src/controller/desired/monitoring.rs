@@ -1,6 +1,6 @@
 //! The PodMonitor, which tells a Prometheus operator to scrape the pods' admin port.
 
-use super::{metadata, selector};
+use super::common::{metadata, selector};
 use crate::controller::{
     foreign::{PodMetricsEndpoint, PodMonitor, PodMonitorSpec},
     validate::ValidChannel,

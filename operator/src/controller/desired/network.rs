@@ -15,7 +15,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{Settings, metadata, selector};
+use super::common::{Settings, metadata, selector};
 use crate::{
     controller::validate::ValidChannel,
     crd::{network::NetworkPeer, workload::PodMonitor},

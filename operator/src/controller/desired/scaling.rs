@@ -6,7 +6,7 @@ use k8s_openapi::api::autoscaling::v2::{
     MetricTarget, ResourceMetricSource,
 };
 
-use super::{metadata, object_name};
+use super::common::{metadata, object_name};
 use crate::{controller::validate::ValidChannel, crd::workload::Autoscaling};
 
 /// What was observed of a channel's load.

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Settings, metadata, object_name, selector_labels};
+use super::common::{Settings, metadata, object_name, selector_labels};
 use crate::{
     controller::validate::ValidChannel,
     crd::workload::{ServiceType, SessionAffinity},

@@ -3,9 +3,9 @@
 use k8s_openapi::{api::networking::v1::Ingress, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
 
-use super::{apply, failure};
 use crate::{
     controller::{
+        apply,
         foreign::{HTTPRoute, ParentReference},
         live::Live,
         validate::ValidChannel,
@@ -65,7 +65,7 @@ pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
             );
             no(reason::GATEWAY_API_MISSING, message)
         }
-        Exposure::Failed(error) => no(failure(error), error.to_string()),
+        Exposure::Failed(error) => no(error.reason(), error.to_string()),
         Exposure::Ingress(None) => no(reason::SERVER_DIFFERS, "there is no Ingress".to_owned()),
         Exposure::Route(None) => no(reason::SERVER_DIFFERS, "there is no HTTPRoute".to_owned()),
         Exposure::Ingress(Some(ingress)) => by_ingress(ingress),
