@@ -17,6 +17,7 @@ use kube::{Api, Client, Config, api::ListParams, core::DeserializeGuard};
 use crate::{
     args::CheckArgs,
     crd::SseChannel,
+    kube_error,
     nats::{self, Connection},
     stream::Streams,
 };
@@ -137,7 +138,10 @@ async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
                     status.message
                 ));
             }
-            Err(error) => return Err(format!("channels of {scope} cannot be listed: {error}")),
+            Err(error) => {
+                let why = kube_error::text(&error);
+                return Err(format!("channels of {scope} cannot be listed: {why}"));
+            }
         }
     }
     let scope =

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{kube_error, metrics::Metrics};
 use election::Election;
 pub(crate) use lead::{Lead, Role};
 pub(crate) use settings::Settings;
@@ -148,7 +148,7 @@ impl Candidate {
         match timeout_at(self.limit(), self.api.get_opt(&self.election.settings().name)).await {
             Ok(Ok(Some(lease))) => self.election.saw(lease, Instant::now()),
             Ok(Ok(None)) => self.election.missing(),
-            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Err(error)) => return Err(kube_error::text(&error)),
             Err(_) => return Err(self.no_answer()),
         }
         Ok(())
@@ -172,7 +172,7 @@ impl Candidate {
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                 Err(Failure::Conflict)
             }
-            Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+            Ok(Err(error)) => Err(Failure::Other(kube_error::text(&error))),
             Err(_) => Err(Failure::Other(self.no_answer())),
         }
     }
@@ -280,7 +280,8 @@ impl Candidate {
         match tokio::time::timeout(*retry_period, self.recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot record the event that {identity} became leader")
+                let error = kube_error::text(&error);
+                tracing::warn!(error, "cannot record the event that {identity} became leader");
             }
             Err(_) => tracing::warn!("no time to record the event that {identity} became leader"),
         }

@@ -7,6 +7,7 @@ pub mod check;
 pub mod controller;
 pub mod crd;
 mod english;
+mod kube_error;
 mod leader;
 pub mod local;
 mod metrics;

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     crd::condition::reason,
+    kube_error,
     metrics::Metrics,
     stream::{Difference, EXISTS, MISSING},
 };
@@ -61,7 +62,7 @@ pub(crate) enum Error {
     #[error("the cluster does not know the kind {kind}: its definition is not installed")]
     UnknownKind { kind: String },
     /// The API server could not be asked, or asks to come again.
-    #[error(transparent)]
+    #[error("{}", kube_error::text(.0))]
     Api(#[from] kube::Error),
     /// An object could not be written as JSON; a defect of this program.
     #[error("cannot write an object: {0}")]

@@ -29,6 +29,7 @@ use crate::{
         condition::{EXPOSED, READY, reason},
         status::StreamStatus,
     },
+    kube_error,
     stream::{self, Difference, Mode, Report},
 };
 
@@ -41,7 +42,7 @@ pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// Why a pass was cut short; it is repeated after a pause that grows.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("Kubernetes: {0}")]
+    #[error("{}", kube_error::text(.0))]
     Api(#[from] kube::Error),
     /// A defect of this program.
     #[error(transparent)]

@@ -17,6 +17,7 @@ use crate::{
         SseChannel, SseChannelStatus,
         condition::{EXPOSED, STREAM_READY},
     },
+    kube_error,
     stream::{self, Change, Report},
 };
 
@@ -44,7 +45,8 @@ impl Context {
         };
         self.metrics.api_write("Event", "create");
         if let Err(error) = self.recorder.publish(&event, object).await {
-            tracing::warn!(%error, "cannot record the Event {what}");
+            let error = kube_error::text(&error);
+            tracing::warn!(error, "cannot record the Event {what}");
         }
     }
 }

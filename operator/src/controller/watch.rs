@@ -39,6 +39,7 @@ use super::{
 use crate::{
     admin::{self, Admin},
     crd::SseChannel,
+    kube_error,
     leader::{self, Candidate, Lead},
     metrics::Metrics,
     nats::{self, Connection},
@@ -84,7 +85,7 @@ pub enum Error {
     )]
     Kubeconfig(#[from] kube::config::InferConfigError),
     /// No client could be made of the configuration.
-    #[error("cannot use the configured cluster: {0}")]
+    #[error("cannot use the configured cluster: {}", kube_error::text(.0))]
     Client(#[from] kube::Error),
     /// The admin listener.
     #[error(transparent)]
@@ -244,7 +245,7 @@ async fn control(
             Err(ControllerError::ObjectNotFound(object)) => tracing::debug!(%object, "gone"),
             Err(error) => {
                 // A watch is tried again for ever; one line for each fault is enough.
-                let text = error.to_string();
+                let text = kube_error::text(&error);
                 if trouble.as_ref() != Some(&text) {
                     let namespace = namespace.as_deref().unwrap_or("all");
                     tracing::warn!(namespace, error = text, "a watch failed and is retried");

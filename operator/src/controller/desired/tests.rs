@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::*;
+use super::{common::labels, *};
 use crate::controller::validate::{self, tests::channel};
 
 pub(crate) fn settings() -> Settings {
