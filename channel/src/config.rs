@@ -45,7 +45,7 @@ pub struct Stream {
     pub name: StreamName,
     /// Subjects the stream takes; a publish must match one.
     pub subjects: Vec<String>,
-    /// What is cut off a subject to make the topic; with its last dot, or empty.
+    /// Prefix removed from the subject to form the topic, including the trailing dot; or empty.
     pub topic_prefix: String,
     /// Largest payload, bytes.
     #[serde(default = "max_message_size")]

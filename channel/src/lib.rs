@@ -9,6 +9,7 @@ pub mod cursor;
 pub mod event;
 pub mod limits;
 pub mod name;
+pub mod text;
 pub mod topic;
 
 pub use config::ChannelConfig;

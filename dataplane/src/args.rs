@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use sluice_channel::text;
 
 use crate::{
     pod::{Options, Pace},
@@ -83,26 +84,22 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads `5s`, `1h30m` and the like.
+/// Reads `5s`, `1h30m` and the like, as a manifest has them. What this program took before that
+/// grammar was one for all (`1.5s`, `2 minutes`, `PT5S`) goes on working.
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration =
-        text.parse().map_err(|_| "must be a duration such as 5s or 1m30s".to_owned())?;
-    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
+    text::duration(text).or_else(|error| {
+        let other = text.parse::<jiff::SignedDuration>().map_err(|_| error.to_string())?;
+        Duration::try_from(other).map_err(|_| "must not be negative".to_owned())
+    })
 }
 
-/// Reads `1048576`, `1024Ki`, `512Mi` and `2Gi`.
+/// Reads `1048576`, `512Mi` and the like, as a manifest has them. A plain number may be longer than
+/// there: a cgroup without a limit says 9223372036854771712.
 fn bytes(text: &str) -> Result<u64, String> {
-    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
-    let (number, shift) = units
-        .iter()
-        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
-        .unwrap_or((text, 0));
-    let parsed = number
-        .parse::<u64>()
-        .ok()
-        .filter(|number| *number > 0)
-        .and_then(|number| number.checked_mul(1 << shift));
-    parsed.ok_or_else(|| "must be a number of bytes such as 536870912 or 512Mi".to_owned())
+    let bytes = text::size(text).ok().or_else(|| text.parse().ok());
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "must be a number of bytes such as 536870912 or 512Mi".to_owned())
 }
 
 impl Args {
@@ -176,8 +173,28 @@ mod tests {
         {
             assert_eq!(bytes(text), Ok(value), "{text}");
         }
+        assert_eq!(bytes("9223372036854771712"), Ok(9_223_372_036_854_771_712));
         for bad in ["", "0", "-1", "1.5Gi", "512MB", "Mi", "18446744073709551615Gi"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_of_manifests_and_those_of_before() {
+        for (text, millis) in [
+            ("5s", 5_000),
+            ("1h30m", 5_400_000),
+            ("0s", 0),
+            ("500ms", 500),
+            ("1.5s", 1_500),
+            ("2 minutes", 120_000),
+            ("PT5S", 5_000),
+            ("100000s", 100_000_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "5", "-5s", "5 apples"] {
+            assert!(duration(bad).is_err(), "{bad}");
         }
     }
 }

@@ -30,20 +30,19 @@ pub struct Error {
 
 /// What the listener tells.
 #[derive(Clone)]
-pub struct Admin {
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+pub(crate) struct Admin {
+    pub(crate) metrics: Arc<Metrics>,
     /// Whether the channels are known, so that changes are acted on.
-    pub ready: Arc<AtomicBool>,
+    pub(crate) ready: Arc<AtomicBool>,
     /// Whether this operator acts, or another.
-    pub lead: Lead,
+    pub(crate) lead: Lead,
 }
 
 /// Binds `address`.
 ///
 /// # Errors
 /// [`Error`] when it is taken or not ours.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error { address, source })
 }
 
@@ -51,7 +50,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 ///
 /// # Errors
 /// What the listener said.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     admin: Admin,
     stop: CancellationToken,

@@ -3,14 +3,12 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use sluice_channel::limits::ADMIN_PORT;
+use hyper::Uri;
+use sluice_channel::{limits::ADMIN_PORT, text};
 
 use crate::{
-    check::CheckArgs,
-    controller::{Options, desired::Settings},
-    crd::text::DurationText,
-    leader,
-    nats::NatsArgs,
+    controller::{desired::Settings, watch::Options},
+    leader, nats,
 };
 
 /// Turns SseChannel resources into JetStream streams and the pods that serve them.
@@ -37,7 +35,7 @@ pub enum LogFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look after the channels of a Kubernetes cluster.
+    /// Reconcile the channels of a Kubernetes cluster.
     Run(Box<RunArgs>),
     /// Serve the channels of a directory of manifests on this machine, without Kubernetes.
     Local(Box<LocalArgs>),
@@ -47,74 +45,126 @@ pub enum Command {
     Crd,
 }
 
+/// How NATS is reached.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct NatsArgs {
+    /// NATS servers.
+    #[arg(
+        long,
+        env = "SLUICE_NATS",
+        value_delimiter = ',',
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL"
+    )]
+    pub(crate) nats: Vec<String>,
+    /// Credentials file (`.creds`); read again at each connect.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nats_credentials: Option<PathBuf>,
+    /// PEM file of the authorities to trust.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) nats_ca: Option<PathBuf>,
+    /// PEM file of the client certificate.
+    #[arg(long, requires = "nats_client_key", value_name = "FILE")]
+    pub(crate) nats_client_cert: Option<PathBuf>,
+    /// PEM file of the client certificate's key.
+    #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
+    pub(crate) nats_client_key: Option<PathBuf>,
+    /// JetStream domain.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) jetstream_domain: Option<String>,
+}
+
+impl NatsArgs {
+    /// The same, for a connection that the server lists as `name`.
+    pub(crate) fn into_settings(self, name: &str) -> nats::Settings {
+        let Self {
+            nats: servers,
+            nats_credentials: credentials,
+            nats_ca: ca,
+            nats_client_cert,
+            nats_client_key,
+            jetstream_domain: domain,
+        } = self;
+        let client_certificate = nats_client_cert.zip(nats_client_key);
+        nats::Settings {
+            servers,
+            credentials,
+            ca,
+            client_certificate,
+            domain,
+            name: name.to_owned(),
+        }
+    }
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct RunArgs {
     /// The operator's connection to NATS.
     #[command(flatten)]
-    pub nats: NatsArgs,
-    /// A namespace to look after; may be repeated. Default: all.
+    pub(crate) nats: NatsArgs,
+    /// A namespace whose channels are reconciled; may be repeated. Default: all.
     #[arg(long = "namespace", value_name = "NAMESPACE")]
-    pub namespaces: Vec<String>,
+    pub(crate) namespaces: Vec<String>,
     /// Image of the data plane for channels that name none.
     #[arg(long, default_value = concat!("sluice-dataplane:", env!("CARGO_PKG_VERSION")), value_name = "IMAGE")]
-    pub dataplane_image: String,
+    pub(crate) dataplane_image: String,
     /// NATS servers as pods reach them. Default: those of --nats.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
-    pub dataplane_nats: Vec<String>,
+    pub(crate) dataplane_nats: Vec<String>,
     /// Secret in each channel's namespace with NATS credentials for the pods, key nats.creds.
     #[arg(long, value_name = "SECRET")]
-    pub dataplane_credentials_secret: Option<String>,
+    pub(crate) dataplane_credentials_secret: Option<String>,
     /// Secret in each channel's namespace with the authority of the NATS servers, key ca.crt.
     #[arg(long, value_name = "SECRET")]
-    pub dataplane_ca_secret: Option<String>,
+    pub(crate) dataplane_ca_secret: Option<String>,
     /// Secret of type kubernetes.io/tls in each channel's namespace with a client certificate for
     /// the pods.
     #[arg(long, value_name = "SECRET")]
-    pub dataplane_client_cert_secret: Option<String>,
+    pub(crate) dataplane_client_cert_secret: Option<String>,
     /// Address of the admin listener: probes, metrics.
     #[arg(long, default_value = "0.0.0.0:9091", value_name = "ADDR")]
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// How often each channel is compared with cluster and NATS without being told of a change.
     #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]
-    pub resync: Duration,
+    pub(crate) resync: Duration,
     /// Name of this cluster in streams' metadata. Default: derived from the API server's
     /// certificate authority.
     #[arg(long, value_name = "NAME")]
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
-    pub cluster_domain: String,
+    pub(crate) cluster_domain: String,
     /// Port at which pods are asked what they serve.
     #[arg(long, default_value_t = ADMIN_PORT, hide = true)]
-    pub pod_admin_port: u16,
+    pub(crate) pod_admin_port: u16,
     /// Which of several operators acts.
     #[command(flatten)]
-    pub election: ElectionArgs,
+    pub(crate) election: ElectionArgs,
 }
 
 /// How it is found out which of several operators acts.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct ElectionArgs {
+pub(crate) struct ElectionArgs {
     /// Whether to act only while holding a Lease. Default: when the Lease's namespace is known, as
     /// it is in a pod of the chart.
     #[arg(long, action = ArgAction::Set, value_name = "BOOL")]
-    pub leader_election: Option<bool>,
-    /// Name of the Lease; operators that look after different namespaces need different ones.
+    pub(crate) leader_election: Option<bool>,
+    /// Name of the Lease; operators of different namespaces need different ones.
     #[arg(long, default_value = "sluice-operator", value_name = "NAME")]
-    pub lease_name: String,
+    pub(crate) lease_name: String,
     /// Namespace of the Lease.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
-    pub lease_namespace: Option<String>,
+    pub(crate) lease_namespace: Option<String>,
     /// How long others wait after the last renewal that they saw, before one takes over.
-    #[arg(long, default_value = "15s", value_parser = duration, value_name = "DURATION")]
-    pub lease_duration: Duration,
+    #[arg(long, default_value = "15s", value_parser = text::duration, value_name = "DURATION")]
+    pub(crate) lease_duration: Duration,
     /// How long this operator acts without a renewal; shorter than --lease-duration.
-    #[arg(long, default_value = "10s", value_parser = duration, value_name = "DURATION")]
-    pub renew_deadline: Duration,
+    #[arg(long, default_value = "10s", value_parser = text::duration, value_name = "DURATION")]
+    pub(crate) renew_deadline: Duration,
     /// Pause between two attempts to take or renew the Lease; shorter than --renew-deadline.
-    #[arg(long, default_value = "2s", value_parser = duration, value_name = "DURATION")]
-    pub retry_period: Duration,
+    #[arg(long, default_value = "2s", value_parser = text::duration, value_name = "DURATION")]
+    pub(crate) retry_period: Duration,
 }
 
 impl ElectionArgs {
@@ -147,7 +197,7 @@ impl ElectionArgs {
                 }
             }
         };
-        settings.check()?;
+        settings.validate()?;
         Ok(Some(settings))
     }
 }
@@ -184,6 +234,7 @@ impl RunArgs {
             cluster_domain,
             operator_namespace: String::new(),
         };
+        let nats = nats.into_settings("sluice-operator");
         Ok(Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port, election })
     }
 }
@@ -193,33 +244,46 @@ impl RunArgs {
 pub struct LocalArgs {
     /// Directory of manifests (*.yaml, *.yml); followed while this runs.
     #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Address of the channels.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Address of the data plane's admin listener.
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// Directory for events and everything else that is kept.
     #[arg(long, default_value = "./.data", value_name = "DIR")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// A NATS server that runs already; without it one is started.
     #[arg(long, value_name = "URL", conflicts_with_all = ["nats_server", "nats_port"])]
-    pub nats: Option<String>,
+    pub(crate) nats: Option<String>,
     /// The nats-server to start. Default: the one on PATH if it is 2.11 or newer, else
     /// .tools/bin/nats-server.
     #[arg(long, value_name = "PATH")]
-    pub nats_server: Option<PathBuf>,
+    pub(crate) nats_server: Option<PathBuf>,
     /// Port for the nats-server that is started.
     #[arg(long, default_value_t = 4222, value_name = "PORT")]
-    pub nats_port: u16,
+    pub(crate) nats_port: u16,
     /// The data plane to start. Default: sluice-dataplane beside this program, else on PATH.
     #[arg(long, value_name = "PATH")]
-    pub dataplane: Option<PathBuf>,
+    pub(crate) dataplane: Option<PathBuf>,
 }
 
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    DurationText::from(text).parse().map_err(|e| e.to_string())
+/// Arguments of `check`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct CheckArgs {
+    /// The operator's connection to NATS.
+    #[command(flatten)]
+    pub(crate) nats: NatsArgs,
+    /// A namespace whose channels the operator reconciles; may be repeated. Default: all.
+    #[arg(long = "namespace", value_name = "NAMESPACE")]
+    pub(crate) namespaces: Vec<String>,
+    /// Address of the operator's admin listener, such as http://sluice.sluice-system.svc:9091.
+    #[arg(long, value_name = "URL")]
+    pub(crate) operator: Uri,
+    /// How long to try again what fails.
+    #[arg(long, default_value = "60s", value_parser = text::duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
 }
 
 /// Longest time without a look: a stream deleted behind the operator's back is made again within a
@@ -227,7 +291,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 const LONGEST_RESYNC: Duration = Duration::from_secs(60);
 
 fn resync(text: &str) -> Result<Duration, String> {
-    let resync = duration(text)?;
+    let resync = text::duration(text).map_err(|error| error.to_string())?;
     if (Duration::from_secs(1)..=LONGEST_RESYNC).contains(&resync) {
         Ok(resync)
     } else {

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Uri, body::Bytes};
 use hyper_util::{
@@ -16,9 +15,10 @@ use hyper_util::{
 use kube::{Api, Client, Config, api::ListParams, core::DeserializeGuard};
 
 use crate::{
-    args::duration,
+    args::CheckArgs,
     crd::SseChannel,
-    nats::{Connection, NatsArgs},
+    kube_error,
+    nats::{self, Connection},
     stream::Streams,
 };
 
@@ -28,23 +28,6 @@ const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 /// Longest answer of the operator that is looked at, bytes; it says `ok` or why not.
 const ANSWER_BYTES: usize = 64 * 1024;
-
-/// Arguments of `check`.
-#[derive(Debug, Clone, Args)]
-pub struct CheckArgs {
-    /// The operator's connection to NATS.
-    #[command(flatten)]
-    pub nats: NatsArgs,
-    /// A namespace whose channels the operator looks after; may be repeated. Default: all.
-    #[arg(long = "namespace", value_name = "NAMESPACE")]
-    pub namespaces: Vec<String>,
-    /// Address of the operator's admin listener, such as http://sluice.sluice-system.svc:9091.
-    #[arg(long, value_name = "URL")]
-    pub operator: Uri,
-    /// How long to try again what fails.
-    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
-    pub timeout: Duration,
-}
 
 /// Why the check failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,10 +51,11 @@ pub enum Error {
 /// [`Error`] when one of them does not work.
 pub async fn run(args: CheckArgs, mut output: impl Write) -> Result<(), Error> {
     let deadline = Instant::now() + args.timeout;
+    let settings = args.nats.into_settings("sluice-operator-check");
     let (operator, kubernetes, nats) = tokio::join!(
         until(deadline, async || operator(&args.operator).await),
         until(deadline, async || kubernetes(&args.namespaces).await),
-        until(deadline, async || nats(&args.nats).await),
+        until(deadline, async || nats(settings.clone()).await),
     );
     let results = [("operator", operator), ("Kubernetes", kubernetes), ("NATS", nats)];
     for (what, result) in &results {
@@ -139,7 +123,7 @@ async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let place = scope.map_or_else(
+        let scope = scope.map_or_else(
             || "every namespace".to_owned(),
             |namespace| format!("namespace {namespace}"),
         );
@@ -150,22 +134,24 @@ async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
             }
             Err(kube::Error::Api(status)) if status.code == 403 => {
                 return Err(format!(
-                    "the operator may not list channels of {place}: {}",
+                    "the operator may not list channels of {scope}: {}",
                     status.message
                 ));
             }
-            Err(error) => return Err(format!("channels of {place} cannot be listed: {error}")),
+            Err(error) => {
+                let why = kube_error::text(&error);
+                return Err(format!("channels of {scope} cannot be listed: {why}"));
+            }
         }
     }
-    let place =
+    let scope =
         if namespaces.is_empty() { "every namespace".to_owned() } else { namespaces.join(", ") };
-    Ok(format!("SseChannel is served, channels of {place} can be listed"))
+    Ok(format!("SseChannel is served, channels of {scope} can be listed"))
 }
 
 /// Whether JetStream answers the operator.
-async fn nats(args: &NatsArgs) -> Result<String, String> {
-    let connection =
-        Connection::open(args, "sluice-operator-check").await.map_err(|error| error.to_string())?;
+async fn nats(settings: nats::Settings) -> Result<String, String> {
+    let connection = Connection::open(settings).await.map_err(|error| error.to_string())?;
     let mut state = connection.state();
     // Without a connection by then, the words of the failure below are better than those of a
     // passed time.

@@ -1,17 +1,18 @@
 //! Leader election: of several operators one acts, the others follow the channels and wait.
 //!
-//! The lock is a `Lease` ([`election`] has its rules). Who holds it acts until `renew_deadline`
+//! The lock is a `Lease` ([`election`] has its rules). Its holder acts until `renew_deadline`
 //! after its last renewal was sent, and others take over `lease_duration` after they saw it: what
 //! lies between is the time in which a request under way comes to its end. A lease can still not
 //! fence the stores behind it (a packet may be late), so every write is one that may be repeated,
 //! and every pass reads afresh.
 //!
-//! Who loses the lease does not end but waits again: its passes are futures, which can be dropped,
-//! and an API server that is away for a while must not send every operator into Kubernetes' crash
-//! back-off.
+//! An operator that loses the lease does not end but waits again: its passes are futures, which can
+//! be dropped, and an API server that is away for a while must not send every operator into
+//! Kubernetes' crash back-off.
 
 mod election;
 mod lead;
+mod settings;
 
 use std::sync::Arc;
 
@@ -28,9 +29,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
+use crate::{kube_error, metrics::Metrics};
 use election::Election;
-pub use lead::{Lead, Role};
+pub(crate) use lead::{Lead, Role};
+pub(crate) use settings::Settings;
 
 /// How long letting go of the lease may take at the end; without it others wait for the lease's
 /// duration.
@@ -39,77 +41,15 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// step.
 const JITTER: f64 = 0.2;
 
-/// How the lease is held.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Name of the Lease.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Who we are; no other operator has the same.
-    pub identity: String,
-    /// How long others wait after the last renewal that they saw. Whole seconds.
-    pub lease_duration: Duration,
-    /// How long we act after our last renewal.
-    pub renew_deadline: Duration,
-    /// Pause between two attempts.
-    pub retry_period: Duration,
-}
-
-impl Settings {
-    /// Refuses times with which two could act at once, or a renewal could not be tried twice.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn check(&self) -> Result<(), String> {
-        let Self { name, lease_duration, renew_deadline, retry_period, .. } = self;
-        if lease_duration.subsec_nanos() != 0 || lease_duration.is_zero() {
-            return Err(format!(
-                "--lease-duration is {lease_duration:?}: must be whole seconds, as a Lease has them"
-            ));
-        }
-        if renew_deadline >= lease_duration {
-            return Err(format!(
-                "--renew-deadline ({renew_deadline:?}) must be shorter than --lease-duration ({lease_duration:?})"
-            ));
-        }
-        if retry_period >= renew_deadline || retry_period.is_zero() {
-            return Err(format!(
-                "--retry-period ({retry_period:?}) must be shorter than --renew-deadline ({renew_deadline:?}), and not 0"
-            ));
-        }
-        let is_name = |label: &str| {
-            let bytes = label.as_bytes();
-            let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-            !bytes.is_empty()
-                && bytes.iter().all(inner)
-                && bytes.first() != Some(&b'-')
-                && bytes.last() != Some(&b'-')
-        };
-        if name.len() > 253 || !name.split('.').all(is_name) {
-            return Err(format!(
-                "--lease-name is {name:?}: must be a DNS subdomain of lower-case letters, digits, '-' and '.'"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Longest wait for one answer: the deadline leaves room for a second attempt on a new
-    /// connection.
-    fn request_limit(&self) -> Duration {
-        self.renew_deadline / 2
-    }
-}
-
 /// An identity that no other operator has: the pod's name, and something random, since a pod's
 /// containers restart.
 #[must_use]
-pub fn identity(pod: Option<&str>) -> String {
+pub(crate) fn identity(pod: Option<&str>) -> String {
     format!("{}_{:08x}", pod.unwrap_or("sluice-operator"), rand::rng().random::<u32>())
 }
 
 /// Takes part in the election.
-pub struct Candidate {
+pub(crate) struct Candidate {
     election: Election,
     api: Api<Lease>,
     recorder: Recorder,
@@ -126,7 +66,7 @@ impl Candidate {
     /// One that waits. `client` should be used for nothing else: a renewal must not queue behind
     /// passes.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
         client: &Client,
         reporter: Reporter,
@@ -148,7 +88,7 @@ impl Candidate {
     /// Holds the lease, or waits for it, until `stop`; then lets go of it. `prepare` is called each
     /// time before this operator begins to act: what it remembers from before may not be true any
     /// more.
-    pub async fn run(mut self, stop: CancellationToken, prepare: impl Fn()) {
+    pub(crate) async fn run(mut self, stop: CancellationToken, prepare: impl Fn()) {
         loop {
             let attempt = tokio::select! {
                 biased;
@@ -184,7 +124,7 @@ impl Candidate {
         let asked = Instant::now();
         match self.write(&claim).await {
             Ok(lease) => self.election.won(lease, asked),
-            // Somebody else has written it. If that was no claim but, say, a label, ours is next.
+            // Another client has written it. If that was no claim but, say, a label, ours is next.
             Err(Failure::Conflict) if leads => {
                 self.read().await?;
                 let asked = Instant::now();
@@ -197,7 +137,7 @@ impl Candidate {
                     self.election.won(lease, asked);
                 }
             }
-            // The next attempt reads who was faster.
+            // The next attempt reads which one was faster.
             Err(Failure::Conflict) => {}
             Err(Failure::Other(text)) => return Err(text),
         }
@@ -208,7 +148,7 @@ impl Candidate {
         match timeout_at(self.limit(), self.api.get_opt(&self.election.settings().name)).await {
             Ok(Ok(Some(lease))) => self.election.saw(lease, Instant::now()),
             Ok(Ok(None)) => self.election.missing(),
-            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Err(error)) => return Err(kube_error::text(&error)),
             Err(_) => return Err(self.no_answer()),
         }
         Ok(())
@@ -232,7 +172,7 @@ impl Candidate {
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
                 Err(Failure::Conflict)
             }
-            Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+            Ok(Err(error)) => Err(Failure::Other(kube_error::text(&error))),
             Err(_) => Err(Failure::Other(self.no_answer())),
         }
     }
@@ -303,18 +243,18 @@ impl Candidate {
         let before = self.role.borrow().clone();
         match (&before, &role) {
             (Role::Standby { .. }, Role::Leader { identity, .. }) => {
-                tracing::info!(%identity, "leading: channels are looked after")
+                tracing::info!(%identity, "became leader; reconciling channels")
             }
             (Role::Leader { .. }, Role::Standby { holder }) => {
                 tracing::warn!(
                     holder = holder.as_deref().unwrap_or("none"),
-                    "no longer leading: passes under way are dropped"
+                    "no longer the leader; passes under way are dropped"
                 );
             }
             (Role::Standby { holder: old }, Role::Standby { holder }) if old != holder => {
                 tracing::info!(
                     holder = holder.as_deref().unwrap_or("none"),
-                    "waiting: another operator leads"
+                    "standby; another operator is the leader"
                 );
             }
             _ => {}
@@ -340,7 +280,8 @@ impl Candidate {
         match tokio::time::timeout(*retry_period, self.recorder.publish(&event, &reference)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot record the event that {identity} became leader")
+                let error = kube_error::text(&error);
+                tracing::warn!(error, "cannot record the event that {identity} became leader");
             }
             Err(_) => tracing::warn!("no time to record the event that {identity} became leader"),
         }
@@ -380,7 +321,7 @@ enum Failure {
 impl Failure {
     fn text(self) -> String {
         match self {
-            Self::Conflict => "somebody else has changed the lease".to_owned(),
+            Self::Conflict => "another writer has changed the lease".to_owned(),
             Self::Other(text) => text,
         }
     }

@@ -1,13 +1,15 @@
 //! Turns an `SseChannel` into a JetStream stream and the pods (or, in local mode, the process) that
 //! serve it.
 
-pub mod admin;
+mod admin;
 pub mod args;
 pub mod check;
 pub mod controller;
 pub mod crd;
-pub mod leader;
+mod english;
+mod kube_error;
+mod leader;
 pub mod local;
-pub mod metrics;
-pub mod nats;
+mod metrics;
+mod nats;
 pub mod stream;

@@ -1,15 +1,15 @@
 //! Local mode: the operator without a cluster. It reads the manifests that `kubectl apply` takes,
-//! runs the same checks and the same steps, ensures each stream by the same code, and runs one
-//! `sluice-dataplane` where a cluster would run pods: same arguments, same configuration file, same
-//! probes.
+//! with the checks of the API server and of the controller's first step, ensures each stream by the
+//! same code, and runs one `sluice-dataplane` where a cluster would run pods: same arguments, same
+//! configuration file, same probes.
 
 mod channels;
 mod child;
 mod manifests;
 mod programs;
+mod say;
 
 use std::{
-    io::Write as _,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::LocalArgs,
     controller::pods::Prober,
-    nats::{self, Connection, NatsArgs},
+    english::count,
+    nats::{self, Connection},
     stream::Streams,
 };
 use channels::Channels;
 use child::{Child, Plan};
+use say::say;
 
 /// How often manifests, children and channels are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -80,11 +82,6 @@ pub enum Error {
     /// NATS does not answer.
     #[error("NATS at {0} does not answer within {limit:?}; start it, or leave --nats out to have one started", limit = START_LIMIT)]
     NoNats(String),
-}
-
-/// Says something to the user; nobody listening is no error.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Serves the channels of a directory until `stop`. Runs on the calling thread only: children are
@@ -150,8 +147,15 @@ async fn serve(
             format!("nats://{address}")
         }
     };
-    let nats = NatsArgs { nats: vec![url.clone()], ..NatsArgs::default() };
-    let connection = Connection::open(&nats, "sluice-operator local").await?;
+    let connection = Connection::open(nats::Settings {
+        servers: vec![url.clone()],
+        credentials: None,
+        ca: None,
+        client_certificate: None,
+        domain: None,
+        name: "sluice-operator local".to_owned(),
+    })
+    .await?;
     tokio::select! {
         connected = connected(&connection, children) => connected?,
         () = stop.cancelled() => return Ok(()),
@@ -189,7 +193,7 @@ async fn follow(
             Ok(None) => {}
             Ok(Some(found)) => {
                 found.problems.iter().for_each(|problem| {
-                    say(&format!("error: {problem} (what was in force before stays)"))
+                    say(&format!("error: {problem} (keeping the previous configuration)"))
                 });
                 channels.change(found).await;
             }
@@ -268,7 +272,7 @@ fn dataplane_plan(program: &Path, args: &LocalArgs, data: &DataDir, nats: &str) 
         pair("--admin", args.admin.to_string()),
         pair("--nats", nats.to_owned()),
         pair("--instance", "local".to_owned()),
-        // Nobody routes here, so nobody has to be waited for.
+        // No proxy routes here whose list of pods would have to follow first.
         pair("--drain-delay", "0s".to_owned()),
         pair("--drain-period", "1s".to_owned()),
     ];
@@ -302,8 +306,8 @@ fn introduce(channels: &Channels, (http, admin): (SocketAddr, SocketAddr), nats:
         format!("nats --server {nats} pub {subject} '{{\"id\":1}}'")
     };
     say(&format!(
-        "serving {} channel(s) at http://{host}/channels/, NATS at {nats}. Ctrl-C stops everything.",
-        channels.len()
+        "serving {} at http://{host}/channels/, NATS at {nats}. Ctrl-C stops everything.",
+        count(channels.len(), "channel")
     ));
     say(&format!("  subscribe  curl -N {url}"));
     say(&format!("  publish    {publish}"));

@@ -25,12 +25,8 @@ fn main() -> ExitCode {
             return code.into();
         }
     };
-    let fallback = if matches!(args.command, Command::Local(_)) {
-        "error,async_nats=off"
-    } else {
-        "info,async_nats=warn,kube_runtime=warn"
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
+    let fallback = if matches!(args.command, Command::Local(_)) { LOCAL_LOG } else { "info" };
+    let filter = log_filter(std::env::var("RUST_LOG").ok().as_deref(), fallback);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Text => log.with_ansi(false).init(),
@@ -49,6 +45,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What local mode logs: it says everything that a user should know on standard output.
+const LOCAL_LOG: &str = "error,async_nats=off";
+
+/// Libraries whose lines repeat what this program logs itself, with less in them. Where `wanted`
+/// names one of them, that counts.
+const QUIET: &str = "async_nats=warn,kube_runtime=warn";
+
+fn log_filter(wanted: Option<&str>, fallback: &str) -> EnvFilter {
+    let filter = |directives: &str| EnvFilter::try_new(format!("{QUIET},{directives}"));
+    let wanted = wanted.filter(|text| !text.is_empty()).unwrap_or(fallback);
+    filter(wanted).unwrap_or_else(|error| {
+        eprintln!("sluice-operator: RUST_LOG is {wanted:?}: {error}; using {fallback:?}");
+        EnvFilter::new(format!("{QUIET},{fallback}"))
+    })
 }
 
 /// Arguments that do not fit together.
@@ -74,8 +86,9 @@ fn start(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let options = args.into_options().map_err(Unusable)?;
-            let ended = runtime
-                .block_on(until_signalled(async |stop| Ok(controller::run(options, stop).await?)));
+            let ended = runtime.block_on(until_signalled(async |stop| {
+                Ok(controller::watch::run(options, stop).await?)
+            }));
             // A look-up of a name that gets no answer runs on a thread that cannot be stopped; it
             // is not waited for.
             runtime.shutdown_background();

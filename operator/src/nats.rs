@@ -2,12 +2,14 @@
 //! and says when it is back, because then every stream must be looked at.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
-use clap::Args;
+use parking_lot::Mutex;
 use sluice_channel::Credentials;
 use tokio::sync::watch;
 
@@ -15,34 +17,22 @@ use tokio::sync::watch;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts to connect; the first ones follow faster.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// Different faults that are logged between two connects; more differ in numbers only.
+const LOGGED_FAULTS: usize = 16;
 
 /// How NATS is reached.
-#[derive(Debug, Clone, Default, Args)]
-pub struct NatsArgs {
-    /// NATS servers.
-    #[arg(
-        long,
-        env = "SLUICE_NATS",
-        value_delimiter = ',',
-        default_value = "nats://127.0.0.1:4222",
-        value_name = "URL"
-    )]
-    pub nats: Vec<String>,
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) servers: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
-    #[arg(long, value_name = "FILE")]
-    pub nats_credentials: Option<PathBuf>,
+    pub(crate) credentials: Option<PathBuf>,
     /// PEM file of the authorities to trust.
-    #[arg(long, value_name = "FILE")]
-    pub nats_ca: Option<PathBuf>,
-    /// PEM file of the client certificate.
-    #[arg(long, requires = "nats_client_key", value_name = "FILE")]
-    pub nats_client_cert: Option<PathBuf>,
-    /// PEM file of the client certificate's key.
-    #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
-    pub nats_client_key: Option<PathBuf>,
-    /// JetStream domain.
-    #[arg(long, value_name = "NAME")]
-    pub jetstream_domain: Option<String>,
+    pub(crate) ca: Option<PathBuf>,
+    /// PEM files of the client certificate and of its key.
+    pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
+    pub(crate) domain: Option<String>,
+    /// What the server lists this connection as.
+    pub(crate) name: String,
 }
 
 /// Why no connection can be tried.
@@ -55,26 +45,26 @@ pub struct Error {
 
 /// What is known of the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct State {
+pub(crate) struct State {
     /// Whether it is up.
-    pub up: bool,
+    pub(crate) up: bool,
     /// How often it came up; a change means that streams may have changed unseen.
-    pub connects: u64,
+    pub(crate) connects: u64,
     /// What the server or the network said last, while it is down.
-    pub trouble: Option<String>,
+    pub(crate) trouble: Option<String>,
 }
 
 impl State {
     /// Whether it is up, and how often it came up: what changes when NATS comes or goes.
     #[must_use]
-    pub const fn coming_and_going(&self) -> (bool, u64) {
+    pub(crate) const fn coming_and_going(&self) -> (bool, u64) {
         (self.up, self.connects)
     }
 }
 
 /// A connection that mends itself.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     client: Client,
     servers: String,
     domain: Option<String>,
@@ -86,16 +76,23 @@ impl Connection {
     ///
     /// # Errors
     /// Only for settings that can never work (malformed URL, unreadable certificate).
-    pub async fn open(args: &NatsArgs, name: &str) -> Result<Self, Error> {
+    pub(crate) async fn open(settings: Settings) -> Result<Self, Error> {
+        let Settings { servers: urls, credentials: file, ca, client_certificate, domain, name } =
+            settings;
         let (set_state, state) = watch::channel(State::default());
-        let options = match args.nats_credentials.clone() {
+        let options = match file {
             None => ConnectOptions::new(),
             Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
                 let path = path.clone();
                 async move { credentials(&path, &nonce).await.map_err(AuthError::new) }
             }),
         };
-        let set_state = std::sync::Arc::new(set_state);
+        let servers = urls.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
+        let observer = Arc::new(Observer {
+            state: set_state,
+            servers: servers.clone(),
+            logged: Mutex::default(),
+        });
         let mut options = options
             .name(name)
             .retry_on_initial_connect()
@@ -107,32 +104,31 @@ impl Connection {
                 Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
             })
             .event_callback(move |event| {
-                let set_state = std::sync::Arc::clone(&set_state);
-                async move { observe(&set_state, &event) }
+                let observer = Arc::clone(&observer);
+                async move { observer.observe(&event) }
             });
-        if let Some(ca) = &args.nats_ca {
-            options = options.add_root_certificates(ca.clone());
+        if let Some(ca) = ca {
+            options = options.add_root_certificates(ca);
         }
-        if let (Some(certificate), Some(key)) = (&args.nats_client_cert, &args.nats_client_key) {
-            options = options.add_client_certificate(certificate.clone(), key.clone());
+        if let Some((certificate, key)) = client_certificate {
+            options = options.add_client_certificate(certificate, key);
         }
-        let servers = args.nats.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
         let client = options
-            .connect(&args.nats)
+            .connect(&urls)
             .await
             .map_err(|source| Error { servers: servers.clone(), source })?;
-        Ok(Self { client, servers, domain: args.jetstream_domain.clone(), state })
+        Ok(Self { client, servers, domain, state })
     }
 
     /// The servers' addresses, without passwords.
     #[must_use]
-    pub fn servers(&self) -> &str {
+    pub(crate) fn servers(&self) -> &str {
         &self.servers
     }
 
     /// JetStream over this connection.
     #[must_use]
-    pub fn jetstream(&self) -> jetstream::Context {
+    pub(crate) fn jetstream(&self) -> jetstream::Context {
         let mut context = match &self.domain {
             Some(domain) => jetstream::with_domain(self.client.clone(), domain),
             None => jetstream::new(self.client.clone()),
@@ -143,7 +139,7 @@ impl Connection {
 
     /// What is known of the connection, now and later.
     #[must_use]
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 }
@@ -157,27 +153,43 @@ fn without_user(url: &str) -> String {
     }
 }
 
-fn observe(state: &watch::Sender<State>, event: &Event) {
-    match event {
-        Event::Connected => {
-            tracing::info!("connected to NATS");
-            state.send_modify(|s| *s = State { up: true, connects: s.connects + 1, trouble: None });
-        }
-        Event::Disconnected | Event::Closed => {
-            tracing::warn!("disconnected from NATS; trying again");
-            state.send_modify(|s| s.up = false);
-        }
-        Event::ServerError(_) | Event::ClientError(_) => {
-            let text = event.to_string();
-            // Attempts repeat for ever; one line says it all.
-            let news =
-                state.send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
-            if news {
-                tracing::warn!(%event, "NATS connection");
+/// Follows one connection: keeps its [`State`] and logs what changes.
+struct Observer {
+    state: watch::Sender<State>,
+    servers: String,
+    /// Faults that are in the log since NATS was connected last: attempts repeat for ever, and two
+    /// faults may take turns.
+    logged: Mutex<BTreeSet<String>>,
+}
+
+impl Observer {
+    fn observe(&self, event: &Event) {
+        let servers = self.servers.as_str();
+        match event {
+            Event::Connected => {
+                tracing::info!(servers, "connected to NATS");
+                self.logged.lock().clear();
+                self.state.send_modify(|s| {
+                    *s = State { up: true, connects: s.connects + 1, trouble: None };
+                });
             }
-        }
-        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
-            tracing::warn!(%event, "NATS connection")
+            Event::Disconnected | Event::Closed => {
+                if self.state.send_if_modified(|s| std::mem::replace(&mut s.up, false)) {
+                    tracing::warn!(servers, "disconnected from NATS; trying again");
+                }
+            }
+            Event::ServerError(_) | Event::ClientError(_) => {
+                let text = event.to_string();
+                self.state
+                    .send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
+                let mut logged = self.logged.lock();
+                if logged.len() < LOGGED_FAULTS && logged.insert(text) {
+                    tracing::warn!(servers, %event, "NATS connection");
+                }
+            }
+            Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
+                tracing::warn!(servers, %event, "NATS connection");
+            }
         }
     }
 }

@@ -2,76 +2,24 @@
 //! read, written, and read back, and only then is a stream said to be in sync. A stream that is not
 //! ours is never written.
 
-pub mod config;
+mod config;
+mod desired;
 mod error;
+mod fields;
 mod history;
 mod server;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
-use sluice_channel::{Epoch, StreamName, cursor::EPOCH_METADATA};
+use sluice_channel::{Epoch, StreamName};
 
-use crate::{
-    crd::stream::{Adoption, Compression, Placement, Storage},
-    nats,
-};
-pub use config::{CLUSTER, Difference, NAME, NAMESPACE, UID};
+use crate::{crd::stream::Adoption, nats};
+pub use config::{Difference, EXISTS, MISSING};
+pub use desired::{Desired, Owner, UID};
 pub use error::Error;
 use history::History;
 use server::{Observed, Server};
-
-/// Who a stream belongs to; written into its metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// Identity of the Kubernetes cluster, or `local`.
-    pub cluster: String,
-    /// Namespace of the channel.
-    pub namespace: String,
-    /// Name of the channel.
-    pub name: String,
-    /// UID of the channel's object.
-    pub uid: String,
-}
-
-impl std::fmt::Display for Owner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "channel {}/{} of cluster {}", self.namespace, self.name, self.cluster)
-    }
-}
-
-/// What a stream should be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Desired {
-    /// Its name.
-    pub name: StreamName,
-    /// Subjects it takes.
-    pub subjects: Vec<String>,
-    /// Where it is kept.
-    pub storage: Storage,
-    /// Copies.
-    pub replicas: usize,
-    /// Greatest age of an event.
-    pub max_age: Duration,
-    /// Most bytes.
-    pub max_bytes: u64,
-    /// Most events.
-    pub max_messages: Option<i64>,
-    /// Most events of one subject.
-    pub max_messages_per_topic: Option<i64>,
-    /// Largest event, bytes.
-    pub max_message_size: u64,
-    /// How long message ids are remembered.
-    pub duplicate_window: Duration,
-    /// Compression of the file store.
-    pub compression: Compression,
-    /// Where in a super-cluster.
-    pub placement: Placement,
-    /// Whether a stream without an owner may be taken over.
-    pub adoption: Adoption,
-    /// Who it belongs to.
-    pub owner: Owner,
-}
 
 /// What [`Streams::ensure`] may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +105,7 @@ impl Streams {
 
     /// Streams reached over `connection`, whose own troubles make the errors clearer.
     #[must_use]
-    pub fn over(connection: &nats::Connection) -> Self {
+    pub(crate) fn over(connection: &nats::Connection) -> Self {
         let server =
             Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
         Self { server, history: History::default() }
@@ -168,7 +116,7 @@ impl Streams {
     ///
     /// # Errors
     /// [`Error`] when it cannot be reached, refuses the operator, is too old or has no JetStream.
-    pub async fn look(&self) -> Result<String, Error> {
+    pub(crate) async fn look(&self) -> Result<String, Error> {
         self.server.check_version()?;
         self.server.account().await?;
         Ok(self.server.version())
@@ -225,7 +173,7 @@ impl Streams {
             self.history.forget(name.as_str());
             return Ok(Deletion::NotFound);
         };
-        if !config::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
+        if !fields::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
             return Ok(Deletion::NotOurs);
         }
         self.server.delete(name.as_str()).await?;
@@ -234,11 +182,11 @@ impl Streams {
     }
 
     /// Forgets what was seen of a stream that is no longer managed.
-    pub fn forget(&self, name: &StreamName) {
+    pub(crate) fn forget(&self, name: &StreamName) {
         self.history.forget(name.as_str());
     }
 
-    /// Forgets what was seen of all streams: somebody else may have acted since.
+    /// Forgets what was seen of all streams: another operator may have acted since.
     pub fn forget_all(&self) {
         self.history.clear();
     }
@@ -246,13 +194,13 @@ impl Streams {
     async fn create(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         let name = desired.name.as_str();
         if mode == Mode::Observe {
-            let missing = Difference::new("spec.stream", "exists", "missing");
+            let missing = Difference::new("spec.stream", EXISTS, MISSING);
             return Ok(Report { change: Change::None, stream: None, drift: vec![missing] });
         }
         self.server.check_cluster_size(desired.replicas, None)?;
         let want = config::whole(desired, None);
         // Creating a stream that exists already with this very configuration succeeds, so two
-        // operators that race both end here; the read-back below finds whose it is.
+        // operators that race both end here; the read-back below finds the owner.
         self.server.create(&want).await?;
         let observed = self
             .server
@@ -269,22 +217,22 @@ impl Streams {
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
     }
 
-    /// Whose the observed stream is. Anything but ours, or nobody's with leave to adopt, is an
-    /// error.
+    /// The claim on the observed stream. Anything but an own stream, or one without an owner that
+    /// may be adopted, is an error.
     fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
         let name = desired.name.to_string();
-        match config::owner(&observed.config) {
+        match fields::owner(&observed.config) {
             Some(owner)
                 if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) =>
             {
                 Ok(Claim::Ours)
             }
             Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
-            // Somebody wiped the marks, but no other stream was created at that very nanosecond.
+            // The marks were wiped, but no other stream was created at that very nanosecond.
             None if self.history.is_same(&name, observed) => Ok(Claim::Ours),
-            None if config::partly_owned(&observed.config) => Err(Error::OwnedByOther {
+            None if fields::partly_owned(&observed.config) => Err(Error::OwnedByOther {
                 stream: name,
-                owner: "somebody whose mark in its metadata is incomplete".to_owned(),
+                owner: "another owner, of which its metadata has an incomplete mark".to_owned(),
             }),
             None if desired.adoption == Adoption::Never => Err(Error::Unowned { stream: name }),
             None => {
@@ -295,7 +243,7 @@ impl Streams {
     }
 
     fn check_cluster_size(&self, desired: &Desired, observed: &Observed) -> Result<(), Error> {
-        let current = config::replicas(&observed.config);
+        let current = fields::replicas(&observed.config);
         if desired.replicas <= current {
             Ok(())
         } else {
@@ -318,7 +266,7 @@ impl Streams {
         if !regressed {
             return Ok(None);
         }
-        let marks: u64 = config::epoch_mark(&observed.config).parse().unwrap_or_default();
+        let marks: u64 = fields::epoch_mark(&observed.config).parse().unwrap_or_default();
         Ok(Some(marks.saturating_add(1).to_string()))
     }
 
@@ -350,35 +298,12 @@ enum Claim {
     Unowned,
 }
 
-impl Owner {
-    /// The same object in the API server: a UID is never given twice.
-    fn same_object(&self, other: &Self) -> bool {
-        (&self.namespace, &self.name, &self.uid) == (&other.namespace, &other.name, &other.uid)
-    }
-
-    /// The same name in the same cluster, perhaps in another life: a channel that was deleted (with
-    /// `Retain`) and made again finds its events. No two objects of one name live at once.
-    fn same_channel(&self, other: &Self) -> bool {
-        (&self.cluster, &self.namespace, &self.name)
-            == (&other.cluster, &other.namespace, &other.name)
-    }
-
-    fn metadata(&self) -> BTreeMap<&'static str, &str> {
-        BTreeMap::from([
-            (CLUSTER, self.cluster.as_str()),
-            (NAMESPACE, self.namespace.as_str()),
-            (NAME, self.name.as_str()),
-            (UID, self.uid.as_str()),
-        ])
-    }
-}
-
 fn facts(desired: &Desired, observed: &Observed) -> Result<Facts, Error> {
     Ok(Facts {
         name: observed.name.clone(),
         created: observed.created.clone(),
-        epoch: Epoch::of_stream(observed.created_nanos()?, config::epoch_mark(&observed.config)),
-        owned: config::owner(&observed.config).as_ref() == Some(&desired.owner),
+        epoch: Epoch::of_stream(observed.created_nanos()?, fields::epoch_mark(&observed.config)),
+        owned: fields::owner(&observed.config).as_ref() == Some(&desired.owner),
         last_sequence: observed.last_sequence,
     })
 }
@@ -390,6 +315,3 @@ fn not_applied(left: &[Difference]) -> Error {
         .collect();
     Error::NotApplied { fields: fields.join(", ") }
 }
-
-/// Key of the epoch's mark, for those who write it.
-pub const EPOCH: &str = EPOCH_METADATA;

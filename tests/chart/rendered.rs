@@ -185,14 +185,16 @@ fn the_notes_say_what_to_do_next() {
     ] {
         assert!(text.contains(command), "{command}:\n{text}");
     }
-    assert!(text.contains("to try with") && !text.contains("WARNING"), "{text}");
+    assert!(text.contains("for evaluation") && !text.contains("WARNING"), "{text}");
     let forgets =
         notes(json!({"natsServer": {"enabled": true, "persistence": {"enabled": false}}}));
     assert!(forgets.contains("ALL EVENTS ARE LOST"), "{forgets}");
     let own =
         notes(json!({"nats": {"servers": ["nats://mine:4222"]}, "watchNamespaces": ["shop"]}));
     assert!(
-        own.contains("nats://mine:4222") && !own.contains("to try with") && own.contains("-n shop"),
+        own.contains("nats://mine:4222")
+            && !own.contains("for evaluation")
+            && own.contains("-n shop"),
         "{own}"
     );
 }

@@ -1,7 +1,7 @@
 //! The manifests on the pages and in `examples/`, by the rules of the definition.
 
 use serde_json::Value;
-use sluice_operator::crd::check;
+use sluice_operator::crd::manifest;
 use sluice_tests::docs;
 
 #[test]
@@ -25,6 +25,6 @@ fn every_manifest_is_one() {
             (&"sluice.dev/v1alpha1".into(), &"SseChannel".into()),
             "{place}"
         );
-        check::read(&manifest).unwrap_or_else(|problems| panic!("{place}: {problems}"));
+        manifest::read(&manifest).unwrap_or_else(|problems| panic!("{place}: {problems}"));
     }
 }

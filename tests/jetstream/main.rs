@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sluice_channel::{Epoch, cursor::EPOCH_METADATA};
 use sluice_operator::{
     controller::validate::validate,
-    crd::check,
+    crd::manifest,
     stream::{Change, Deletion, Desired, Error, Mode, Streams as Ensured, UID},
 };
 use sluice_tests::nats::{NatsCluster, NatsServer, Streams};
@@ -26,7 +26,7 @@ fn desired(stream: &Value) -> Desired {
 fn desired_by(name: &str, uid: &str, stream: &Value) -> Desired {
     let manifest = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel",
         "metadata": {"name": name, "namespace": "shop", "uid": uid, "generation": 1}, "spec": {"stream": stream}});
-    validate(&check::read(&manifest).unwrap(), "c1").unwrap().stream
+    validate(&manifest::read(&manifest).unwrap(), "c1").unwrap().stream
 }
 
 struct Fixture {

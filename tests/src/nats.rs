@@ -417,7 +417,7 @@ pub struct Names {
     pub stream: StreamName,
     /// The one subject it takes.
     pub subject: String,
-    /// What is cut off a subject to make a topic.
+    /// Prefix removed from a subject to form a topic.
     pub prefix: String,
 }
 

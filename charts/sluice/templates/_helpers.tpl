@@ -65,7 +65,7 @@ app.kubernetes.io/component: nats
 {{- else if .Values.natsServer.enabled -}}
 {{- printf "nats://%s.%s.svc:4222" (include "sluice.natsName" .) .Release.Namespace -}}
 {{- else -}}
-{{- fail "\n\nNo NATS: set nats.servers to your servers with JetStream, for example\n  --set 'nats.servers={nats://nats.nats.svc:4222}'\nor let the chart start one server to try with:\n  --set natsServer.enabled=true\n" -}}
+{{- fail "\n\nNo NATS: set nats.servers to your servers with JetStream, for example\n  --set 'nats.servers={nats://nats.nats.svc:4222}'\nor let the chart start one server for evaluation:\n  --set natsServer.enabled=true\n" -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,4 +1,4 @@
-//! Step 4: the cluster is made as desired, by server-side apply with one field manager, and only
+//! Step 5: the cluster is made as desired, by server-side apply with one field manager, and only
 //! where it differs: an apply that changes nothing is a write request all the same.
 
 mod compare;
@@ -22,50 +22,47 @@ use serde_json::{Value, json};
 use compare::{contains, project};
 
 use super::{
-    dereference::{Live, MANAGER, is_ours},
     desired::Children,
-    validate::Channel,
+    hash::fnv1a64,
+    live::Live,
+    ownership::{MANAGER, is_ours},
+    validate::ValidChannel,
 };
-use crate::{metrics::Metrics, stream::Difference};
+use crate::{
+    crd::condition::reason,
+    kube_error,
+    metrics::Metrics,
+    stream::{Difference, EXISTS, MISSING},
+};
 
 /// Annotation with the hash of what was applied last: a field that is no longer desired cannot be
 /// seen otherwise.
-pub const APPLIED: &str = "sluice.dev/applied";
+pub(crate) const APPLIED: &str = "sluice.dev/applied";
 
 /// Field manager of a Deployment's number of pods once it is left to an autoscaler.
 const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
 /// Why an object is not as desired.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// An object of that name is there and is not the channel's.
     #[error(
         "{kind} {name} exists and does not belong to this channel; it is left alone. Delete or rename it, or choose another name for the channel"
     )]
-    NameTaken {
-        /// Its kind.
-        kind: String,
-        /// Its name.
-        name: String,
-    },
+    NameTaken { kind: String, name: String },
     /// The API server refused it.
     #[error("the API server refused {kind} {name}: {message}")]
     Refused {
-        /// Its kind.
         kind: String,
-        /// Its name.
         name: String,
         /// The server's words.
         message: String,
     },
     /// The cluster does not know its kind.
     #[error("the cluster does not know the kind {kind}: its definition is not installed")]
-    UnknownKind {
-        /// Its kind.
-        kind: String,
-    },
+    UnknownKind { kind: String },
     /// The API server could not be asked, or asks to come again.
-    #[error(transparent)]
+    #[error("{}", kube_error::text(.0))]
     Api(#[from] kube::Error),
     /// An object could not be written as JSON; a defect of this program.
     #[error("cannot write an object: {0}")]
@@ -73,9 +70,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Reason of the conditions that speak of it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NameTaken { .. } => reason::NAME_TAKEN,
+            Self::Refused { .. } | Self::UnknownKind { .. } => reason::API_REJECTED,
+            Self::Api(_) | Self::Json(_) => reason::RETRYING,
+        }
+    }
+
     /// Whether another attempt may help without a change of the channel or the cluster.
     #[must_use]
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::NameTaken { .. } | Self::Refused { .. } | Self::UnknownKind { .. } => false,
             Self::Api(_) | Self::Json(_) => true,
@@ -85,43 +91,51 @@ impl Error {
 
 /// What became of the objects of a channel.
 #[derive(Debug)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// The pods and all that they need.
-    pub pods: Result<(), Error>,
+    pub(crate) pods: Result<(), Error>,
     /// The way in from outside; made only where the pods' objects are.
-    pub exposure: Result<(), Error>,
+    pub(crate) exposure: Result<(), Error>,
     /// The PodMonitor; made only where the pods' objects are.
-    pub monitoring: Result<(), Error>,
+    pub(crate) monitoring: Result<(), Error>,
 }
 
 impl Applied {
     /// Nothing was done.
     #[must_use]
-    pub const fn nothing() -> Self {
+    pub(crate) const fn nothing() -> Self {
         Self { pods: Ok(()), exposure: Ok(()), monitoring: Ok(()) }
+    }
+
+    /// The first failure that another attempt may mend.
+    ///
+    /// # Errors
+    /// That failure.
+    pub(crate) fn into_result(self) -> Result<(), Error> {
+        let Self { pods, exposure, monitoring } = self;
+        let failures = [pods, exposure, monitoring].into_iter().filter_map(Result::err);
+        failures.into_iter().find(Error::is_transient).map_or(Ok(()), Err)
     }
 }
 
 /// What the API server made of the objects that were applied: it writes some values its own way
 /// (`0.5` of a processor becomes `500m`), which is no drift. By kind.
-pub type Memory = HashMap<String, (String, Value)>;
+pub(crate) type Projections = HashMap<String, (String, Value)>;
 
 /// One pass over the objects of a channel.
-pub struct Pass<'a> {
-    /// Client of the API server.
-    pub client: &'a Client,
-    /// The channel.
-    pub channel: &'a Channel,
+pub(crate) struct Applier<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) channel: &'a ValidChannel,
     /// What earlier passes learned.
-    pub memory: &'a mut Memory,
+    pub(crate) projections: &'a mut Projections,
     /// Writes are counted here.
-    pub metrics: &'a Metrics,
+    pub(crate) metrics: &'a Metrics,
 }
 
-impl Pass<'_> {
+impl Applier<'_> {
     /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there
     /// then.
-    pub async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
+    pub(crate) async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
         // Destructured whole, so that a new kind cannot be forgotten here.
         let Children {
             service_account,
@@ -224,7 +238,7 @@ impl Pass<'_> {
         });
         self.metrics.api_write("Deployment", "apply");
         match api.patch(&name, &PatchParams::apply(REPLICAS_MANAGER), &Patch::Apply(&kept)).await {
-            // Somebody else has set another number meanwhile, and so keeps it.
+            // Another manager has set another number meanwhile, and so keeps it.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
             Err(error) => Err(refused("Deployment".to_owned(), name, error)),
             Ok(_) => Ok(()),
@@ -278,7 +292,8 @@ impl Pass<'_> {
                     .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&want))
                     .await;
                 let applied = applied.map_err(|error| refused(kind.clone(), name, error))?;
-                self.memory.insert(kind, (hash, project(&want, &serde_json::to_value(&applied)?)));
+                self.projections
+                    .insert(kind, (hash, project(&want, &serde_json::to_value(&applied)?)));
                 *live = Some(applied);
                 Ok(())
             }
@@ -302,7 +317,7 @@ impl Pass<'_> {
             .and_then(Value::as_str)
             == Some(hash);
         let remembered = self
-            .memory
+            .projections
             .get(kind)
             .is_some_and(|(of, projection)| of == hash && *projection == project(want, &found));
         same_hash && (remembered || contains(&found, want))
@@ -313,7 +328,11 @@ impl Pass<'_> {
 ///
 /// # Errors
 /// [`Error::Json`], in theory.
-pub fn differences(desired: &Children, live: &Live, uid: &str) -> Result<Vec<Difference>, Error> {
+pub(crate) fn differences(
+    desired: &Children,
+    live: &Live,
+    uid: &str,
+) -> Result<Vec<Difference>, Error> {
     let Children {
         service_account,
         config,
@@ -359,16 +378,14 @@ where
     Ok(match (desired, live) {
         (None, None) => None,
         (None, Some(found)) if is_ours(found.meta(), uid) => {
-            row(found.meta().name.clone().unwrap_or_default(), "missing", "exists")
+            row(found.meta().name.clone().unwrap_or_default(), MISSING, EXISTS)
         }
         (None, Some(_)) => None,
-        (Some(want), None) => {
-            row(want.meta().name.clone().unwrap_or_default(), "exists", "missing")
-        }
+        (Some(want), None) => row(want.meta().name.clone().unwrap_or_default(), EXISTS, MISSING),
         (Some(want), Some(found)) => {
             let name = want.meta().name.clone().unwrap_or_default();
             if !is_ours(found.meta(), uid) {
-                row(name, "of this channel", "of somebody else")
+                row(name, "of this channel", "of another owner")
             } else if contains(&serde_json::to_value(found)?, &serde_json::to_value(want)?) {
                 None
             } else {
@@ -388,13 +405,6 @@ fn marked<K: Serialize>(desired: &K) -> Result<(Value, String), Error> {
         annotations[APPLIED] = json!(hash);
     }
     Ok((want, hash))
-}
-
-/// FNV-1a, 64 bits: to notice a change, not to withstand an attack.
-pub(super) fn fnv1a64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 fn refused(kind: String, name: String, error: kube::Error) -> Error {

@@ -8,7 +8,7 @@ use kube::{
 use serde_json::{Value, json};
 use sluice_channel::{ChannelName, StreamName};
 
-use super::{Context, Error, apply::is_not_found, status, validate};
+use super::{apply::is_not_found, context::Context, status, validate};
 use crate::{
     crd::{
         ABANDON_STREAM, FINALIZER, ManagementPolicy, SseChannel, condition::reason,
@@ -34,9 +34,9 @@ pub(super) fn has_finalizer(channel: &SseChannel) -> bool {
 /// Puts the finalizer on a channel whose stream is to be deleted with it, and takes it off one
 /// whose stream stays. Taking it off needs nothing of NATS.
 pub(super) async fn settle_finalizer(
+    ctx: &Context,
     api: &Api<SseChannel>,
     channel: &SseChannel,
-    ctx: &Context,
 ) -> Result<(), kube::Error> {
     match (channel.spec.stream.deletion_policy, has_finalizer(channel)) {
         (DeletionPolicy::Delete, false) => {
@@ -45,17 +45,17 @@ pub(super) async fn settle_finalizer(
             } else {
                 json!([{"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER}])
             };
-            patch(api, channel, operation, ctx).await
+            patch(ctx, api, channel, operation).await
         }
-        (DeletionPolicy::Retain, true) => remove_finalizer(api, channel, ctx).await,
+        (DeletionPolicy::Retain, true) => remove_finalizer(ctx, api, channel).await,
         (DeletionPolicy::Delete, true) | (DeletionPolicy::Retain, false) => Ok(()),
     }
 }
 
 async fn remove_finalizer(
+    ctx: &Context,
     api: &Api<SseChannel>,
     channel: &SseChannel,
-    ctx: &Context,
 ) -> Result<(), kube::Error> {
     let Some(index) = channel.finalizers().iter().position(|f| f == FINALIZER) else {
         return Ok(());
@@ -64,17 +64,17 @@ async fn remove_finalizer(
     // The test keeps another's finalizer safe when the list has moved meanwhile.
     let operation =
         json!([{"op": "test", "path": path, "value": FINALIZER}, {"op": "remove", "path": path}]);
-    match patch(api, channel, operation, ctx).await {
+    match patch(ctx, api, channel, operation).await {
         Err(error) if is_not_found(&error) => Ok(()),
         other => other,
     }
 }
 
 async fn patch(
+    ctx: &Context,
     api: &Api<SseChannel>,
     channel: &SseChannel,
     operations: Value,
-    ctx: &Context,
 ) -> Result<(), kube::Error> {
     let patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError)?;
     ctx.metrics.api_write("SseChannel", "patch");
@@ -85,10 +85,10 @@ async fn patch(
 
 /// Brings a deletion forward.
 pub(super) async fn delete(
+    ctx: &Context,
     api: &Api<SseChannel>,
     channel: &SseChannel,
-    ctx: &Context,
-) -> Result<Left, Error> {
+) -> Result<Left, kube::Error> {
     let namespace = channel.namespace().unwrap_or_default();
     let stream = ChannelName::new(channel.name_any())
         .map_err(validate::Error::from)
@@ -101,7 +101,7 @@ pub(super) async fn delete(
     }
     // A name that is none can have no stream.
     let Ok(stream) = stream else {
-        remove_finalizer(api, channel, ctx).await?;
+        remove_finalizer(ctx, api, channel).await?;
         return Ok(Left::Nothing);
     };
     let may_delete = channel.spec.stream.deletion_policy == DeletionPolicy::Delete
@@ -111,7 +111,7 @@ pub(super) async fn delete(
         ctx.tell(channel, "StreamRetained", &format!("stream {stream} and its events stay"), false)
             .await;
         ctx.streams.forget(&stream);
-        remove_finalizer(api, channel, ctx).await?;
+        remove_finalizer(ctx, api, channel).await?;
         return Ok(Left::Nothing);
     }
     let owner = Owner {
@@ -140,19 +140,19 @@ pub(super) async fn delete(
             )
             .await;
         }
-        Err(error) => return wait(api, channel, &stream, &error, ctx).await,
+        Err(error) => return wait(ctx, api, channel, &stream, &error).await,
     }
-    remove_finalizer(api, channel, ctx).await?;
+    remove_finalizer(ctx, api, channel).await?;
     Ok(Left::Nothing)
 }
 
 async fn wait(
+    ctx: &Context,
     api: &Api<SseChannel>,
     channel: &SseChannel,
     stream: &StreamName,
     error: &crate::stream::Error,
-    ctx: &Context,
-) -> Result<Left, Error> {
+) -> Result<Left, kube::Error> {
     let (name, namespace) = (channel.name_any(), channel.namespace().unwrap_or_default());
     let message = format!(
         "stream {stream} is still to be deleted: {error}. To let go of it and keep its events: \
@@ -160,7 +160,7 @@ async fn wait(
     );
     let status = status::unobserved(channel, reason::DELETING, &message, true, ctx.now());
     match status::write(api, channel, &status, &ctx.metrics).await {
-        Err(error) if !is_not_found(&error) => Err(error.into()),
+        Err(error) if !is_not_found(&error) => Err(error),
         _ => Ok(Left::Retry),
     }
 }

@@ -20,46 +20,44 @@ use serde_json::Value;
     derive = "PartialEq"
 )]
 #[serde(rename_all = "camelCase", default)]
-pub struct HTTPRouteSpec {
+pub(crate) struct HTTPRouteSpec {
     /// Gateways that take the route.
-    pub parent_refs: Vec<ParentReference>,
+    pub(crate) parent_refs: Vec<ParentReference>,
     /// Host names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub hostnames: Vec<String>,
+    pub(crate) hostnames: Vec<String>,
     /// What is routed where.
-    pub rules: Vec<Value>,
+    pub(crate) rules: Vec<Value>,
 }
 
 /// A Gateway, or one of its listeners.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ParentReference {
-    /// Name of the Gateway.
-    pub name: String,
+pub(crate) struct ParentReference {
+    pub(crate) name: String,
     /// Its namespace; the route's own when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// Name of its listener; all when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub section_name: Option<String>,
+    pub(crate) section_name: Option<String>,
 }
 
 /// What Gateways say of a route.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct HTTPRouteStatus {
+pub(crate) struct HTTPRouteStatus {
     /// One entry for each Gateway and controller.
-    pub parents: Vec<RouteParentStatus>,
+    pub(crate) parents: Vec<RouteParentStatus>,
 }
 
 /// What one Gateway says of a route.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct RouteParentStatus {
-    /// The Gateway.
-    pub parent_ref: ParentReference,
+pub(crate) struct RouteParentStatus {
+    pub(crate) parent_ref: ParentReference,
     /// `Accepted`, `ResolvedRefs` and others.
-    pub conditions: Vec<Condition>,
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// `monitoring.coreos.com/v1 PodMonitor` (prometheus-operator).
@@ -74,19 +72,18 @@ pub struct RouteParentStatus {
     derive = "PartialEq"
 )]
 #[serde(rename_all = "camelCase", default)]
-pub struct PodMonitorSpec {
+pub(crate) struct PodMonitorSpec {
     /// Pods in the monitor's namespace.
-    pub selector: LabelSelector,
+    pub(crate) selector: LabelSelector,
     /// Where each is scraped.
-    pub pod_metrics_endpoints: Vec<PodMetricsEndpoint>,
+    pub(crate) pod_metrics_endpoints: Vec<PodMetricsEndpoint>,
 }
 
 /// Where a pod is scraped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PodMetricsEndpoint {
+pub(crate) struct PodMetricsEndpoint {
     /// Name of the container's port.
-    pub port: String,
-    /// Path of the metrics.
-    pub path: String,
+    pub(crate) port: String,
+    pub(crate) path: String,
 }

@@ -29,14 +29,14 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Asks pods.
 #[derive(Debug, Clone)]
-pub struct Prober {
+pub(crate) struct Prober {
     client: Client<HttpConnector, Empty<Bytes>>,
     port: u16,
 }
 
 /// What a ready pod serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Serves {
+pub(crate) enum Serves {
     /// This generation of the channel.
     Generation(i64),
     /// The channel is not among what it serves.
@@ -47,21 +47,21 @@ pub enum Serves {
 
 /// All pods of a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pods {
+pub(crate) struct Pods {
     /// Each ready pod, by name.
-    pub ready: Vec<(String, Serves)>,
+    pub(crate) ready: Vec<(String, Serves)>,
     /// The first trouble of a pod that is not ready: a reason and what is the case.
-    pub trouble: Option<(&'static str, String)>,
+    pub(crate) trouble: Option<(&'static str, String)>,
     /// Open streams of the channel on all pods that told theirs.
-    pub connections: u64,
+    pub(crate) connections: u64,
     /// Whether a ready pod did not tell its number of streams.
-    pub uncounted: bool,
+    pub(crate) uncounted: bool,
 }
 
 impl Pods {
     /// Fills in for pods that cannot be asked what they `served` before, and remembers what is
     /// served now.
-    pub fn recall(&mut self, served: &mut HashMap<String, i64>) {
+    pub(crate) fn recall(&mut self, served: &mut HashMap<String, i64>) {
         for (name, serves) in &mut self.ready {
             if *serves == Serves::Unreachable
                 && let Some(generation) = served.get(name)
@@ -80,32 +80,29 @@ impl Pods {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct Readyz {
     #[serde(default)]
-    channels: Vec<AnswerChannel>,
+    channels: Vec<ServedChannel>,
 }
 
 /// What a data plane says of one of its channels.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct AnswerChannel {
-    /// Name of the channel.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// The generation that is served.
-    pub generation: i64,
+pub(crate) struct ServedChannel {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) generation: i64,
     /// What its reader is troubled by.
     #[serde(default)]
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Streams that are open right now.
     #[serde(default)]
-    pub connections: Option<u32>,
+    pub(crate) connections: Option<u32>,
 }
 
 impl Prober {
     /// Asks at `port` of each pod.
     #[must_use]
-    pub fn new(port: u16) -> Self {
+    pub(crate) fn new(port: u16) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(ANSWER_LIMIT));
         Self {
@@ -117,7 +114,7 @@ impl Prober {
     }
 
     /// Looks at all `pods` of the channel and asks those that can answer.
-    pub async fn look(&self, pods: &[Pod], namespace: &str, channel: &str) -> Pods {
+    pub(crate) async fn look(&self, pods: &[Pod], namespace: &str, channel: &str) -> Pods {
         let mut present: Vec<&Pod> =
             pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
         present.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -139,7 +136,7 @@ impl Prober {
             } else if found.trouble.is_none() {
                 let said = answer.flatten().and_then(|channel| channel.error);
                 found.trouble = trouble(pod).or_else(|| {
-                    said.map(|error| (reason::PODS_NOT_READY, format!("a pod says: {error}")))
+                    said.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
                 });
             }
         }
@@ -152,20 +149,20 @@ impl Prober {
         pod: &Pod,
         namespace: &str,
         channel: &str,
-    ) -> Option<Option<AnswerChannel>> {
+    ) -> Option<Option<ServedChannel>> {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
         let channels = self.channels(ip.parse().ok()?).await?;
         Some(channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
     }
 
     /// What the data plane at `ip` serves; `None` when it does not answer.
-    pub async fn channels(&self, ip: IpAddr) -> Option<Vec<AnswerChannel>> {
+    pub(crate) async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
         let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
             let body =
                 Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
-            serde_json::from_slice::<Answer>(&body).ok()
+            serde_json::from_slice::<Readyz>(&body).ok()
         };
         let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
         Some(answer.channels)
@@ -188,7 +185,7 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
         .find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = scheduled.filter(|c| c.reason.as_deref() == Some("Unschedulable")) {
         let message = condition.message.clone().unwrap_or_default();
-        return Some((reason::UNSCHEDULABLE, format!("no node takes a pod: {message}")));
+        return Some((reason::UNSCHEDULABLE, format!("pod cannot be scheduled: {message}")));
     }
     let container = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER)?;
     let waiting = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
@@ -213,13 +210,13 @@ fn trouble(pod: &Pod) -> Option<(&'static str, String)> {
             let code = last.map_or_else(String::new, |t| format!(" (exit code {})", t.exit_code));
             Some((
                 reason::CRASH_LOOPING,
-                format!("the container ends again and again{code}; see `kubectl logs --previous`"),
+                format!("the container keeps crashing{code}; see `kubectl logs --previous`"),
             ))
         }
         "CreateContainerConfigError" | "CreateContainerError" => {
             let message =
                 container.state.as_ref()?.waiting.as_ref()?.message.clone().unwrap_or_default();
-            Some((reason::PODS_NOT_READY, format!("a container cannot be made: {message}")))
+            Some((reason::PODS_NOT_READY, format!("container cannot be created: {message}")))
         }
         _ => None,
     }

@@ -1,22 +1,16 @@
 //! Scaling by connections: how many pods the open streams ask for. Up at once; down only to the
-//! most that was asked for in the last minutes, so that subscribers who are on their way from one
-//! pod to another cost nobody his pod.
+//! most that was asked for in the last minutes, so that subscribers on their way from one pod to
+//! another do not make a pod end that others are connected to.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use kube::{Resource, runtime::reflector::ObjectRef};
+use kube::Resource;
 
-use super::{
-    Context,
-    dereference::{Live, is_ours},
-    desired::Load,
-    pods::Pods,
-    validate::Channel,
-};
-use crate::crd::{SseChannel, workload::Autoscaling};
+use super::{desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::ValidChannel};
+use crate::crd::workload::Autoscaling;
 
 /// How often connections are counted.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
@@ -25,12 +19,12 @@ const KEEP: Duration = Duration::from_secs(5 * 60);
 
 /// What the channel's load asks for; `counted` = its pods, where connections are counted.
 pub(super) fn load(
-    valid: &Channel,
+    valid: &ValidChannel,
     live: &Live,
     counted: Option<&Pods>,
     observe: bool,
-    reference: &ObjectRef<SseChannel>,
-    ctx: &Context,
+    window: &mut Window,
+    now: Instant,
 ) -> Load {
     let deployment = live.deployment.as_ref().filter(|found| is_ours(found.meta(), &valid.uid));
     let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
@@ -52,9 +46,7 @@ pub(super) fn load(
     let found = found.unwrap_or(scaling.min_replicas);
     let asked = match needed(scaling, pods, found) {
         Some(_) if observe => Some(found),
-        Some(needed) => Some(
-            ctx.memory(reference, |memory| memory.scaling.settle(Instant::now(), needed, found)),
-        ),
+        Some(needed) => Some(window.settle(now, needed, found)),
         None => None,
     };
     Load { asked, deployed }

@@ -1,7 +1,7 @@
-//! Step 5: what was observed becomes the status. Pure but for [`write`], which writes only what
+//! Step 6: what was observed becomes the status. Pure but for [`write`], which writes only what
 //! differs.
 
-pub mod exposure;
+pub(crate) mod exposure;
 
 use k8s_openapi::{
     api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
@@ -14,19 +14,22 @@ use serde_json::json;
 
 use super::{
     apply,
-    dereference::MANAGER,
     desired::selector_text,
+    ownership::MANAGER,
     pods::{Pods, Serves},
 };
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
         condition::{
-            self, DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE,
+            self,
+            ConditionStatus::{False, True, Unknown},
+            DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE,
             reason,
         },
         status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
     },
+    english::count,
     metrics::Metrics,
     stream::{self, Difference, Report},
 };
@@ -36,41 +39,36 @@ const ENDPOINTS: usize = 8;
 /// Most rows of `status.drift`.
 const DRIFT_ROWS: usize = 20;
 
-pub use exposure::Exposure;
+pub(crate) use exposure::Exposure;
 
 /// What one pass saw.
-pub struct Observation<'a> {
-    /// Name of the channel.
-    pub name: &'a str,
-    /// Name of its stream.
-    pub stream_name: &'a str,
-    /// What became of the stream.
-    pub stream: &'a Result<Report, stream::Error>,
+pub(crate) struct Observation<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) stream_name: &'a str,
+    pub(crate) stream: &'a Result<Report, stream::Error>,
     /// What became of the objects.
-    pub workload: Workload<'a>,
+    pub(crate) workload: Workload<'a>,
     /// Objects that differ and were left so.
-    pub drift: Vec<Difference>,
+    pub(crate) drift: Vec<Difference>,
     /// Address inside the cluster.
-    pub url: String,
+    pub(crate) url: String,
     /// What became of the way in from outside.
-    pub exposure: Exposure<'a>,
+    pub(crate) exposure: Exposure<'a>,
     /// Addresses outside the cluster, if the way in works.
-    pub external_urls: Vec<String>,
+    pub(crate) external_urls: Vec<String>,
     /// Why there is no PodMonitor although there should be one.
-    pub unmonitored: Option<String>,
+    pub(crate) unmonitored: Option<String>,
 }
 
 /// What became of the objects of a channel.
-pub enum Workload<'a> {
+pub(crate) enum Workload<'a> {
     /// None was made: it is not known yet whether the stream is the channel's.
     Waiting,
     /// One could not be made.
     Failed(&'a apply::Error),
     /// They are there.
     Seen {
-        /// The Deployment.
         deployment: Option<&'a Deployment>,
-        /// The pods.
         pods: &'a Pods,
         /// The generation that ready pods must serve.
         generation: i64,
@@ -79,10 +77,14 @@ pub enum Workload<'a> {
 
 /// The status of a channel after a pass.
 #[must_use]
-pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> SseChannelStatus {
+pub(crate) fn status(
+    channel: &SseChannel,
+    seen: &Observation<'_>,
+    now: Timestamp,
+) -> SseChannelStatus {
     let stream_ready = stream_ready(seen);
     let (workload, exposed) = (workload(seen), exposure::verdict(seen.exposure));
-    let outside = if exposed.status == Some(true) { seen.external_urls.as_slice() } else { &[] };
+    let outside = if exposed.status == True { seen.external_urls.as_slice() } else { &[] };
     let endpoint = |type_, url: &String| Endpoint { type_, url: url.clone() };
     let mut endpoints = vec![endpoint(EndpointType::Internal, &seen.url)];
     endpoints.extend(
@@ -118,7 +120,7 @@ pub fn status(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> S
 
 /// The status of a channel that is not looked at: every condition says why.
 #[must_use]
-pub fn unobserved(
+pub(crate) fn unobserved(
     channel: &SseChannel,
     why: &'static str,
     message: &str,
@@ -128,13 +130,13 @@ pub fn unobserved(
     let previous = channel.status.clone().unwrap_or_default();
     let of = |type_, status| Verdict::new(type_, status, why, message);
     let verdicts = [
-        of(READY, if why == reason::PAUSED { None } else { Some(false) }),
-        of(STREAM_READY, None),
-        of(WORKLOAD_AVAILABLE, None),
+        of(READY, if why == reason::PAUSED { Unknown } else { False }),
+        of(STREAM_READY, Unknown),
+        of(WORKLOAD_AVAILABLE, Unknown),
         exposure::unobserved(channel, why, message),
-        of(DRIFTED, None),
-        of(RECONCILING, Some(why == reason::DELETING && !stalled)),
-        of(STALLED, Some(stalled)),
+        of(DRIFTED, Unknown),
+        of(RECONCILING, (why == reason::DELETING && !stalled).into()),
+        of(STALLED, stalled.into()),
     ];
     let conditions =
         condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now);
@@ -145,7 +147,7 @@ pub fn unobserved(
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn write(
+pub(crate) async fn write(
     api: &Api<SseChannel>,
     channel: &SseChannel,
     status: &SseChannelStatus,
@@ -166,29 +168,20 @@ pub async fn write(
 }
 
 fn stream_ready(seen: &Observation<'_>) -> Verdict {
-    let of = |status, why, message: String| Verdict::new(STREAM_READY, Some(status), why, message);
+    let of = |status, why, message: String| Verdict::new(STREAM_READY, status, why, message);
     match seen.stream {
-        Err(error) => of(false, error.reason(), error.to_string()),
+        Err(error) => of(False, error.reason(), error.to_string()),
         Ok(report) if report.stream.is_none() => {
-            of(false, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name))
+            of(False, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name))
         }
         Ok(report) if !report.drift.is_empty() => of(
-            false,
+            False,
             reason::SERVER_DIFFERS,
             format!("stream {} differs from the spec; see status.drift", seen.stream_name),
         ),
         Ok(_) => {
-            of(true, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name))
+            of(True, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name))
         }
-    }
-}
-
-/// The reason for an object that could not be made.
-fn failure(error: &apply::Error) -> &'static str {
-    match error {
-        apply::Error::NameTaken { .. } => reason::NAME_TAKEN,
-        apply::Error::Refused { .. } | apply::Error::UnknownKind { .. } => reason::API_REJECTED,
-        apply::Error::Api(_) | apply::Error::Json(_) => reason::RETRYING,
     }
 }
 
@@ -201,26 +194,25 @@ struct WorkloadView {
 }
 
 fn workload(seen: &Observation<'_>) -> WorkloadView {
-    let of =
-        |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message);
+    let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, status, why, message);
     match &seen.workload {
         Workload::Waiting => {
             let message = "pods are made once the stream is known to be this channel's".to_owned();
             WorkloadView {
-                verdict: of(false, reason::PENDING, message),
+                verdict: of(False, reason::PENDING, message),
                 unsettled: None,
                 counts: None,
             }
         }
         Workload::Failed(error) => WorkloadView {
-            verdict: of(false, failure(error), error.to_string()),
+            verdict: of(False, error.reason(), error.to_string()),
             unsettled: None,
             counts: None,
         },
         Workload::Seen { deployment: None, .. } => {
             let message = "there is no Deployment".to_owned();
             WorkloadView {
-                verdict: of(false, reason::SERVER_DIFFERS, message),
+                verdict: of(False, reason::SERVER_DIFFERS, message),
                 unsettled: None,
                 counts: None,
             }
@@ -243,32 +235,35 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
     let rollout = || {
         (
             reason::ROLLOUT_IN_PROGRESS,
-            format!("{updated} of {wanted} pods are of the newest template"),
+            format!(
+                "rollout in progress: {updated} of {} updated, {ready} ready",
+                pods_text(wanted)
+            ),
         )
     };
     let of = |status, (why, message): (&'static str, String)| {
-        Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message)
+        Verdict::new(WORKLOAD_AVAILABLE, status, why, message)
     };
 
     let verdict = if wanted == 0 {
         of(
-            true,
+            True,
             (
                 reason::SCALED_TO_ZERO,
-                "spec.workload.replicas is 0: nobody is served, as asked".to_owned(),
+                "spec.workload.replicas is 0: no pod serves the channel, as asked".to_owned(),
             ),
         )
     } else if current && ready >= wanted {
-        of(true, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{wanted} pods are ready")))
+        of(True, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{} ready", pods_text(wanted))))
     } else {
         let not_ready = || {
             if rolling {
                 rollout()
             } else {
-                (reason::PODS_NOT_READY, format!("{ready} of {wanted} pods are ready"))
+                (reason::PODS_NOT_READY, format!("{ready} of {} ready", pods_text(wanted)))
             }
         };
-        of(false, trouble.clone().unwrap_or_else(not_ready))
+        of(False, trouble.clone().unwrap_or_else(not_ready))
     };
     let unsettled = if wanted == 0 {
         Some((reason::SCALED_TO_ZERO, "no pod serves: spec.workload.replicas is 0".to_owned()))
@@ -284,6 +279,10 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
         selector: selector_text(name),
     };
     WorkloadView { verdict, unsettled, counts: Some(counts) }
+}
+
+fn pods_text(number: i32) -> String {
+    count(usize::try_from(number).unwrap_or_default(), "pod")
 }
 
 /// Ready pods that do not serve `generation`.
@@ -306,27 +305,27 @@ fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
         return Some((reason::POD_UNREACHABLE, message));
     }
     (late > 0).then(|| {
-        let message = format!("ready pods still serve an older generation than {generation}; the file reaches them within about a minute");
+        let message = format!("waiting for pods to load the new configuration (generation {generation}); this takes up to a minute");
         (reason::CONFIG_PROPAGATING, message)
     })
 }
 
 fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> Verdict {
-    if stream.status != Some(true) {
-        return Verdict { type_: READY, status: Some(false), ..stream.clone() };
+    if stream.status != True {
+        return Verdict { type_: READY, status: False, ..stream.clone() };
     }
-    if workload.verdict.status != Some(true) {
-        return Verdict { type_: READY, status: Some(false), ..workload.verdict.clone() };
+    if workload.verdict.status != True {
+        return Verdict { type_: READY, status: False, ..workload.verdict.clone() };
     }
     match &workload.unsettled {
-        Some((why, message)) => Verdict::new(READY, Some(false), why, message.clone()),
+        Some((why, message)) => Verdict::new(READY, False, why, message.clone()),
         None => {
             let mut message =
                 "the stream is in sync and every pod serves this generation".to_owned();
             if let Some(why) = &seen.unmonitored {
                 message = format!("{message}; no PodMonitor: {why}");
             }
-            Verdict::new(READY, Some(true), reason::READY, message)
+            Verdict::new(READY, True, reason::READY, message)
         }
     }
 }
@@ -334,45 +333,36 @@ fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> V
 fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
     match (seen.stream, drift) {
         (_, [first, ..]) => {
-            let message = format!(
-                "{} difference(s), the first: {} is {} instead of {}",
-                drift.len(),
-                first.field,
-                first.observed,
-                first.desired
-            );
-            Verdict::new(DRIFTED, Some(true), reason::SERVER_DIFFERS, message)
+            let message = match drift.len() {
+                1 => first.to_string(),
+                all => format!("{all} differences found; first: {first}"),
+            };
+            Verdict::new(DRIFTED, True, reason::SERVER_DIFFERS, message)
         }
         (Err(_), []) => {
-            Verdict::new(DRIFTED, None, reason::PENDING, "the stream could not be compared")
+            Verdict::new(DRIFTED, Unknown, reason::PENDING, "the stream could not be compared")
         }
         (Ok(_), []) => {
-            Verdict::new(DRIFTED, Some(false), reason::IN_SYNC, "everything is as the spec says")
+            Verdict::new(DRIFTED, False, reason::IN_SYNC, "everything is as the spec says")
         }
     }
 }
 
 fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
-    let under_way =
-        |message: String| Verdict::new(RECONCILING, Some(true), reason::PROGRESSING, message);
-    let idle = || Verdict::new(RECONCILING, Some(false), reason::IDLE, "nothing is under way");
+    let under_way = |message: String| Verdict::new(RECONCILING, True, reason::PROGRESSING, message);
+    let idle = || Verdict::new(RECONCILING, False, reason::IDLE, "no changes in progress");
     match (seen.stream, &workload.unsettled) {
         (Err(error), _) if error.is_transient() => {
-            Verdict::new(RECONCILING, Some(true), reason::RETRYING, error.to_string())
+            Verdict::new(RECONCILING, True, reason::RETRYING, error.to_string())
         }
         (Err(_), _) => idle(),
         (Ok(_), Some((why, _))) if *why == reason::SCALED_TO_ZERO => idle(),
         (Ok(_), Some((_, message))) => under_way(message.clone()),
         (Ok(_), None) => match &seen.workload {
-            Workload::Failed(error) if error.is_transient() => Verdict::new(
-                RECONCILING,
-                Some(true),
-                reason::RETRYING,
-                workload.verdict.message.clone(),
-            ),
-            Workload::Seen { .. }
-                if workload.verdict.status == Some(false) && seen.drift.is_empty() =>
-            {
+            Workload::Failed(error) if error.is_transient() => {
+                Verdict::new(RECONCILING, True, reason::RETRYING, workload.verdict.message.clone())
+            }
+            Workload::Seen { .. } if workload.verdict.status == False && seen.drift.is_empty() => {
                 under_way(workload.verdict.message.clone())
             }
             Workload::Waiting | Workload::Failed(_) | Workload::Seen { .. } => idle(),
@@ -381,13 +371,13 @@ fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
 }
 
 fn stalled(seen: &Observation<'_>) -> Verdict {
-    let of = |why, message: String| Verdict::new(STALLED, Some(true), why, message);
+    let of = |why, message: String| Verdict::new(STALLED, True, why, message);
     match (seen.stream, &seen.workload) {
         (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
         (_, Workload::Failed(error)) if !error.is_transient() => {
-            of(failure(error), error.to_string())
+            of(error.reason(), error.to_string())
         }
-        _ => Verdict::new(STALLED, Some(false), reason::IDLE, "nothing stands in the way"),
+        _ => Verdict::new(STALLED, False, reason::IDLE, "no blocking problems"),
     }
 }
 
@@ -420,7 +410,7 @@ fn row(difference: Difference) -> Drift {
 
 /// The condition `type_` of a list.
 #[must_use]
-pub fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
+pub(crate) fn find<'c>(conditions: &'c [Condition], type_: &str) -> Option<&'c Condition> {
     conditions.iter().find(|c| c.type_ == type_)
 }
 

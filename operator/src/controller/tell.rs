@@ -4,27 +4,25 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource,
     core::error_boundary::InvalidObject,
-    runtime::{
-        events::{Event, EventType},
-        reflector::ObjectRef,
-    },
+    runtime::events::{Event, EventType},
 };
+use sluice_channel::StreamName;
 
 use super::{
-    Context,
+    context::Context,
     status::{self, Exposure, Observation},
-    validate,
 };
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
         condition::{EXPOSED, STREAM_READY},
     },
+    kube_error,
     stream::{self, Change, Report},
 };
 
 impl Context {
-    /// Tells the channel's readers what happened.
+    /// Says in an Event on the channel, and in the log, what happened.
     pub(super) async fn tell(&self, channel: &SseChannel, what: &str, note: &str, warning: bool) {
         self.tell_of(&channel.object_ref(&()), what, note, warning).await;
     }
@@ -33,29 +31,33 @@ impl Context {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         // The API server takes notes of up to 1 KiB.
         let note: String = note.chars().take(900).collect();
+        if warning {
+            tracing::warn!(reason = what, "{note}");
+        } else {
+            tracing::info!(reason = what, "{note}");
+        }
         let event = Event {
             type_,
             reason: what.to_owned(),
-            note: Some(note.clone()),
+            note: Some(note),
             action: "Reconcile".to_owned(),
             secondary: None,
         };
         self.metrics.api_write("Event", "create");
         if let Err(error) = self.recorder.publish(&event, object).await {
-            let channel = object.name.as_deref().unwrap_or_default();
-            tracing::warn!(%channel, %error, "cannot record the event {what}: {note}");
+            let error = kube_error::text(&error);
+            tracing::warn!(error, "cannot record the Event {what}");
         }
     }
 }
 
 /// What became of the stream.
 pub(super) async fn of_stream(
-    channel: &SseChannel,
-    valid: &validate::Channel,
-    result: &Result<Report, stream::Error>,
     ctx: &Context,
+    channel: &SseChannel,
+    name: &StreamName,
+    result: &Result<Report, stream::Error>,
 ) {
-    let name = &valid.stream.name;
     let had_one = channel.status.as_ref().and_then(|s| s.stream.as_ref()).is_some_and(|s| s.owned);
     match result {
         Ok(report) => match &report.change {
@@ -110,11 +112,11 @@ pub(super) async fn of_stream(
 
 /// Tells once of each trouble with what surrounds the pods.
 pub(super) async fn of_surroundings(
+    ctx: &Context,
     channel: &SseChannel,
     status: &SseChannelStatus,
     seen: &Observation<'_>,
-    reference: &ObjectRef<SseChannel>,
-    ctx: &Context,
+    unmonitored: &mut Option<String>,
 ) {
     let exposed = |status: &SseChannelStatus| status::find(&status.conditions, EXPOSED).cloned();
     if let (Exposure::Failed(_), Some(now)) = (seen.exposure, exposed(status))
@@ -126,14 +128,12 @@ pub(super) async fn of_surroundings(
     {
         ctx.tell(channel, &now.reason, &now.message, true).await;
     }
-    let before = ctx.memory(reference, |memory| {
-        std::mem::replace(&mut memory.unmonitored, seen.unmonitored.clone())
-    });
+    let before = std::mem::replace(unmonitored, seen.unmonitored.clone());
     if let Some(why) = seen.unmonitored.as_ref().filter(|why| before.as_ref() != Some(why)) {
         ctx.tell(
             channel,
             "NotMonitored",
-            &format!("no PodMonitor: {why}; the channel serves all the same"),
+            &format!("no PodMonitor: {why}; the channel is still served"),
             true,
         )
         .await;
@@ -142,16 +142,15 @@ pub(super) async fn of_surroundings(
 
 /// An object that this operator cannot read. Told once for each version of it.
 pub(super) async fn of_undecodable(
-    invalid: &InvalidObject,
-    reference: &ObjectRef<SseChannel>,
     ctx: &Context,
+    invalid: &InvalidObject,
+    told: &mut Option<String>,
 ) {
-    let version = invalid.metadata.resource_version.clone();
-    if ctx.memory(reference, |memory| std::mem::replace(&mut memory.undecodable, version.clone()))
-        == version
-    {
+    let version = &invalid.metadata.resource_version;
+    if *told == *version {
         return;
     }
+    told.clone_from(version);
     let object = ObjectReference {
         api_version: Some(SseChannel::api_version(&()).into_owned()),
         kind: Some(SseChannel::kind(&()).into_owned()),

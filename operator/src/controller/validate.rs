@@ -1,4 +1,4 @@
-//! Step 2, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
+//! Step 1, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
 //! durations are checked.
 
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sluice_channel::{
     ChannelConfig, ChannelName, StreamName,
     config::{self, Encoding, Start},
-    name,
+    name, text,
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
         exposure::ExposureSpec,
         network::{NetworkPeer, NetworkPolicySpec},
         stream::{DeletionPolicy, StreamSpec},
-        text,
+        text::{DurationText, SizeText},
         workload::{MonitoringSpec, ServiceSpec, WorkloadSpec},
     },
     stream::{self, Owner},
@@ -61,40 +61,31 @@ pub enum Error {
 
 /// A channel that can be made.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Channel {
-    /// Its name.
-    pub name: ChannelName,
-    /// Its namespace.
-    pub namespace: String,
-    /// UID of the object.
-    pub uid: String,
-    /// Generation of the object.
-    pub generation: i64,
+pub struct ValidChannel {
+    pub(crate) name: ChannelName,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) generation: i64,
     /// What the operator may do.
-    pub management_policy: ManagementPolicy,
+    pub(crate) management_policy: ManagementPolicy,
     /// What becomes of the stream on delete.
-    pub deletion_policy: DeletionPolicy,
+    pub(crate) deletion_policy: DeletionPolicy,
     /// The stream.
     pub stream: stream::Desired,
     /// The file that the data plane reads.
-    pub config: ChannelConfig,
-    /// The pods.
-    pub workload: WorkloadSpec,
-    /// The Service.
-    pub service: ServiceSpec,
-    /// How it is reached from outside.
-    pub exposure: ExposureSpec,
-    /// Who may reach the pods.
-    pub network_policy: NetworkPolicySpec,
-    /// How the pods are monitored.
-    pub monitoring: MonitoringSpec,
+    pub(crate) config: ChannelConfig,
+    pub(crate) workload: WorkloadSpec,
+    pub(crate) service: ServiceSpec,
+    pub(crate) exposure: ExposureSpec,
+    pub(crate) network_policy: NetworkPolicySpec,
+    pub(crate) monitoring: MonitoringSpec,
 }
 
 /// Checks `channel`. `cluster` is the identity of the Kubernetes cluster, `local` without one.
 ///
 /// # Errors
 /// [`Error`] names the field and what it must be.
-pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
+pub fn validate(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Error> {
     let metadata = &channel.metadata;
     let name = ChannelName::new(metadata.name.clone().ok_or(Error::Metadata("name"))?)?;
     let namespace = metadata.namespace.clone().ok_or(Error::Metadata("namespace"))?;
@@ -124,7 +115,7 @@ pub fn validate(channel: &SseChannel, cluster: &str) -> Result<Channel, Error> {
         delivery: delivery(&spec.delivery)?,
         publish: config::Publish { http: spec.publish.mode == PublishMode::Http },
     };
-    Ok(Channel {
+    Ok(ValidChannel {
         name,
         namespace,
         uid,
@@ -166,11 +157,10 @@ fn stream(
     namespace: &str,
     name: &ChannelName,
 ) -> Result<stream::Desired, Error> {
-    let duration = |field, text: &text::DurationText| {
-        text.parse().map_err(|source| Error::Text { field, source })
-    };
+    let duration =
+        |field, text: &DurationText| text.parse().map_err(|source| Error::Text { field, source });
     let size =
-        |field, text: &text::SizeText| text.parse().map_err(|source| Error::Text { field, source });
+        |field, text: &SizeText| text.parse().map_err(|source| Error::Text { field, source });
     let subjects = match spec.subjects.as_slice() {
         [] => vec![name::default_subject(namespace, name)],
         subjects => subjects.iter().map(|s| s.0.clone()).collect(),
@@ -200,7 +190,7 @@ fn stream(
 ///
 /// # Errors
 /// [`Error::Name`] when the name chosen by the user is none.
-pub fn stream_name(
+pub(crate) fn stream_name(
     spec: &StreamSpec,
     namespace: &str,
     name: &ChannelName,
@@ -223,9 +213,8 @@ fn topic_prefix(spec: &StreamSpec, namespace: &str, name: &ChannelName) -> Resul
 }
 
 fn delivery(spec: &DeliverySpec) -> Result<config::Delivery, Error> {
-    let duration = |field, text: &text::DurationText| {
-        text.parse().map_err(|source| Error::Text { field, source })
-    };
+    let duration =
+        |field, text: &DurationText| text.parse().map_err(|source| Error::Text { field, source });
     let start = |position| match position {
         delivery::Position::Latest => Start::Latest,
         delivery::Position::Earliest => Start::Earliest,
@@ -264,14 +253,14 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::crd::check;
+    use crate::crd::manifest;
 
     /// A channel as the API server would hold it. Namespace, name and UID differ, so that a mix-up
     /// shows.
     pub(crate) fn channel(name: &str, spec: &Value) -> SseChannel {
         let manifest = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "SseChannel",
             "metadata": {"name": name, "namespace": "shop", "uid": "b1f6", "generation": 7}, "spec": spec});
-        check::read(&manifest).unwrap()
+        manifest::read(&manifest).unwrap()
     }
 
     #[test]

@@ -15,12 +15,13 @@ pub const WORKLOAD_AVAILABLE: &str = "WorkloadAvailable";
 pub const EXPOSED: &str = "Exposed";
 /// What exists differs from the spec and was not (yet) repaired.
 pub const DRIFTED: &str = "Drifted";
-/// Work is under way (kstatus).
+/// Changes are in progress (kstatus).
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing more will happen without a change from outside (kstatus).
 pub const STALLED: &str = "Stalled";
 
 /// Every type, in the order of the status; all are always present.
+#[cfg(test)]
 pub const TYPES: [&str; 7] =
     [READY, STREAM_READY, WORKLOAD_AVAILABLE, EXPOSED, DRIFTED, RECONCILING, STALLED];
 
@@ -28,10 +29,6 @@ pub const TYPES: [&str; 7] =
 pub mod reason {
     /// Everything that Ready asks for holds.
     pub const READY: &str = "Ready";
-    /// The stream was made just now.
-    pub const CREATED: &str = "Created";
-    /// The stream existed and was taken over.
-    pub const ADOPTED: &str = "Adopted";
     /// What exists is what the spec says.
     pub const IN_SYNC: &str = "InSync";
     /// Enough pods are ready.
@@ -46,9 +43,9 @@ pub mod reason {
     pub const PENDING: &str = "Pending";
     /// `managementPolicy: Paused`.
     pub const PAUSED: &str = "Paused";
-    /// Nothing is under way.
+    /// No changes are in progress.
     pub const IDLE: &str = "Idle";
-    /// A change is under way.
+    /// A change is in progress.
     pub const PROGRESSING: &str = "Progressing";
     /// An attempt failed and will be repeated.
     pub const RETRYING: &str = "Retrying";
@@ -63,7 +60,7 @@ pub mod reason {
     pub const AUTH_FAILED: &str = "AuthFailed";
     /// JetStream is off. Fix: `jetstream: enabled` in nats-server, or for the account.
     pub const JETSTREAM_DISABLED: &str = "JetStreamDisabled";
-    /// The stream belongs to another channel or nobody. Fix: another name, or `adoption:
+    /// The stream belongs to another channel or to none. Fix: another name, or `adoption:
     /// IfUnowned`.
     pub const OWNED_BY_OTHER: &str = "OwnedByOther";
     /// Another stream takes the subjects already. Fix: other `subjects`.
@@ -94,9 +91,9 @@ pub mod reason {
     pub const PODS_NOT_READY: &str = "PodsNotReady";
     /// The image cannot be pulled. Fix: `workload.image`, `imagePullSecrets`.
     pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
-    /// A pod's container ends again and again. Fix: its log.
+    /// A pod's container keeps crashing. Fix: its log.
     pub const CRASH_LOOPING: &str = "CrashLooping";
-    /// No node takes a pod. Fix: room in the cluster, `resources`, `nodeSelector`,
+    /// A pod cannot be scheduled. Fix: room in the cluster, `resources`, `nodeSelector`,
     /// `topologySpread`.
     pub const UNSCHEDULABLE: &str = "Unschedulable";
     /// The Ingress has no address. Fix: an ingress controller for its class, which publishes its
@@ -113,13 +110,42 @@ pub mod reason {
     pub const POD_UNREACHABLE: &str = "PodUnreachable";
 }
 
+/// `status` of a condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// `True`
+    True,
+    /// `False`
+    False,
+    /// `Unknown`
+    Unknown,
+}
+
+impl From<bool> for ConditionStatus {
+    fn from(known: bool) -> Self {
+        if known { Self::True } else { Self::False }
+    }
+}
+
+impl ConditionStatus {
+    /// As Kubernetes writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 /// What a condition says, before it is known since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// One of [`TYPES`].
+    /// One of the types above.
     pub type_: &'static str,
-    /// `Some(true)` = True, `Some(false)` = False, `None` = Unknown.
-    pub status: Option<bool>,
+    /// `status` of the condition.
+    pub status: ConditionStatus,
     /// One of [`reason`].
     pub reason: &'static str,
     /// What is the case and what to do.
@@ -131,21 +157,11 @@ impl Verdict {
     #[must_use]
     pub fn new(
         type_: &'static str,
-        status: Option<bool>,
+        status: ConditionStatus,
         reason: &'static str,
         message: impl Into<String>,
     ) -> Self {
         Self { type_, status, reason, message: message.into() }
-    }
-
-    /// `True`, `False` or `Unknown`.
-    #[must_use]
-    pub fn status_text(&self) -> &'static str {
-        match self.status {
-            Some(true) => "True",
-            Some(false) => "False",
-            None => "Unknown",
-        }
     }
 }
 
@@ -162,7 +178,7 @@ pub fn merge(
     now: Timestamp,
 ) -> Vec<Condition> {
     let condition = |verdict: &Verdict| {
-        let status = verdict.status_text();
+        let status = verdict.status.as_str();
         let since = previous
             .iter()
             .find(|c| c.type_ == verdict.type_ && c.status == status)
@@ -200,10 +216,14 @@ mod tests {
     #[test]
     fn the_time_of_a_transition_moves_only_when_the_status_flips() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let first =
-            merge(&[Verdict::new(READY, Some(false), reason::PENDING, "a")], &[], Some(1), at(10));
+        let first = merge(
+            &[Verdict::new(READY, ConditionStatus::False, reason::PENDING, "a")],
+            &[],
+            Some(1),
+            at(10),
+        );
         let same = merge(
-            &[Verdict::new(READY, Some(false), reason::ROLLOUT_IN_PROGRESS, "b")],
+            &[Verdict::new(READY, ConditionStatus::False, reason::ROLLOUT_IN_PROGRESS, "b")],
             &first,
             Some(2),
             at(20),
@@ -213,8 +233,12 @@ mod tests {
             (same[0].reason.as_str(), same[0].observed_generation),
             (reason::ROLLOUT_IN_PROGRESS, Some(2))
         );
-        let flipped =
-            merge(&[Verdict::new(READY, Some(true), reason::READY, "c")], &same, Some(2), at(30));
+        let flipped = merge(
+            &[Verdict::new(READY, ConditionStatus::True, reason::READY, "c")],
+            &same,
+            Some(2),
+            at(30),
+        );
         assert_eq!(flipped[0].last_transition_time, Time(at(30)));
     }
 

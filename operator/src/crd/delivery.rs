@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    of_nothing,
+    defaults::of_nothing,
     text::{DurationText, Origin, SizeText, Text},
 };
 
@@ -165,7 +165,7 @@ fn cors_max_age() -> DurationText {
     "1h".into()
 }
 
-/// Who may read and publish.
+/// Which clients may read and publish.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -176,7 +176,7 @@ fn cors_max_age() -> DurationText {
         .message("is not supported yet; leave it out").field_path(".jwt").reason(Reason::FieldValueForbidden),
 )]
 pub struct AuthSpec {
-    /// How callers prove who they are.
+    /// How callers authenticate.
     #[serde(default)]
     pub mode: AuthMode,
     /// Rules for mode Jwt.
@@ -185,12 +185,12 @@ pub struct AuthSpec {
     pub jwt: Option<Jwt>,
 }
 
-/// How callers prove who they are.
+/// How callers authenticate.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
 )]
 pub enum AuthMode {
-    /// Anybody who can reach the channel may read it.
+    /// Every client that can reach the channel may read it.
     #[default]
     None,
     /// By a JSON Web Token. Not supported yet.
@@ -252,7 +252,8 @@ pub struct PublishSpec {
     /// Disabled, or Http for POST /channels/<name>/<topic>.
     #[serde(default)]
     pub mode: PublishMode,
-    /// Says that anybody who can reach the channel may publish; needed for mode Http without auth.
+    /// Confirms that every client that can reach the channel may publish; needed for mode Http
+    /// without auth.
     #[serde(default)]
     pub allow_anonymous: bool,
 }

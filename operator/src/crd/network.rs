@@ -1,11 +1,11 @@
-//! `spec.networkPolicy`: who may reach the pods of a channel.
+//! `spec.networkPolicy`: the clients that may reach the pods of a channel.
 
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// Who may reach the pods.
+/// Which clients may reach the pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -16,8 +16,8 @@ pub struct NetworkPolicySpec {
     /// Whether a NetworkPolicy is made.
     #[serde(default)]
     pub mode: NetworkPolicyMode,
-    /// Who may subscribe and publish. Default: everybody; the admin port is closed to them all the
-    /// same.
+    /// Clients that may subscribe and publish. Default: all of them. The admin port stays closed to
+    /// them.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub from: Vec<NetworkPeer>,
@@ -35,7 +35,7 @@ pub enum NetworkPolicyMode {
     Restrict,
 }
 
-/// Who may connect: pods by labels, or addresses.
+/// Clients that may connect: pods by labels, or addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -50,7 +50,7 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.publish.mode != 'Http' || self.auth.mode != 'None' || self.publish.allowAnonymous")
-        .message("mode Http without auth lets anybody who reaches the channel publish: set publish.allowAnonymous: true if that is meant, or use mode Disabled")
+        .message("mode Http without auth lets every client that reaches the channel publish: set publish.allowAnonymous: true if that is meant, or use mode Disabled")
         .field_path(".publish.mode"),
     validation = Rule::new("!has(self.nats)")
         .message("is not supported yet; leave it out, and the channel uses the operator's own NATS connection")
@@ -71,7 +71,7 @@ pub struct SseChannelSpec {
     /// How events are delivered.
     #[serde(default)]
     pub delivery: DeliverySpec,
-    /// Who may read and publish.
+    /// Which clients may read and publish.
     #[serde(default)]
     pub auth: AuthSpec,
     /// Whether events may be published over HTTP.
@@ -86,7 +86,7 @@ pub struct SseChannelSpec {
     /// How the channel is reached from outside the cluster.
     #[serde(default)]
     pub exposure: ExposureSpec,
-    /// Who may reach the pods.
+    /// Which clients may reach the pods.
     #[serde(default)]
     pub network_policy: NetworkPolicySpec,
     /// How the pods are monitored.

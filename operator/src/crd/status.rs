@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the operator observed. Holds no clock beside the transitions of its conditions.
+/// Observed state, as last reported by the operator.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SseChannelStatus {
@@ -12,8 +12,8 @@ pub struct SseChannelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
-    /// Ready, StreamReady, WorkloadAvailable, Exposed, Drifted, Reconciling, Stalled: always all of
-    /// them.
+    /// Ready, StreamReady, WorkloadAvailable, Exposed, Drifted, Reconciling, Stalled: all seven
+    /// condition types are always present.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
@@ -66,7 +66,7 @@ pub struct WorkloadStatus {
     /// Pods that are ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Pods of the newest template.
+    /// Pods updated to the current template.
     #[serde(default)]
     pub updated_replicas: i32,
     /// Label selector of the pods.

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    of_nothing,
+    defaults::of_nothing,
     text::{DurationText, SizeText, Subject, Text},
 };
 
@@ -43,14 +43,14 @@ pub struct StreamSpec {
     #[serde(default)]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
     pub subjects: Vec<Subject>,
-    /// What is cut off a subject to make the topic that subscribers see, with its last dot.
-    /// Default: the fixed head of the default subject; with subjects of your own, nothing.
+    /// Prefix removed from the NATS subject to form the topic, including the trailing dot (e.g.
+    /// "telemetry."). Default: the fixed head of the default subject; with subjects set, none.
     #[serde(default)]
     #[schemars(length(max = 256))]
     #[x_kube(validation = Rule::new("self == '' || self.matches('^([^ \\t\\r\\n.*>]+[.])+$')")
         .message("must be whole words of a subject, ending with '.', without wildcards"))]
     pub topic_prefix: String,
-    /// Whether a stream that already exists and belongs to nobody may be taken over.
+    /// Whether a stream that already exists and has no owner may be taken over.
     #[serde(default)]
     pub adoption: Adoption,
     /// What becomes of the stream when the channel is deleted.

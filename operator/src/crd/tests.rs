@@ -7,7 +7,7 @@ fn manifest(spec: &Value) -> Value {
 }
 
 fn problems(spec: &Value) -> String {
-    check::read(&manifest(spec)).err().map(|p| p.to_string()).unwrap_or_default()
+    manifest::read(&manifest(spec)).err().map(|p| p.to_string()).unwrap_or_default()
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn the_definition_fits_into_an_annotation_of_kubectl_apply() {
 
 #[test]
 fn an_empty_spec_takes_every_default() {
-    let channel = check::read(&manifest(&json!({}))).unwrap();
+    let channel = manifest::read(&manifest(&json!({}))).unwrap();
     assert_eq!(channel.spec, SseChannelSpec::default());
     assert_eq!(channel.spec.stream.max_age.0, "24h");
     assert_eq!(channel.spec.workload.replicas, 2);
@@ -39,7 +39,7 @@ fn an_empty_spec_takes_every_default() {
 
 #[test]
 fn a_full_spec_is_read() {
-    let channel = check::read(&manifest(&json!({
+    let channel = manifest::read(&manifest(&json!({
         "managementPolicy": "Observe",
         "stream": {"name": "SHOP-orders_1", "subjects": ["shop.orders.>", "shop.*.audit"], "topicPrefix": "shop.", "adoption": "IfUnowned",
             "deletionPolicy": "Delete", "storage": "Memory", "replicas": 3, "maxAge": "8760h", "maxBytes": "10Ti", "maxMessages": 1_000_000,
@@ -93,13 +93,13 @@ fn names_that_are_no_dns_label_are_refused() {
     for name in ["a.b", "1a", "A", &"x".repeat(49)] {
         let mut manifest = manifest(&json!({}));
         manifest["metadata"]["name"] = json!(name);
-        assert!(check::read(&manifest).unwrap_err().to_string().contains("DNS label"), "{name}");
+        assert!(manifest::read(&manifest).unwrap_err().to_string().contains("DNS label"), "{name}");
     }
 }
 
 #[test]
 fn what_is_fixed_for_life_cannot_be_changed() {
-    let channel = |spec: Value| check::read(&manifest(&spec)).unwrap();
+    let channel = |spec: Value| manifest::read(&manifest(&spec)).unwrap();
     let plain = channel(json!({}));
     for (old, new) in [
         (plain.clone(), channel(json!({"stream": {"name": "a"}}))),
@@ -107,10 +107,10 @@ fn what_is_fixed_for_life_cannot_be_changed() {
         (channel(json!({"stream": {"name": "a"}})), channel(json!({"stream": {"name": "b"}}))),
         (plain.clone(), channel(json!({"stream": {"storage": "Memory"}}))),
     ] {
-        assert!(check::rules(&new, Some(&old)).unwrap_err().to_string().contains("must not be"));
+        assert!(manifest::rules(&new, Some(&old)).unwrap_err().to_string().contains("must not be"));
     }
     let longer = channel(json!({"stream": {"maxAge": "48h", "replicas": 3}}));
-    check::rules(&longer, Some(&plain)).unwrap();
+    manifest::rules(&longer, Some(&plain)).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Toleration;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{of_nothing, text::Amount};
+use super::{defaults::of_nothing, text::Amount};
 
 /// The pods that serve a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -14,7 +14,7 @@ use k8s_openapi::{
 use kube::api::ObjectMeta;
 use tokio::time::{Duration, Instant};
 
-use super::Settings;
+use super::settings::Settings;
 
 /// What is known of the lease.
 pub(super) struct Election {
@@ -47,14 +47,14 @@ impl Election {
             self.renewed = None;
         }
         let since = match &self.seen {
-            // Only a renewal proves that its holder lives; a label that somebody adds does not.
+            // Only a renewal proves that its holder lives; another client's label does not.
             Some(seen) if seen.lease.spec == lease.spec => seen.since,
             _ => now,
         };
         self.seen = Some(Seen { lease, since, gone: false });
     }
 
-    /// There is no lease. Whoever held it does not know yet, and leads until its time is over.
+    /// There is no lease. Its holder does not know yet, and leads until its time is over.
     pub(super) fn missing(&mut self) {
         if let Some(seen) = &mut self.seen {
             seen.gone = true;
@@ -80,13 +80,13 @@ impl Election {
         self.renewed.is_some()
     }
 
-    /// Who holds the lease, as it was seen last.
+    /// The lease's holder, as it was seen last.
     pub(super) fn holder(&self) -> Option<&str> {
         self.seen.as_ref().and_then(|seen| holder_of(&seen.lease)).map(String::as_str)
     }
 
     /// The lease to write in order to hold it from now on: to create, when it has no resource
-    /// version, else to replace. `None` while somebody else holds it.
+    /// version, else to replace. `None` while another operator holds it.
     pub(super) fn claim(&self, now: Instant, wall: Timestamp) -> Option<Lease> {
         let Some(Seen { lease, since, gone }) = &self.seen else {
             return Some(self.lease(None, wall));
@@ -150,7 +150,7 @@ impl Election {
     }
 }
 
-/// An empty name is nobody.
+/// An empty name means that there is no holder.
 fn holder_of(lease: &Lease) -> Option<&String> {
     lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
 }

@@ -8,17 +8,17 @@ use tokio::{sync::watch, time::Instant};
 
 /// Whether this operator acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// There is no election: it acts.
     Alone,
     /// It follows and waits.
     Standby {
-        /// Who acts, as far as is known.
+        /// The operator that acts, as far as is known.
         holder: Option<String>,
     },
     /// It acts.
     Leader {
-        /// Who it is.
+        /// What the lease calls it.
         identity: String,
         /// Counts the times that it became leader, from 1.
         term: u64,
@@ -52,25 +52,25 @@ impl std::fmt::Display for Role {
 
 /// What everything that writes is held by.
 #[derive(Debug, Clone)]
-pub struct Lead {
+pub(crate) struct Lead {
     pub(super) role: watch::Receiver<Role>,
 }
 
 impl Lead {
     /// Without an election: always ours.
     #[must_use]
-    pub fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self { role: watch::channel(Role::Alone).1 }
     }
 
     /// Ours while `role` says so.
-    pub(super) fn following(role: watch::Receiver<Role>) -> Self {
+    pub(crate) fn following(role: watch::Receiver<Role>) -> Self {
         Self { role }
     }
 
     /// What this operator is now.
     #[must_use]
-    pub fn role(&self) -> Role {
+    pub(crate) fn role(&self) -> Role {
         let role = self.role.borrow().clone();
         match role {
             Role::Leader { .. } if role.term(Instant::now()).is_none() => {
@@ -84,8 +84,8 @@ impl Lead {
     /// answer is `None`.
     ///
     /// The clock is read before each step of `work`: a process that was stopped for a while does
-    /// nothing more when it wakes, even if nobody has told it yet.
-    pub async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// nothing more when it wakes, even before the lease's loss is known to it.
+    pub(crate) async fn hold<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let term = self.role.borrow().term(Instant::now())?;
         let mut role = self.role.clone();
         let mut work = pin!(work);
@@ -110,7 +110,7 @@ impl Lead {
     }
 
     /// One item each time that this operator becomes leader.
-    pub fn terms(&self) -> impl Stream<Item = ()> + Send + 'static {
+    pub(crate) fn terms(&self) -> impl Stream<Item = ()> + Send + 'static {
         stream::unfold((self.role.clone(), 0), |(mut role, last)| async move {
             let found = role
                 .wait_for(|role| role.term(Instant::now()).is_some_and(|term| term > last))

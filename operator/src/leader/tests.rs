@@ -349,7 +349,7 @@ async fn never_two_at_once() {
 
 #[test]
 fn times_that_cannot_work_are_refused() {
-    assert_eq!(settings("a").check(), Ok(()));
+    assert_eq!(settings("a").validate(), Ok(()));
     let seconds = Duration::from_secs;
     for (lease, deadline, retry, flag) in [
         (seconds(10), seconds(10), seconds(2), "--renew-deadline"),
@@ -364,12 +364,12 @@ fn times_that_cannot_work_are_refused() {
             retry_period: retry,
             ..settings("a")
         };
-        assert!(wrong.check().unwrap_err().contains(flag), "{wrong:?}");
+        assert!(wrong.validate().unwrap_err().contains(flag), "{wrong:?}");
     }
     for name in ["", "-a", "a-", "A", "a_b", "a..b"] {
         assert!(
             Settings { name: name.into(), ..settings("a") }
-                .check()
+                .validate()
                 .unwrap_err()
                 .contains("--lease-name"),
             "{name}"

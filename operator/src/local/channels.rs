@@ -6,16 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{manifests, say};
+use super::{manifests, say::say};
 use crate::{
     controller::{
         desired::config::file_name,
-        pods::AnswerChannel,
-        validate::{self, Channel},
+        pods::ServedChannel,
+        validate::{self, ValidChannel},
     },
     crd::{
-        ManagementPolicy, SseChannel, check,
-        condition::{READY, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason},
+        ManagementPolicy, SseChannel,
+        condition::{
+            ConditionStatus::{False, True, Unknown},
+            READY, STREAM_READY, Verdict, WORKLOAD_AVAILABLE, reason,
+        },
+        manifest,
         stream::DeletionPolicy,
     },
     stream::{self, Change, Mode, Report, Streams},
@@ -37,7 +41,7 @@ pub(super) struct Channels {
 struct Known {
     file: PathBuf,
     object: SseChannel,
-    channel: Channel,
+    channel: ValidChannel,
     stream: Option<Result<Report, stream::Error>>,
     /// The channel's file as it was written, once its stream was known to be its own.
     written: Option<String>,
@@ -68,7 +72,7 @@ impl Channels {
     }
 
     /// The channel that examples are given for.
-    pub(super) fn first(&self) -> Option<&Channel> {
+    pub(super) fn first(&self) -> Option<&ValidChannel> {
         self.known.get("orders").or_else(|| self.known.values().next()).map(|known| &known.channel)
     }
 
@@ -82,7 +86,7 @@ impl Channels {
     pub(super) fn manifests_unreadable(&mut self, error: &manifests::Error) {
         let text = error.to_string();
         if self.trouble.as_ref() != Some(&text) {
-            say(&format!("error: {text} (what was in force before stays)"));
+            say(&format!("error: {text} (keeping the previous configuration)"));
             self.trouble = Some(text);
         }
     }
@@ -120,12 +124,14 @@ impl Channels {
             }
             if known.object.metadata.namespace != object.metadata.namespace {
                 say(&format!(
-                    "error: channel {name}: metadata.namespace must not be changed; delete the channel first (what was in force before stays)"
+                    "error: channel {name}: metadata.namespace must not be changed; delete the channel first (keeping the previous configuration)"
                 ));
                 return false;
             }
-            if let Err(problems) = check::rules(&object, Some(&known.object)) {
-                say(&format!("error: channel {name}: {problems} (what was in force before stays)"));
+            if let Err(problems) = manifest::rules(&object, Some(&known.object)) {
+                say(&format!(
+                    "error: channel {name}: {problems} (keeping the previous configuration)"
+                ));
                 return false;
             }
             object.metadata.generation = Some(generation + 1);
@@ -208,7 +214,7 @@ impl Channels {
                 Change::Created | Change::Updated(_) | Change::None => {}
             }
         }
-        // A stream that may be somebody else's is not served.
+        // A stream that may have another owner is not served.
         let foreign = result.as_ref().is_err_and(stream::Error::is_foreign);
         if (result.is_ok() || known.written.is_some()) && !foreign {
             match known.channel.config.to_json() {
@@ -225,7 +231,7 @@ impl Channels {
 
     /// Says what is new of each channel. `served` is what the data plane says it serves, if it
     /// answers.
-    pub(super) fn report(&mut self, served: Option<&[AnswerChannel]>) {
+    pub(super) fn report(&mut self, served: Option<&[ServedChannel]>) {
         for (name, known) in &mut self.known {
             for verdict in known.verdicts(name, served) {
                 let before = known.said.get(verdict.type_);
@@ -233,7 +239,7 @@ impl Channels {
                     say(&format!(
                         "{name}: {}={} ({}) {}",
                         verdict.type_,
-                        verdict.status_text(),
+                        verdict.status.as_str(),
                         verdict.reason,
                         verdict.message
                     ));
@@ -245,74 +251,69 @@ impl Channels {
 }
 
 impl Known {
-    fn verdicts(&self, name: &str, served: Option<&[AnswerChannel]>) -> [Verdict; 3] {
+    fn verdicts(&self, name: &str, served: Option<&[ServedChannel]>) -> [Verdict; 3] {
         let stream_name = &self.channel.stream.name;
         let stream = match &self.stream {
-            None if self.channel.management_policy == ManagementPolicy::Paused => {
-                Verdict::new(STREAM_READY, None, reason::PAUSED, "spec.managementPolicy is Paused")
-            }
-            None => Verdict::new(STREAM_READY, None, reason::PENDING, "not looked at yet"),
+            None if self.channel.management_policy == ManagementPolicy::Paused => Verdict::new(
+                STREAM_READY,
+                Unknown,
+                reason::PAUSED,
+                "spec.managementPolicy is Paused",
+            ),
+            None => Verdict::new(STREAM_READY, Unknown, reason::PENDING, "not looked at yet"),
             Some(Err(error)) => {
-                Verdict::new(STREAM_READY, Some(false), error.reason(), error.to_string())
+                Verdict::new(STREAM_READY, False, error.reason(), error.to_string())
             }
             Some(Ok(report)) => match report.drift.first() {
                 Some(first) => {
-                    let message = format!(
-                        "stream {stream_name}: {} is {} instead of {}",
-                        first.field, first.observed, first.desired
-                    );
-                    Verdict::new(STREAM_READY, Some(false), reason::SERVER_DIFFERS, message)
+                    let message = format!("stream {stream_name}: {first}");
+                    Verdict::new(STREAM_READY, False, reason::SERVER_DIFFERS, message)
                 }
                 None => Verdict::new(
                     STREAM_READY,
-                    Some(true),
+                    True,
                     reason::IN_SYNC,
                     format!("stream {stream_name} is as the spec says"),
                 ),
             },
         };
-        let of = |status, why, message: String| {
-            Verdict::new(WORKLOAD_AVAILABLE, Some(status), why, message)
-        };
+        let of =
+            |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, status, why, message);
         let namespace = &self.channel.namespace;
         let mine = served
             .map(|served| served.iter().find(|c| c.name == name && c.namespace == *namespace));
         let generation = self.channel.config.generation;
         let workload = match mine {
             None => {
-                of(false, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned())
+                of(False, reason::PODS_NOT_READY, "sluice-dataplane does not answer".to_owned())
             }
             Some(None) => of(
-                false,
+                False,
                 reason::CONFIG_PROPAGATING,
                 "sluice-dataplane has not taken the channel yet".to_owned(),
             ),
             Some(Some(c)) => match &c.error {
                 Some(error) => {
-                    of(false, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}"))
+                    of(False, reason::PODS_NOT_READY, format!("sluice-dataplane says: {error}"))
                 }
                 None if c.generation == generation => of(
-                    true,
+                    True,
                     reason::MINIMUM_REPLICAS_AVAILABLE,
                     "sluice-dataplane serves it".to_owned(),
                 ),
                 None => of(
-                    false,
+                    False,
                     reason::CONFIG_PROPAGATING,
                     format!("sluice-dataplane still serves generation {}", c.generation),
                 ),
             },
         };
         let ready = match (&stream, &workload) {
-            (s, _) if s.status != Some(true) => {
-                Verdict { type_: READY, status: Some(false), ..s.clone() }
-            }
-            (_, w) if w.status != Some(true) => {
-                Verdict { type_: READY, status: Some(false), ..w.clone() }
-            }
+            (s, _) if s.status != True => Verdict { type_: READY, status: False, ..s.clone() },
+            (_, w) if w.status != True => Verdict { type_: READY, status: False, ..w.clone() },
             _ => Verdict::new(
                 READY,
-                Some(true),
+                True,
                 reason::READY,
                 format!("generation {generation} is served"),
             ),

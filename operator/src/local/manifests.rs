@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::crd::{SseChannel, check};
+use crate::crd::{SseChannel, manifest};
 
 /// Largest manifest file, bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -156,7 +156,7 @@ fn channel(mut document: Value) -> Result<Option<SseChannel>, String> {
     // The identity of a channel of a directory is its name.
     metadata.insert("uid".to_owned(), json!("local"));
     metadata.insert("generation".to_owned(), json!(1));
-    check::read(&document).map(Some).map_err(|problems| format!("channel {name}: {problems}"))
+    manifest::read(&document).map(Some).map_err(|problems| format!("channel {name}: {problems}"))
 }
 
 #[cfg(test)]

@@ -7,17 +7,8 @@ use serde_json::{Map, Value, json};
 
 use sluice_channel::cursor::EPOCH_METADATA;
 
-use super::{Desired, Error, Owner, server::Observed};
+use super::{desired::Desired, error::Error, server::Observed};
 use crate::crd::stream::{Compression, Placement, Storage};
-
-/// Key in a stream's metadata: the cluster of its channel.
-pub const CLUSTER: &str = "sluice.dev/cluster";
-/// Key in a stream's metadata: the namespace of its channel.
-pub const NAMESPACE: &str = "sluice.dev/namespace";
-/// Key in a stream's metadata: the name of its channel.
-pub const NAME: &str = "sluice.dev/name";
-/// Key in a stream's metadata: the UID of its channel.
-pub const UID: &str = "sluice.dev/uid";
 
 /// A field that is not as desired.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +28,23 @@ impl Difference {
         observed: impl Into<String>,
     ) -> Self {
         Self { field: field.into(), desired: desired.into(), observed: observed.into() }
+    }
+}
+
+/// A difference's value: an object that is, or should be, there.
+pub const EXISTS: &str = "exists";
+/// A difference's value: an object that is not, or should not be, there.
+pub const MISSING: &str = "missing";
+
+/// As a sentence without a full stop.
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { field, desired, observed } = self;
+        match (desired.as_str(), observed.as_str()) {
+            (EXISTS, MISSING) => write!(f, "{field} does not exist"),
+            (MISSING, EXISTS) => write!(f, "{field} exists, but should not"),
+            (desired, observed) => write!(f, "{field} is {observed} instead of {desired}"),
+        }
     }
 }
 
@@ -265,40 +273,6 @@ pub(super) fn adoptable(desired: &Desired, observed: &Observed) -> Result<(), Er
         ));
     }
     Ok(())
-}
-
-/// The owner that a stream's metadata names.
-pub(super) fn owner(config: &Map<String, Value>) -> Option<Owner> {
-    let entry = |key| config.get("metadata")?.get(key)?.as_str().map(str::to_owned);
-    Some(Owner {
-        cluster: entry(CLUSTER)?,
-        namespace: entry(NAMESPACE)?,
-        name: entry(NAME)?,
-        uid: entry(UID)?,
-    })
-}
-
-/// Whether a stream's metadata has some but not all marks of an owner.
-pub(super) fn partly_owned(config: &Map<String, Value>) -> bool {
-    [CLUSTER, NAMESPACE, NAME, UID]
-        .iter()
-        .any(|key| config.get("metadata").is_some_and(|m| m.get(key).is_some()))
-}
-
-pub(super) fn epoch_mark(config: &Map<String, Value>) -> &str {
-    config
-        .get("metadata")
-        .and_then(|m| m.get(EPOCH_METADATA))
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-}
-
-pub(super) fn replicas(config: &Map<String, Value>) -> usize {
-    config
-        .get("num_replicas")
-        .and_then(Value::as_u64)
-        .and_then(|n| usize::try_from(n).ok())
-        .unwrap_or(1)
 }
 
 fn spec_path(key: &str) -> String {

@@ -4,14 +4,14 @@
 use async_nats::jetstream::ErrorCode;
 use serde_json::{Map, Value};
 
-use crate::crd::condition::reason;
+use crate::{crd::condition::reason, english::count};
 
 /// Why a stream is not as desired.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// NATS does not answer.
     #[error(
-        "NATS at {servers} cannot be reached. Pods go on with what they have; start nats-server, or correct the operator's --nats"
+        "NATS at {servers} cannot be reached. Running pods keep serving cached events. Check that NATS is running and that nats.servers (--nats) is correct"
     )]
     Unreachable {
         /// Where it was looked for.
@@ -44,10 +44,10 @@ pub enum Error {
     OwnedByOther {
         /// Name of the stream.
         stream: String,
-        /// Whose it is.
+        /// The channel that its metadata names.
         owner: String,
     },
-    /// The stream is nobody's, and may not be adopted.
+    /// The stream has no owner, and may not be adopted.
     #[error(
         "stream {stream} exists already and belongs to no channel; it is left alone. Set spec.stream.adoption: IfUnowned to take it over, or choose another name"
     )]
@@ -88,7 +88,7 @@ pub enum Error {
     /// More copies than servers.
     #[error(
         "spec.stream.replicas is {replicas}, but the NATS cluster has {}; lower it or add servers",
-        known.map_or("fewer servers".to_owned(), |n| format!("{n} server(s)"))
+        known.map_or("fewer servers".to_owned(), |n| count(n, "server"))
     )]
     NotEnoughServers {
         /// Copies asked for.
@@ -139,13 +139,13 @@ impl Error {
         }
     }
 
-    /// Whether the stream is, or may be, somebody else's: then its events must not be served.
+    /// Whether the stream has, or may have, another owner: then its events must not be served.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         matches!(self, Self::OwnedByOther { .. } | Self::Unowned { .. } | Self::Incompatible { .. })
     }
 
-    /// Whether the same attempt may succeed soon without anybody changing anything.
+    /// Whether the same attempt may succeed soon without a change of channel, stream or server.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -174,14 +174,14 @@ impl Error {
     /// The same error in words for the user, where the server's error code has a meaning of ours.
     pub(super) fn explained(self, config: &Map<String, Value>) -> Self {
         let Self::Api { code, text } = self else { return self };
-        let replicas = super::config::replicas(config);
+        let replicas = super::fields::replicas(config);
         match ErrorCode(code) {
             ErrorCode::STREAM_SUBJECT_OVERLAP => Self::SubjectOverlap {
                 subjects: config.get("subjects").map(ToString::to_string).unwrap_or_default(),
                 text,
             },
             ErrorCode::STREAM_NAME_EXIST => {
-                // Somebody else made a stream of this name between our read and our write.
+                // Another client made a stream of this name between our read and our write.
                 Self::Unowned {
                     stream: config
                         .get("name")

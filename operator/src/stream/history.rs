@@ -2,10 +2,9 @@
 //! stream means that it was restored from an older copy, or lost writes. In memory only: at worst a
 //! restart of the operator forgets it.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
 
 use super::server::Observed;
 
@@ -22,35 +21,35 @@ impl History {
     pub(super) fn seen(&self, name: &str, observed: &Observed) {
         let seen =
             Seen { created: observed.created.clone(), last_sequence: observed.last_sequence };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), seen);
+        self.0.lock().insert(name.to_owned(), seen);
     }
 
     pub(super) fn remember(&self, name: &str, created: &str) {
-        let mut history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.0.lock();
         history
             .entry(name.to_owned())
             .or_insert_with(|| Seen { created: created.to_owned(), last_sequence: 0 });
     }
 
     pub(super) fn is_same(&self, name: &str, observed: &Observed) -> bool {
-        let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.0.lock();
         history.get(name).is_some_and(|seen| seen.created == observed.created)
     }
 
     pub(super) fn knows(&self, name: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+        self.0.lock().contains_key(name)
     }
 
     pub(super) fn forget(&self, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.0.lock().remove(name);
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock().clear();
     }
 
     pub(super) fn regressed(&self, name: &str, observed: &Observed) -> bool {
-        let history = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let history = self.0.lock();
         history.get(name).is_some_and(|seen| {
             seen.created == observed.created && seen.last_sequence > observed.last_sequence
         })

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::Error;
+use super::error::Error;
 use crate::nats;
 
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
@@ -189,7 +189,7 @@ impl Server {
                 .kind()
             {
                 RequestErrorKind::NoResponders => {
-                    Error::JetStreamDisabled("nobody answers its API".to_owned())
+                    Error::JetStreamDisabled("its API does not answer".to_owned())
                 }
                 RequestErrorKind::TimedOut => self.unreachable(),
                 RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {

@@ -1,4 +1,4 @@
-//! The NATS servers: those of one's own, and the one to try with.
+//! The NATS servers: those of one's own, and the one for evaluation.
 
 use serde_json::json;
 
@@ -22,9 +22,9 @@ pub(super) fn rows() -> Vec<Row> {
             }),
             secured,
         ),
-        row("a NATS to try with", json!({"natsServer": {"enabled": true}}), to_try_with),
+        row("a NATS for evaluation", json!({"natsServer": {"enabled": true}}), to_try_with),
         row(
-            "a NATS to try with, on a class, of another image",
+            "a NATS for evaluation, on a class, of another image",
             json!({"natsServer": {
                 "enabled": true,
                 "image": {"repository": "registry.example/nats", "tag": "2.12-scratch"},
@@ -34,12 +34,12 @@ pub(super) fn rows() -> Vec<Row> {
             on_a_class_of_another_image,
         ),
         row(
-            "a NATS to try with, that forgets",
+            "a NATS for evaluation, that forgets",
             json!({"natsServer": {"enabled": true, "persistence": {"enabled": false}}}),
             that_forgets,
         ),
         row(
-            "one's own servers go before the one to try with",
+            "one's own servers go before the one for evaluation",
             json!({"natsServer": {"enabled": true}, "nats": {"servers": ["nats://mine:4222"]}}),
             own_servers_go_first,
         ),

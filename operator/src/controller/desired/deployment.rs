@@ -21,14 +21,17 @@ use k8s_openapi::{
 };
 use sluice_channel::limits::{ADMIN_PORT, HTTP_PORT};
 
-use super::{Load, Settings, labels, metadata, object_name, scaling, selector};
+use super::{
+    common::{Settings, labels, metadata, object_name, selector},
+    scaling::{self, Load},
+};
 use crate::{
-    controller::validate::Channel,
+    controller::validate::ValidChannel,
     crd::{text::Amount, workload::TopologySpread},
 };
 
 /// Name of the container.
-pub const CONTAINER: &str = "dataplane";
+pub(crate) const CONTAINER: &str = "dataplane";
 /// Where the channel's file is mounted: as a directory, because a single file (`subPath`) is never
 /// updated.
 const CONFIG_DIR: &str = "/etc/sluice/channels";
@@ -37,7 +40,7 @@ const NATS_DIR: &str = "/etc/sluice/nats";
 /// name.
 const USER: i64 = 65_532;
 
-pub(super) fn deployment(channel: &Channel, settings: &Settings, load: Load) -> Deployment {
+pub(super) fn deployment(channel: &ValidChannel, settings: &Settings, load: Load) -> Deployment {
     Deployment {
         metadata: metadata(channel),
         spec: Some(DeploymentSpec {
@@ -63,7 +66,7 @@ pub(super) fn deployment(channel: &Channel, settings: &Settings, load: Load) -> 
     }
 }
 
-fn template_metadata(channel: &Channel) -> ObjectMeta {
+fn template_metadata(channel: &ValidChannel) -> ObjectMeta {
     let mut pod_labels = channel.workload.pod_labels.clone();
     pod_labels.extend(labels(channel));
     let annotations = channel.workload.pod_annotations.clone();
@@ -74,7 +77,7 @@ fn template_metadata(channel: &Channel) -> ObjectMeta {
     }
 }
 
-fn pod(channel: &Channel, settings: &Settings) -> PodSpec {
+fn pod(channel: &ValidChannel, settings: &Settings) -> PodSpec {
     let workload = &channel.workload;
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let (volumes, mounts) = volumes(channel, settings);
@@ -114,7 +117,7 @@ fn pod(channel: &Channel, settings: &Settings) -> PodSpec {
     }
 }
 
-fn container(channel: &Channel, settings: &Settings, mounts: Vec<VolumeMount>) -> Container {
+fn container(channel: &ValidChannel, settings: &Settings, mounts: Vec<VolumeMount>) -> Container {
     let workload = &channel.workload;
     let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.to_owned()),
@@ -160,7 +163,7 @@ fn container(channel: &Channel, settings: &Settings, mounts: Vec<VolumeMount>) -
     }
 }
 
-fn args(channel: &Channel, settings: &Settings) -> Vec<String> {
+fn args(channel: &ValidChannel, settings: &Settings) -> Vec<String> {
     let drain = Drain::within(channel.workload.termination_grace_period_seconds);
     let mut args = vec![
         format!("--config-dir={CONFIG_DIR}"),
@@ -203,7 +206,7 @@ impl Drain {
     }
 }
 
-fn volumes(channel: &Channel, settings: &Settings) -> (Vec<Volume>, Vec<VolumeMount>) {
+fn volumes(channel: &ValidChannel, settings: &Settings) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mount = |name: &str, path: String| VolumeMount {
         name: name.to_owned(),
         mount_path: path,
@@ -256,7 +259,7 @@ fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
     }
 }
 
-fn spread(channel: &Channel) -> Option<Vec<TopologySpreadConstraint>> {
+fn spread(channel: &ValidChannel) -> Option<Vec<TopologySpreadConstraint>> {
     let otherwise = match channel.workload.topology_spread {
         TopologySpread::None => return None,
         TopologySpread::Preferred => "ScheduleAnyway",
@@ -274,7 +277,7 @@ fn spread(channel: &Channel) -> Option<Vec<TopologySpreadConstraint>> {
 
 /// Zones as well, where there are any. Not by a constraint: on nodes that have no zone, the
 /// scheduler would disregard the constraint on nodes too, or schedule nothing at all.
-fn apart_by_zone(channel: &Channel) -> Option<Affinity> {
+fn apart_by_zone(channel: &ValidChannel) -> Option<Affinity> {
     if channel.workload.topology_spread == TopologySpread::None {
         return None;
     }

@@ -6,10 +6,10 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{metadata, selector};
-use crate::controller::validate::Channel;
+use super::common::{metadata, selector};
+use crate::controller::validate::ValidChannel;
 
-pub(super) fn budget(channel: &Channel) -> PodDisruptionBudget {
+pub(super) fn budget(channel: &ValidChannel) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: metadata(channel),
         spec: Some(PodDisruptionBudgetSpec {

@@ -6,21 +6,24 @@ use k8s_openapi::api::networking::v1::{
 };
 use serde_json::json;
 
-use super::{metadata, object_name, service};
+use super::{
+    common::{metadata, object_name},
+    service,
+};
 use crate::{
     controller::{
         foreign::{HTTPRoute, HTTPRouteSpec, ParentReference},
-        validate::Channel,
+        validate::ValidChannel,
     },
     crd::exposure::{self, Scheme},
 };
 
 /// Path at which the pods serve the channel.
-fn served_path(channel: &Channel) -> String {
+fn served_path(channel: &ValidChannel) -> String {
     format!("/channels/{}", channel.name)
 }
 
-pub(super) fn ingress(channel: &Channel) -> Option<Ingress> {
+pub(super) fn ingress(channel: &ValidChannel) -> Option<Ingress> {
     let spec = channel.exposure.ingress.as_ref()?;
     let mut metadata = metadata(channel);
     if !spec.annotations.is_empty() {
@@ -53,7 +56,7 @@ pub(super) fn ingress(channel: &Channel) -> Option<Ingress> {
     })
 }
 
-pub(super) fn http_route(channel: &Channel) -> Option<HTTPRoute> {
+pub(super) fn http_route(channel: &ValidChannel) -> Option<HTTPRoute> {
     let spec = channel.exposure.http_route.as_ref()?;
     let (public, served) = (public_path(channel, spec), served_path(channel));
     let mut rule = json!({
@@ -85,7 +88,7 @@ pub(super) fn http_route(channel: &Channel) -> Option<HTTPRoute> {
 }
 
 /// The path that the route matches, without a `/` at the end.
-fn public_path(channel: &Channel, spec: &exposure::HttpRouteSpec) -> String {
+fn public_path(channel: &ValidChannel, spec: &exposure::HttpRouteSpec) -> String {
     match spec.path.as_str() {
         "" => served_path(channel),
         path => {
@@ -102,7 +105,7 @@ fn is_above(public: &str, served: &str) -> bool {
 
 /// The channel's addresses outside the cluster, as far as its spec names a host.
 #[must_use]
-pub fn external_urls(channel: &Channel) -> Vec<String> {
+pub(crate) fn external_urls(channel: &ValidChannel) -> Vec<String> {
     let url = |scheme: &str, host: &str, path: &str| format!("{scheme}://{host}{path}");
     let is_one = |host: &&str| !host.starts_with('*');
     let served = served_path(channel);

@@ -1,12 +1,12 @@
 //! The PodMonitor, which tells a Prometheus operator to scrape the pods' admin port.
 
-use super::{metadata, selector};
+use super::common::{metadata, selector};
 use crate::controller::{
     foreign::{PodMetricsEndpoint, PodMonitor, PodMonitorSpec},
-    validate::Channel,
+    validate::ValidChannel,
 };
 
-pub(super) fn pod_monitor(channel: &Channel) -> PodMonitor {
+pub(super) fn pod_monitor(channel: &ValidChannel) -> PodMonitor {
     let endpoint = PodMetricsEndpoint { port: "admin".to_owned(), path: "/metrics".to_owned() };
     let mut monitor = PodMonitor::new(
         "",

@@ -1,4 +1,4 @@
-//! The NetworkPolicy: the events for those who are named, the admin port for the operator and
+//! The NetworkPolicy: the events for the clients that are named, the admin port for the operator and
 //! Prometheus only.
 //!
 //! Nothing is said of what pods may reach: a policy is matched after a Service's address became a
@@ -15,16 +15,16 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::{Settings, metadata, selector};
+use super::common::{Settings, metadata, selector};
 use crate::{
-    controller::validate::Channel,
+    controller::validate::ValidChannel,
     crd::{network::NetworkPeer, workload::PodMonitor},
 };
 
 /// Label that every namespace has, with its name.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
-pub(super) fn policy(channel: &Channel, settings: &Settings) -> NetworkPolicy {
+pub(super) fn policy(channel: &ValidChannel, settings: &Settings) -> NetworkPolicy {
     // Nodes may always reach their own pods, so probes need no rule.
     let mut admin = vec![namespaces(BTreeMap::from([(
         NAMESPACE_LABEL.to_owned(),

@@ -6,22 +6,22 @@ use k8s_openapi::api::autoscaling::v2::{
     MetricTarget, ResourceMetricSource,
 };
 
-use super::{metadata, object_name};
-use crate::{controller::validate::Channel, crd::workload::Autoscaling};
+use super::common::{metadata, object_name};
+use crate::{controller::validate::ValidChannel, crd::workload::Autoscaling};
 
 /// What was observed of a channel's load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Pods that the connections ask for; `None` when they are not counted.
-    pub asked: Option<i32>,
+    pub(crate) asked: Option<i32>,
     /// Whether the Deployment exists and has pods. Something else may scale it then, so its number
     /// of pods is left alone where a HorizontalPodAutoscaler is in charge; another one starts with
     /// the fewest.
-    pub deployed: bool,
+    pub(crate) deployed: bool,
 }
 
-/// The number in the Deployment; `None` = somebody else's to say.
-pub(super) fn replicas(channel: &Channel, load: Load) -> Option<i32> {
+/// The number in the Deployment; `None` = an autoscaler's to say.
+pub(super) fn replicas(channel: &ValidChannel, load: Load) -> Option<i32> {
     match &channel.workload.autoscaling {
         None => Some(channel.workload.replicas),
         Some(scaling) if scaling.cpu_utilization.is_some() && load.deployed => None,
@@ -34,7 +34,7 @@ fn least(scaling: &Autoscaling, load: Load) -> i32 {
     load.asked.unwrap_or(scaling.min_replicas).clamp(scaling.min_replicas, scaling.max_replicas)
 }
 
-pub(super) fn autoscaler(channel: &Channel, load: Load) -> Option<HorizontalPodAutoscaler> {
+pub(super) fn autoscaler(channel: &ValidChannel, load: Load) -> Option<HorizontalPodAutoscaler> {
     let scaling = channel.workload.autoscaling.as_ref()?;
     let utilization = scaling.cpu_utilization?;
     let target = MetricTarget {

@@ -5,9 +5,9 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Settings, metadata, object_name, selector_labels};
+use super::common::{Settings, metadata, object_name, selector_labels};
 use crate::{
-    controller::validate::Channel,
+    controller::validate::ValidChannel,
     crd::workload::{ServiceType, SessionAffinity},
 };
 
@@ -16,7 +16,7 @@ pub(super) const PORT: i32 = 80;
 /// Name of that port.
 pub(super) const PORT_NAME: &str = "http";
 
-pub(super) fn service(channel: &Channel) -> Service {
+pub(super) fn service(channel: &ValidChannel) -> Service {
     let mut metadata = metadata(channel);
     if !channel.service.annotations.is_empty() {
         metadata.annotations = Some(channel.service.annotations.clone());
@@ -51,7 +51,7 @@ pub(super) fn service(channel: &Channel) -> Service {
 
 /// The channel's address inside the cluster.
 #[must_use]
-pub fn internal_url(channel: &Channel, settings: &Settings) -> String {
+pub(crate) fn internal_url(channel: &ValidChannel, settings: &Settings) -> String {
     let (name, service) = (channel.name.as_str(), object_name(channel.name.as_str()));
     format!(
         "http://{service}.{}.svc.{}/channels/{name}",

@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
-use super::*;
+use super::{common::labels, *};
 use crate::controller::validate::{self, tests::channel};
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         image: "example.com/sluice-dataplane:1".to_owned(),
         nats: vec!["nats://nats.infra:4222".to_owned()],

@@ -3,38 +3,39 @@
 use k8s_openapi::{api::networking::v1::Ingress, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
 
-use super::{apply, failure};
 use crate::{
     controller::{
-        dereference::Live,
+        apply,
         foreign::{HTTPRoute, ParentReference},
-        validate::Channel,
+        live::Live,
+        validate::ValidChannel,
     },
     crd::{
         SseChannel,
-        condition::{EXPOSED, Verdict, reason},
+        condition::{
+            ConditionStatus::{False, True, Unknown},
+            EXPOSED, Verdict, reason,
+        },
     },
 };
 
 /// What became of the way in from outside.
 #[derive(Debug, Clone, Copy)]
-pub enum Exposure<'a> {
+pub(crate) enum Exposure<'a> {
     /// None was asked for.
     NotRequested,
     /// It is not made before the pods' objects.
     Waiting,
     /// It could not be made.
     Failed(&'a apply::Error),
-    /// By an Ingress.
     Ingress(Option<&'a Ingress>),
-    /// By an HTTPRoute.
     Route(Option<&'a HTTPRoute>),
 }
 
 impl<'a> Exposure<'a> {
     /// What became of the channel's way in, given what became of its objects.
     #[must_use]
-    pub fn of(channel: &Channel, applied: &'a apply::Applied, live: &'a Live) -> Self {
+    pub(crate) fn of(channel: &ValidChannel, applied: &'a apply::Applied, live: &'a Live) -> Self {
         let exposure = &channel.exposure;
         if exposure.ingress.is_none() && exposure.http_route.is_none() {
             // What is left of an earlier wish is told, too.
@@ -52,7 +53,7 @@ impl<'a> Exposure<'a> {
 }
 
 pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
-    let no = |why, message: String| Verdict::new(EXPOSED, Some(false), why, message);
+    let no = |why, message: String| Verdict::new(EXPOSED, False, why, message);
     match exposure {
         Exposure::NotRequested => not_requested(),
         Exposure::Waiting => {
@@ -60,11 +61,11 @@ pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
         }
         Exposure::Failed(apply::Error::UnknownKind { kind }) => {
             let message = format!(
-                "the cluster does not know the kind {kind}: install the Gateway API (version 1.2 or newer), or use spec.exposure.ingress; it is looked for again by itself"
+                "the cluster does not know the kind {kind}: install the Gateway API (version 1.2 or newer), or use spec.exposure.ingress; this is retried automatically"
             );
             no(reason::GATEWAY_API_MISSING, message)
         }
-        Exposure::Failed(error) => no(failure(error), error.to_string()),
+        Exposure::Failed(error) => no(error.reason(), error.to_string()),
         Exposure::Ingress(None) => no(reason::SERVER_DIFFERS, "there is no Ingress".to_owned()),
         Exposure::Route(None) => no(reason::SERVER_DIFFERS, "there is no HTTPRoute".to_owned()),
         Exposure::Ingress(Some(ingress)) => by_ingress(ingress),
@@ -78,11 +79,16 @@ pub(super) fn unobserved(channel: &SseChannel, why: &'static str, message: &str)
     if exposure.ingress.is_none() && exposure.http_route.is_none() {
         return not_requested();
     }
-    Verdict::new(EXPOSED, None, why, message)
+    Verdict::new(EXPOSED, Unknown, why, message)
 }
 
 fn not_requested() -> Verdict {
-    Verdict::new(EXPOSED, Some(true), reason::NOT_REQUESTED, "spec.exposure asks for nothing")
+    Verdict::new(
+        EXPOSED,
+        True,
+        reason::NOT_REQUESTED,
+        "not exposed outside the cluster (spec.exposure is empty)",
+    )
 }
 
 fn by_ingress(ingress: &Ingress) -> Verdict {
@@ -97,7 +103,7 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
     if let Some(address) = address {
         return Verdict::new(
             EXPOSED,
-            Some(true),
+            True,
             reason::ACCEPTED,
             format!("the Ingress has the address {address}"),
         );
@@ -109,7 +115,7 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
         "Ingress {} has no address: see that a controller for {class} runs and publishes its address in the status of Ingresses",
         ingress.name_any()
     );
-    Verdict::new(EXPOSED, Some(false), reason::NO_ADDRESS, message)
+    Verdict::new(EXPOSED, False, reason::NO_ADDRESS, message)
 }
 
 fn by_route(route: &HTTPRoute) -> Verdict {
@@ -119,16 +125,13 @@ fn by_route(route: &HTTPRoute) -> Verdict {
         .iter()
         .find_map(|parent| objection(route, parent).map(|what| (parent, what)));
     match refused {
-        None => Verdict::new(
-            EXPOSED,
-            Some(true),
-            reason::ACCEPTED,
-            "every Gateway has taken the HTTPRoute",
-        ),
+        None => {
+            Verdict::new(EXPOSED, True, reason::ACCEPTED, "every Gateway has taken the HTTPRoute")
+        }
         Some((parent, what)) => {
             let message =
                 format!("Gateway {}/{}: {what}", namespace_of(route, parent), parent.name);
-            Verdict::new(EXPOSED, Some(false), reason::NOT_ACCEPTED, message)
+            Verdict::new(EXPOSED, False, reason::NOT_ACCEPTED, message)
         }
     }
 }
@@ -223,13 +226,13 @@ mod tests {
             match expected {
                 None => assert_eq!(
                     (verdict.status, verdict.reason),
-                    (Some(true), reason::ACCEPTED),
+                    (True, reason::ACCEPTED),
                     "{parents}"
                 ),
                 Some(text) => {
                     assert_eq!(
                         (verdict.status, verdict.reason),
-                        (Some(false), reason::NOT_ACCEPTED),
+                        (False, reason::NOT_ACCEPTED),
                         "{parents}"
                     );
                     assert!(verdict.message.starts_with(text), "{}", verdict.message);
@@ -246,11 +249,11 @@ mod tests {
         };
         for nothing in [json!({}), json!({"ingress": []}), json!({"ingress": [{"ip": ""}]})] {
             let verdict = by_ingress(&ingress(nothing));
-            assert_eq!((verdict.status, verdict.reason), (Some(false), reason::NO_ADDRESS));
+            assert_eq!((verdict.status, verdict.reason), (False, reason::NO_ADDRESS));
             assert!(verdict.message.contains("class nginx"), "{}", verdict.message);
         }
         for point in [json!({"ip": "192.0.2.1"}), json!({"hostname": "lb.example.com"})] {
-            assert_eq!(by_ingress(&ingress(json!({"ingress": [point]}))).status, Some(true));
+            assert_eq!(by_ingress(&ingress(json!({"ingress": [point]}))).status, True);
         }
     }
 }

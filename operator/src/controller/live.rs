@@ -1,4 +1,4 @@
-//! Step 1: everything a pass needs to know of the cluster, read fresh, so that no stale cache
+//! Step 3: everything a pass needs to know of the cluster, read fresh, so that no stale cache
 //! decides anything.
 
 use std::{
@@ -7,15 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{
-    api::{
-        apps::v1::Deployment,
-        autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{ConfigMap, Pod, Service, ServiceAccount},
-        networking::v1::{Ingress, NetworkPolicy},
-        policy::v1::PodDisruptionBudget,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+    networking::v1::{Ingress, NetworkPolicy},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{Api, Client, Resource, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
@@ -23,41 +20,27 @@ use serde::de::DeserializeOwned;
 use super::{
     desired::{object_name, selector_text},
     foreign::{HTTPRoute, PodMonitor},
-    validate::Channel,
+    validate::ValidChannel,
 };
 use crate::crd::{network::NetworkPolicyMode, workload};
 
-/// Field manager of everything that the operator applies.
-pub const MANAGER: &str = "sluice-operator";
-
-/// The channel's objects as they are. An object of the right name that belongs to somebody else is
-/// here too: [`is_ours`] tells.
+/// The channel's objects as they are. An object of the right name that belongs to another owner is
+/// here too: [`super::ownership::is_ours`] tells.
 #[derive(Debug, Clone, Default)]
-pub struct Live {
-    /// See [`super::desired::Children`].
-    pub service_account: Option<ServiceAccount>,
-    /// See [`super::desired::Children`].
-    pub config: Option<ConfigMap>,
-    /// See [`super::desired::Children`].
-    pub deployment: Option<Deployment>,
-    /// See [`super::desired::Children`].
-    pub service: Option<Service>,
-    /// See [`super::desired::Children`].
-    pub disruption_budget: Option<PodDisruptionBudget>,
-    /// See [`super::desired::Children`].
-    pub network_policy: Option<NetworkPolicy>,
-    /// See [`super::desired::Children`].
-    pub autoscaler: Option<HorizontalPodAutoscaler>,
-    /// See [`super::desired::Children`].
-    pub ingress: Option<Ingress>,
-    /// See [`super::desired::Children`].
-    pub http_route: Option<HTTPRoute>,
-    /// See [`super::desired::Children`].
-    pub pod_monitor: Option<PodMonitor>,
+pub(crate) struct Live {
+    pub(crate) service_account: Option<ServiceAccount>,
+    pub(crate) config: Option<ConfigMap>,
+    pub(crate) deployment: Option<Deployment>,
+    pub(crate) service: Option<Service>,
+    pub(crate) disruption_budget: Option<PodDisruptionBudget>,
+    pub(crate) network_policy: Option<NetworkPolicy>,
+    pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
+    pub(crate) ingress: Option<Ingress>,
+    pub(crate) http_route: Option<HTTPRoute>,
+    pub(crate) pod_monitor: Option<PodMonitor>,
     /// Kinds that the cluster does not know.
-    pub unknown: BTreeSet<String>,
-    /// The channel's pods.
-    pub pods: Vec<Pod>,
+    pub(crate) unknown: BTreeSet<String>,
+    pub(crate) pods: Vec<Pod>,
 }
 
 /// How long an object that a channel does not ask for and does not have is believed not to appear.
@@ -66,7 +49,7 @@ const ABSENCE: Duration = Duration::from_secs(600);
 /// Kinds that a channel does not ask for and has no object of, each with the time it was looked
 /// for. Only this operator makes such objects, so a look in every pass would be waste.
 #[derive(Debug, Default)]
-pub struct Absent(HashMap<String, Instant>);
+pub(crate) struct Absent(HashMap<String, Instant>);
 
 impl Absent {
     /// Whether to look for the object of a kind.
@@ -104,17 +87,17 @@ impl Absent {
 ///
 /// # Errors
 /// What the API server or the network said.
-pub async fn live(
+pub(crate) async fn read(
     client: &Client,
-    channel: &Channel,
+    channel: &ValidChannel,
     absent: &mut Absent,
 ) -> Result<Live, kube::Error> {
-    let place = Place {
+    let objects = ObjectReader {
         client,
         namespace: &channel.namespace,
         object: &object_name(channel.name.as_str()),
     };
-    let pods: Api<Pod> = Api::namespaced(client.clone(), place.namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), objects.namespace);
     let selected = ListParams::default().labels(&selector_text(channel.name.as_str()));
     let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
     let by_cpu = channel
@@ -139,17 +122,17 @@ pub async fn live(
         route,
         monitor,
     ) = tokio::try_join!(
-        place.get(),
-        place.get(),
-        place.get(),
-        place.get(),
-        place.get(),
+        objects.get(),
+        objects.get(),
+        objects.get(),
+        objects.get(),
+        objects.get(),
         pods.list(&selected),
-        place.optional(absent.look::<NetworkPolicy>(restricted)),
-        place.optional(absent.look::<HorizontalPodAutoscaler>(by_cpu)),
-        place.optional(absent.look::<Ingress>(by_ingress)),
-        place.optional(absent.look::<HTTPRoute>(by_route)),
-        place.optional(absent.look::<PodMonitor>(monitored)),
+        objects.optional(absent.look::<NetworkPolicy>(restricted)),
+        objects.optional(absent.look::<HorizontalPodAutoscaler>(by_cpu)),
+        objects.optional(absent.look::<Ingress>(by_ingress)),
+        objects.optional(absent.look::<HTTPRoute>(by_route)),
+        objects.optional(absent.look::<PodMonitor>(monitored)),
     )?;
     let mut unknown = BTreeSet::new();
     Ok(Live {
@@ -168,8 +151,8 @@ pub async fn live(
     })
 }
 
-/// Where the objects of a channel are.
-struct Place<'a> {
+/// Reads the objects of one channel, which all have the same name.
+struct ObjectReader<'a> {
     client: &'a Client,
     namespace: &'a str,
     object: &'a str,
@@ -181,7 +164,7 @@ enum Optional<K> {
     UnknownKind,
 }
 
-impl Place<'_> {
+impl ObjectReader<'_> {
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), self.namespace)
     }
@@ -217,21 +200,5 @@ impl Place<'_> {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-/// Whether an object is the channel's: owned by it, or made by this operator and robbed of its
-/// owner.
-#[must_use]
-pub fn is_ours(metadata: &ObjectMeta, uid: &str) -> bool {
-    let controller =
-        metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    match controller {
-        Some(owner) => owner.uid == uid,
-        None => metadata.managed_fields.iter().flatten().any(|entry| {
-            entry.manager.as_deref() == Some(MANAGER)
-                && entry.operation.as_deref() == Some("Apply")
-                && entry.subresource.is_none()
-        }),
     }
 }

@@ -29,16 +29,20 @@ use kube::{
         watcher,
     },
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, desired, on_error, pods::Prober, reconcile};
+use super::{
+    context::Context, desired, hash::fnv1a64, on_error, pods::Prober, reconcile,
+    remembered::RememberedChannels,
+};
 use crate::{
     admin::{self, Admin},
     crd::SseChannel,
+    kube_error,
     leader::{self, Candidate, Lead},
     metrics::Metrics,
-    nats::{self, Connection, NatsArgs},
+    nats::{self, Connection},
     stream::Streams,
 };
 
@@ -54,23 +58,22 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// What the operator is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The operator's connection to NATS.
-    pub nats: NatsArgs,
+    pub(crate) nats: nats::Settings,
     /// Namespaces to look after; empty = all.
-    pub namespaces: Vec<String>,
+    pub(crate) namespaces: Vec<String>,
     /// What goes into the pods.
-    pub settings: desired::Settings,
+    pub(crate) settings: desired::Settings,
     /// Identity of the cluster in streams' metadata; `None` = derived from the API server's
     /// certificate authority.
-    pub cluster: Option<String>,
+    pub(crate) cluster: Option<String>,
     /// Address of the admin listener.
-    pub admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     /// How often each channel is looked at without being told.
-    pub resync: Duration,
+    pub(crate) resync: Duration,
     /// Port at which pods are asked what they serve.
-    pub pod_admin_port: u16,
+    pub(crate) pod_admin_port: u16,
     /// How it is found out which of several operators acts; `None` = this one does.
-    pub election: Option<leader::Settings>,
+    pub(crate) election: Option<leader::Settings>,
 }
 
 /// Why the operator ended.
@@ -82,7 +85,7 @@ pub enum Error {
     )]
     Kubeconfig(#[from] kube::config::InferConfigError),
     /// No client could be made of the configuration.
-    #[error("cannot use the configured cluster: {0}")]
+    #[error("cannot use the configured cluster: {}", kube_error::text(.0))]
     Client(#[from] kube::Error),
     /// The admin listener.
     #[error(transparent)]
@@ -92,109 +95,110 @@ pub enum Error {
     Nats(#[from] nats::Error),
 }
 
-/// Looks after channels until `stop`.
+/// Reconciles channels until `stop`.
 ///
 /// # Errors
 /// [`Error`] when it could not start. Once started, trouble is met by trying again.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let Options {
-        nats,
-        namespaces,
-        mut settings,
-        cluster,
-        admin: address,
-        resync,
-        pod_admin_port,
-        election,
-    } = options;
     let config = Config::infer().await?;
-    // In a pod, the namespace of its service account.
-    settings.operator_namespace.clone_from(&config.default_namespace);
-    let listener = admin::bind(address).await?;
-    let connection = Connection::open(&nats, "sluice-operator").await?;
-    let cluster = cluster.unwrap_or_else(|| cluster_identity(&config));
+    let listener = admin::bind(options.admin).await?;
+    let connection = Connection::open(options.nats).await?;
     let metrics = Arc::new(Metrics::default());
     let reporter = Reporter {
         controller: "sluice-operator".to_owned(),
         instance: std::env::var("POD_NAME").ok(),
     };
-    let (candidate, lead) = match election {
-        Some(settings) => {
-            // A client of its own: a renewal does not queue behind the passes' requests.
-            let client = Client::try_from(config.clone())?;
-            let (candidate, lead) =
-                Candidate::new(settings, &client, reporter.clone(), Arc::clone(&metrics));
-            (Some(candidate), lead)
-        }
-        None => {
-            metrics.leader(true);
-            (None, Lead::alone())
-        }
-    };
+    let (candidate, lead) = elect(options.election, &config, &reporter, &metrics)?;
+    let cluster = options.cluster.unwrap_or_else(|| cluster_identity(&config));
+    // In a pod, the namespace of its service account.
+    let operator_namespace = config.default_namespace.clone();
     let client = Client::try_from(config)?;
     let ctx = Arc::new(Context {
         client: client.clone(),
         streams: Streams::over(&connection),
-        settings,
+        settings: desired::Settings { operator_namespace, ..options.settings },
         cluster,
-        resync,
-        prober: Prober::new(pod_admin_port),
+        resync: options.resync,
+        prober: Prober::new(options.pod_admin_port),
         lead: lead.clone(),
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: Recorder::new(client, reporter),
         metrics: Arc::clone(&metrics),
-        memories: std::sync::Mutex::default(),
+        remembered: RememberedChannels::default(),
     });
     let ready = Arc::new(AtomicBool::new(false));
     // The lease is held, and probes are answered, until the last pass has ended.
-    let (passed, mut passes, mut others) =
-        (CancellationToken::new(), JoinSet::new(), JoinSet::new());
-    others.spawn({
-        let (admin, stop) = (
-            Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead },
-            passed.clone(),
-        );
-        async move {
-            if let Err(error) = admin::serve(listener, admin, stop).await {
-                tracing::error!(%error, "the admin listener ended");
-            }
-        }
-    });
+    let (passed, mut others) = (CancellationToken::new(), JoinSet::new());
+    let admin = Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead };
+    others.spawn(serve_admin(listener, admin, passed.clone()));
     others.spawn(count_nats(connection.state(), metrics, passed.clone()));
     if let Some(candidate) = candidate {
         let ctx = Arc::clone(&ctx);
         others.spawn(candidate.run(passed.clone(), move || ctx.forget_all()));
     }
-    let scopes: Vec<Option<String>> =
-        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-    tracing::info!(namespaces = ?scopes, cluster = %ctx.cluster, "following channels");
-    for namespace in scopes {
-        passes.spawn(control(
-            Arc::clone(&ctx),
-            namespace,
-            connection.state(),
-            Arc::clone(&ready),
-            stop.clone(),
-        ));
-    }
+    let mut passes = start_passes(&ctx, options.namespaces, &connection, &ready, &stop);
     stop.cancelled().await;
     tracing::info!("stopping: passes under way are finished");
-    if tokio::time::timeout(STOP_LIMIT, async { while passes.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
+    if !have_ended(&mut passes).await {
         tracing::warn!(
             "passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start"
         );
         passes.shutdown().await;
     }
     passed.cancel();
-    if tokio::time::timeout(STOP_LIMIT, async { while others.join_next().await.is_some() {} })
-        .await
-        .is_err()
-    {
+    if !have_ended(&mut others).await {
         tracing::warn!("a connection to the admin listener did not end within {STOP_LIMIT:?}");
     }
     Ok(())
+}
+
+/// What takes part in the election, if there is one, and what holds the passes.
+fn elect(
+    settings: Option<leader::Settings>,
+    config: &Config,
+    reporter: &Reporter,
+    metrics: &Arc<Metrics>,
+) -> Result<(Option<Candidate>, Lead), kube::Error> {
+    let Some(settings) = settings else {
+        metrics.leader(true);
+        return Ok((None, Lead::alone()));
+    };
+    // A client of its own: a renewal does not queue behind the passes' requests.
+    let client = Client::try_from(config.clone())?;
+    let (candidate, lead) =
+        Candidate::new(settings, &client, reporter.clone(), Arc::clone(metrics));
+    Ok((Some(candidate), lead))
+}
+
+async fn serve_admin(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    if let Err(error) = admin::serve(listener, admin, stop).await {
+        tracing::error!(%error, "the admin listener ended");
+    }
+}
+
+/// One task for each namespace, or one for all of them.
+fn start_passes(
+    ctx: &Arc<Context>,
+    namespaces: Vec<String>,
+    connection: &Connection,
+    ready: &Arc<AtomicBool>,
+    stop: &CancellationToken,
+) -> JoinSet<()> {
+    let shown = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(", ") };
+    tracing::info!(namespaces = shown, cluster = ctx.cluster, "following channels");
+    let scopes: Vec<Option<String>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
+    let mut passes = JoinSet::new();
+    for namespace in scopes {
+        let (ctx, nats) = (Arc::clone(ctx), connection.state());
+        passes.spawn(control(ctx, namespace, nats, Arc::clone(ready), stop.clone()));
+    }
+    passes
+}
+
+/// Waits for `tasks`, but no longer than [`STOP_LIMIT`].
+async fn have_ended(tasks: &mut JoinSet<()>) -> bool {
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    tokio::time::timeout(STOP_LIMIT, ended).await.is_ok()
 }
 
 async fn control(
@@ -231,13 +235,23 @@ async fn control(
             ready.store(true, Ordering::Relaxed);
         }
     };
+    let mut trouble = None;
     let passes = controller.run(reconcile, on_error, Arc::clone(&ctx)).for_each(|result| {
         match result {
-            // Told where it happened.
-            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            Ok(_) => trouble = None,
+            // `on_error` has logged it.
+            Err(ControllerError::ReconcilerFailed(..)) => {}
             // The object has gone between being queued and being looked at.
             Err(ControllerError::ObjectNotFound(object)) => tracing::debug!(%object, "gone"),
-            Err(error) => tracing::warn!(%error, "a watch failed and is tried again"),
+            Err(error) => {
+                // A watch is tried again for ever; one line for each fault is enough.
+                let text = kube_error::text(&error);
+                if trouble.as_ref() != Some(&text) {
+                    let namespace = namespace.as_deref().unwrap_or("all");
+                    tracing::warn!(namespace, error = text, "a watch failed and is retried");
+                    trouble = Some(text);
+                }
+            }
         }
         std::future::ready(())
     });
@@ -293,10 +307,7 @@ fn cluster_identity(config: &Config) -> String {
         all
     });
     if authority.is_empty() {
-        return format!(
-            "url-{:016x}",
-            super::apply::fnv1a64(config.cluster_url.to_string().as_bytes())
-        );
+        return format!("url-{:016x}", fnv1a64(config.cluster_url.to_string().as_bytes()));
     }
-    format!("ca-{:016x}", super::apply::fnv1a64(&authority))
+    format!("ca-{:016x}", fnv1a64(&authority))
 }

@@ -1,0 +1,8 @@
+//! The hash behind names and annotations.
+
+/// FNV-1a, 64 bits: to notice a change, not to withstand an attack.
+pub(super) fn fnv1a64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

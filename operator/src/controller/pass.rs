@@ -1,0 +1,311 @@
+//! One pass over one channel, step by step as the [module above](super) lists them.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api,
+    core::DeserializeGuard,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use sluice_channel::ChannelConfig;
+
+use super::{
+    apply::{self, Applied, Applier},
+    context::Context,
+    delete::{self, Left},
+    desired::{self, Children},
+    live::{self, Live},
+    pods::Pods,
+    remembered::Taken,
+    scaling,
+    status::{self, Exposure, Observation, Workload},
+    tell,
+    validate::{self, ValidChannel},
+};
+use crate::{
+    crd::{
+        ManagementPolicy, SseChannel, SseChannelStatus,
+        condition::{EXPOSED, READY, reason},
+        status::StreamStatus,
+    },
+    kube_error,
+    stream::{self, Difference, Mode, Report},
+};
+
+/// Pause while something is on its way that no watch tells of: the file that travels to the pods.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Longest a pass may take: all waits for NATS added up, and room for an API server that is slow.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a pass was cut short; it is repeated after a pause that grows.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{}", kube_error::text(.0))]
+    Api(#[from] kube::Error),
+    /// A defect of this program.
+    #[error(transparent)]
+    Desired(#[from] desired::Error),
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    #[error("not finished within {} s", LIMIT.as_secs())]
+    TooLong,
+}
+
+/// Reads the channel and does what it asks for.
+pub(super) async fn run(ctx: &Context, channel: &ObjectRef<SseChannel>) -> Result<Action, Error> {
+    let namespace = channel.namespace.as_deref().unwrap_or_default();
+    let mut remembered = ctx.remembered.take(channel);
+    let guarded: Api<DeserializeGuard<SseChannel>> = Api::namespaced(ctx.client.clone(), namespace);
+    let channel = match guarded.get_opt(&channel.name).await? {
+        None => {
+            remembered.forget();
+            return Ok(Action::await_change());
+        }
+        Some(DeserializeGuard(Err(invalid))) => {
+            // Nothing can be done before it is changed; the others go on.
+            tell::of_undecodable(ctx, &invalid, &mut remembered.undecodable).await;
+            return Ok(Action::await_change());
+        }
+        Some(DeserializeGuard(Ok(channel))) => channel,
+    };
+    let api = Api::namespaced(ctx.client.clone(), namespace);
+    if channel.metadata.deletion_timestamp.is_some() {
+        return Ok(match delete::delete(ctx, &api, &channel).await? {
+            Left::Nothing => Action::await_change(),
+            Left::Retry => Action::requeue(remembered.failed()),
+        });
+    }
+    match validated(&channel, &ctx.cluster) {
+        Ok(valid) => Pass { ctx, api, channel: &channel, valid, remembered }.run().await,
+        Err(Unobserved { reason, message, stalled }) => {
+            let status = status::unobserved(&channel, reason, &message, stalled, ctx.now());
+            status::write(&api, &channel, &status, &ctx.metrics).await?;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+/// Why a channel is not looked at.
+struct Unobserved {
+    reason: &'static str,
+    message: String,
+    stalled: bool,
+}
+
+fn validated(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Unobserved> {
+    if channel.spec.management_policy == ManagementPolicy::Paused {
+        return Err(Unobserved {
+            reason: reason::PAUSED,
+            message: "spec.managementPolicy is Paused: nothing is looked at or changed".to_owned(),
+            stalled: false,
+        });
+    }
+    validate::validate(channel, cluster).map_err(|error| Unobserved {
+        reason: reason::INVALID_SPEC,
+        message: error.to_string(),
+        stalled: true,
+    })
+}
+
+struct Pass<'a> {
+    ctx: &'a Context,
+    api: Api<SseChannel>,
+    channel: &'a SseChannel,
+    valid: ValidChannel,
+    remembered: Taken<'a>,
+}
+
+/// What became of the objects.
+struct Outcome {
+    applied: Applied,
+    /// Objects that differ and were left so.
+    drift: Vec<Difference>,
+    /// Whether objects are made, or would be if the policy were not Observe.
+    served: bool,
+}
+
+impl Pass<'_> {
+    async fn run(mut self) -> Result<Action, Error> {
+        let mode = match self.valid.management_policy {
+            ManagementPolicy::Enforce => Mode::Enforce,
+            ManagementPolicy::Observe | ManagementPolicy::Paused => Mode::Observe,
+        };
+        if mode == Mode::Enforce {
+            // Before there is a stream: a channel deleted in between must not leave one behind.
+            delete::settle_finalizer(self.ctx, &self.api, self.channel).await?;
+        }
+        let stream = self.stream(mode).await;
+        let mut live = self.live(mode).await?;
+        let counted = self.count(&live).await;
+        let desired = self.desired(mode, &live, counted.as_ref())?;
+        let outcome = self.apply(mode, &stream, desired, &mut live).await?;
+        let pods = self.pods(counted, &live).await;
+        let seen = observation(&self.valid, &self.ctx.settings, &stream, &outcome, &live, &pods);
+        let status = status::status(self.channel, &seen, self.ctx.now());
+        let unmonitored = &mut self.remembered.unmonitored;
+        tell::of_surroundings(self.ctx, self.channel, &status, &seen, unmonitored).await;
+        status::write(&self.api, self.channel, &status, &self.ctx.metrics).await?;
+        // The status says it, too: a failure that may pass is told before it cuts the pass short.
+        outcome.applied.into_result()?;
+        if self.remembered.recovered() {
+            tracing::info!("reconciled again after a failure");
+        }
+        Ok(self.next(&stream, &status))
+    }
+
+    /// The stream that the status names as the channel's own.
+    fn proven_stream(&self) -> Option<&StreamStatus> {
+        let status = self.channel.status.as_ref()?.stream.as_ref()?;
+        (status.owned && status.name == self.valid.stream.name.as_str()).then_some(status)
+    }
+
+    async fn stream(&self, mode: Mode) -> Result<Report, stream::Error> {
+        if let Some(known) = self.proven_stream() {
+            self.ctx.streams.remember(&known.name, &known.created_time);
+        }
+        let stream = self.ctx.streams.ensure(&self.valid.stream, mode).await;
+        tell::of_stream(self.ctx, self.channel, &self.valid.stream.name, &stream).await;
+        stream
+    }
+
+    async fn live(&mut self, mode: Mode) -> Result<Live, kube::Error> {
+        let live = live::read(&self.ctx.client, &self.valid, &mut self.remembered.absent).await?;
+        if mode == Mode::Observe {
+            keep_generation(&mut self.valid, live.config.as_ref());
+        }
+        Ok(live)
+    }
+
+    fn by_connections(&self) -> bool {
+        let autoscaling = self.valid.workload.autoscaling.as_ref();
+        autoscaling.is_some_and(|scaling| scaling.connections_per_pod.is_some())
+    }
+
+    /// The pods, where their connections decide how many there should be.
+    async fn count(&self, live: &Live) -> Option<Pods> {
+        if self.by_connections() { Some(self.look(live).await) } else { None }
+    }
+
+    async fn look(&self, live: &Live) -> Pods {
+        self.ctx.prober.look(&live.pods, &self.valid.namespace, self.valid.name.as_str()).await
+    }
+
+    fn desired(
+        &mut self,
+        mode: Mode,
+        live: &Live,
+        counted: Option<&Pods>,
+    ) -> Result<Children, desired::Error> {
+        let observe = mode == Mode::Observe;
+        let window = &mut self.remembered.scaling;
+        let load = scaling::load(&self.valid, live, counted, observe, window, Instant::now());
+        desired::desired(&self.valid, &self.ctx.settings, load)
+    }
+
+    async fn apply(
+        &mut self,
+        mode: Mode,
+        stream: &Result<Report, stream::Error>,
+        desired: Children,
+        live: &mut Live,
+    ) -> Result<Outcome, apply::Error> {
+        let nothing = Applied::nothing();
+        if mode == Mode::Observe {
+            let drift = apply::differences(&desired, live, &self.valid.uid)?;
+            return Ok(Outcome { applied: nothing, drift, served: true });
+        }
+        // Pods never serve a stream that may be another owner's.
+        let served = match stream {
+            Ok(_) => true,
+            Err(error) => self.proven_stream().is_some() && !error.is_foreign(),
+        };
+        if !served {
+            return Ok(Outcome { applied: nothing, drift: Vec::new(), served });
+        }
+        let mut applier = Applier {
+            client: &self.ctx.client,
+            channel: &self.valid,
+            projections: &mut self.remembered.projections,
+            metrics: &self.ctx.metrics,
+        };
+        let applied = applier.apply(desired, live).await;
+        Ok(Outcome { applied, drift: Vec::new(), served })
+    }
+
+    /// The pods as `counted`, or asked now.
+    async fn pods(&mut self, counted: Option<Pods>, live: &Live) -> Pods {
+        let mut pods = match counted {
+            Some(pods) => pods,
+            None => self.look(live).await,
+        };
+        // A pod never goes back to an older file: one that gives no answer just now serves what it
+        // served. Whether it serves at all is for its readiness probe to say.
+        pods.recall(&mut self.remembered.served);
+        pods
+    }
+
+    /// When to look again without being told.
+    fn next(
+        &mut self,
+        stream: &Result<Report, stream::Error>,
+        status: &SseChannelStatus,
+    ) -> Action {
+        let reason = |type_| status::find(&status.conditions, type_).map(|c| c.reason.as_str());
+        // No watch tells of an HTTPRoute.
+        let not_accepted = reason(EXPOSED) == Some(reason::NOT_ACCEPTED);
+        if not_accepted || stream.as_ref().is_err_and(stream::Error::is_transient) {
+            return Action::requeue(self.remembered.failed().min(self.ctx.resync));
+        }
+        self.remembered.succeeded();
+        let pause = match reason(READY) {
+            Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE) => SOON,
+            _ if self.by_connections() => scaling::LOOK,
+            _ => self.ctx.resync,
+        };
+        Action::requeue(pause.min(self.ctx.resync))
+    }
+}
+
+fn observation<'a>(
+    valid: &'a ValidChannel,
+    settings: &desired::Settings,
+    stream: &'a Result<Report, stream::Error>,
+    outcome: &'a Outcome,
+    live: &'a Live,
+    pods: &'a Pods,
+) -> Observation<'a> {
+    let Outcome { applied, drift, served } = outcome;
+    let workload = match &applied.pods {
+        Err(error) => Workload::Failed(error),
+        Ok(()) if !served && live.deployment.is_none() => Workload::Waiting,
+        Ok(()) => Workload::Seen {
+            deployment: live.deployment.as_ref(),
+            pods,
+            generation: valid.config.generation,
+        },
+    };
+    Observation {
+        name: valid.name.as_str(),
+        stream_name: valid.stream.name.as_str(),
+        stream,
+        workload,
+        drift: drift.clone(),
+        url: desired::service::internal_url(valid, settings),
+        exposure: Exposure::of(valid, applied, live),
+        external_urls: desired::exposure::external_urls(valid),
+        unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
+    }
+}
+
+/// While only observing, the file in the cluster keeps the generation it was written with; that
+/// alone is no drift.
+fn keep_generation(valid: &mut ValidChannel, live: Option<&ConfigMap>) {
+    let file = desired::config::file_name(valid.name.as_str());
+    let text = live.and_then(|map| map.data.as_ref()).and_then(|data| data.get(&file));
+    let found = text.and_then(|text| ChannelConfig::from_json(text.as_bytes()).ok());
+    if let Some(found) = found {
+        valid.config.generation = found.generation;
+    }
+}

@@ -1,0 +1,162 @@
+//! What is remembered of each channel from one pass to the next.
+
+use std::{
+    collections::HashMap,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
+
+use super::{apply, live, scaling};
+use crate::crd::SseChannel;
+
+/// First pause after a failed pass; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest pause after a failed pass: an API server or a NATS that comes back is noticed within a
+/// minute.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// What is remembered of one channel.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    failures: u32,
+    /// Why the last pass was cut short, if it was.
+    pub(super) error: Option<String>,
+    pub(super) projections: apply::Projections,
+    pub(super) absent: live::Absent,
+    /// Pods that the connections asked for lately.
+    pub(super) scaling: scaling::Window,
+    /// The last Event about a missing PodMonitor.
+    pub(super) unmonitored: Option<String>,
+    /// Version of the object whose last Event says that it cannot be decoded.
+    pub(super) undecodable: Option<String>,
+    /// The generation that each ready pod served when it answered last.
+    pub(super) served: HashMap<String, i64>,
+}
+
+impl Remembered {
+    /// The pause after one more failure in a row.
+    pub(super) fn failed(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        (FIRST_RETRY * 2_u32.saturating_pow(self.failures.saturating_sub(1).min(10)))
+            .min(LAST_RETRY)
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// A pass came to its end. Answers whether the one before was cut short.
+    pub(super) fn recovered(&mut self) -> bool {
+        self.error.take().is_some()
+    }
+}
+
+/// All channels; as many entries as there are channels.
+#[derive(Default)]
+pub(super) struct RememberedChannels(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// Counts how often everything was forgotten.
+    era: u64,
+    channels: HashMap<ObjectRef<SseChannel>, Remembered>,
+}
+
+impl RememberedChannels {
+    /// Takes what is remembered of a channel for as long as a pass lasts. One channel has one pass
+    /// at a time.
+    pub(super) fn take(&self, channel: &ObjectRef<SseChannel>) -> Taken<'_> {
+        let mut inner = self.0.lock();
+        let remembered = inner.channels.remove(channel).unwrap_or_default();
+        Taken { from: self, channel: channel.clone(), era: inner.era, remembered, keep: true }
+    }
+
+    /// Forgets all channels. What is taken at this moment is not put back: it stems from before.
+    pub(super) fn forget_all(&self) {
+        let mut inner = self.0.lock();
+        inner.era += 1;
+        inner.channels.clear();
+    }
+}
+
+/// What was taken goes back when this is dropped, so that a pass that is cut off loses nothing.
+pub(super) struct Taken<'a> {
+    from: &'a RememberedChannels,
+    channel: ObjectRef<SseChannel>,
+    era: u64,
+    remembered: Remembered,
+    keep: bool,
+}
+
+impl Taken<'_> {
+    /// The channel has gone.
+    pub(super) fn forget(mut self) {
+        self.keep = false;
+    }
+}
+
+impl Deref for Taken<'_> {
+    type Target = Remembered;
+
+    fn deref(&self) -> &Remembered {
+        &self.remembered
+    }
+}
+
+impl DerefMut for Taken<'_> {
+    fn deref_mut(&mut self) -> &mut Remembered {
+        &mut self.remembered
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.from.0.lock();
+        if self.keep && self.era == inner.era {
+            inner.channels.insert(self.channel.clone(), std::mem::take(&mut self.remembered));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failures(channels: &RememberedChannels) -> u32 {
+        channels.take(&ObjectRef::new("orders").within("shop")).failures
+    }
+
+    #[test]
+    fn what_was_taken_goes_back() {
+        let (channels, orders) =
+            (RememberedChannels::default(), ObjectRef::new("orders").within("shop"));
+        channels.take(&orders).failed();
+        channels.take(&orders).failed();
+        assert_eq!(failures(&channels), 2);
+        channels.take(&orders).forget();
+        assert_eq!(failures(&channels), 0);
+    }
+
+    #[test]
+    fn a_pass_that_began_before_everything_was_forgotten_puts_nothing_back() {
+        let (channels, orders) =
+            (RememberedChannels::default(), ObjectRef::new("orders").within("shop"));
+        let mut taken = channels.take(&orders);
+        taken.failed();
+        channels.forget_all();
+        drop(taken);
+        assert_eq!(failures(&channels), 0);
+    }
+
+    #[test]
+    fn pauses_grow_up_to_a_minute() {
+        let mut remembered = Remembered::default();
+        let pauses: Vec<_> = (0..8).map(|_| remembered.failed().as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        remembered.succeeded();
+        assert_eq!(remembered.failed().as_secs(), 1);
+    }
+}
