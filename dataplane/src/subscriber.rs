@@ -35,7 +35,7 @@ use crate::{
 pub use frames::Frames;
 pub use handed::Mark;
 pub use output::{seconds_since, write_close};
-pub use question::{Answer, Question};
+pub use question::{Answer, Question, SegmentKey};
 pub use start::{Place, Start, resolve};
 
 /// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].

@@ -12,10 +12,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::store::Place;
 use crate::{
     registry::Writer,
-    subscriber::{Answer, Subscriber},
+    subscriber::{Answer, SegmentKey, Subscriber},
 };
 
 /// A subscriber whose socket has left hyper.
@@ -45,8 +44,8 @@ pub(super) enum Message {
     Close(usize),
     /// The store's answer to one.
     Answered(Address, Answer),
-    /// The store's answer to all who wait for this place.
-    Read(Place, Answer),
+    /// The store's answer to all streams that wait for this segment.
+    Read(SegmentKey, Answer),
     /// The thread is to end.
     Stop,
 }

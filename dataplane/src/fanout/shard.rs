@@ -27,12 +27,12 @@ use super::{
     group::Group,
     inbox::{Address, Arrival, Inbox, Message},
     round::STANDING,
-    store::{Place, Store},
+    store::Store,
     timers::Timers,
 };
 use crate::{
     log::Origin,
-    subscriber::{Answer, Question, Step, Subscriber},
+    subscriber::{Answer, Question, SegmentKey, Step, Subscriber},
 };
 
 /// Token of the inbox.
@@ -86,7 +86,7 @@ pub(super) struct Shard {
     /// What one connection was given in its turn; empty between turns.
     handed: Vec<Handed>,
     /// Who waits for a read of the store that is on its way.
-    readers: HashMap<Place, Vec<Address>>,
+    readers: HashMap<SegmentKey, Vec<Address>>,
     now: Instant,
 }
 
@@ -195,9 +195,9 @@ impl Shard {
                 }
             }
             Message::Answered(address, answer) => self.answered(address, answer),
-            Message::Read(place, answer) => {
+            Message::Read(segment, answer) => {
                 let mut answer = answer;
-                for address in self.readers.remove(&place).unwrap_or_default() {
+                for address in self.readers.remove(&segment).unwrap_or_default() {
                     self.answered(address, answer.clone());
                     // The store was asked once.
                     if let Answer::Segment(Ok(Some((_, origin)))) = &mut answer {

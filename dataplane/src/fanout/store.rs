@@ -2,40 +2,11 @@
 
 use std::sync::Arc;
 
-use sluice_channel::limits;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::inbox::{Inbox, Message};
-use crate::{
-    frame::Dialect,
-    subscriber::{Answer, Question},
-};
-
-/// A place of a log whose subscribers share one question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    /// Address of the log, which the question keeps alive.
-    log: usize,
-    life: u64,
-    dialect: Dialect,
-    block: u64,
-}
-
-impl Place {
-    /// The place of a question that others may have too.
-    pub(super) fn of(question: &Question) -> Option<Self> {
-        match question {
-            Question::Segment { log, life, position, dialect } => Some(Self {
-                log: Arc::as_ptr(log) as usize,
-                life: *life,
-                dialect: *dialect,
-                block: position / limits::SEGMENT_SEQUENCES,
-            }),
-            Question::Place { .. } => None,
-        }
-    }
-}
+use crate::subscriber::{Answer, Question};
 
 /// Where questions are asked. There are never more on their way than subscribers, and their reads
 /// of the store are bounded by the log.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_channel::{Epoch, Filter};
+use sluice_channel::{Epoch, Filter, limits};
 
 use super::{Place, Request, Start, resolve};
 use crate::{
@@ -74,6 +74,32 @@ impl Question {
             Self::Segment { log, life, position, dialect } => {
                 Answer::Segment(log.segment(life, position, dialect).await)
             }
+        }
+    }
+}
+
+/// A part of a log whose subscribers share one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SegmentKey {
+    /// Address of the log, which the question keeps alive.
+    log: usize,
+    life: u64,
+    dialect: Dialect,
+    block: u64,
+}
+
+impl SegmentKey {
+    /// The key of a question that others may have too.
+    #[must_use]
+    pub fn of(question: &Question) -> Option<Self> {
+        match question {
+            Question::Segment { log, life, position, dialect } => Some(Self {
+                log: Arc::as_ptr(log) as usize,
+                life: *life,
+                dialect: *dialect,
+                block: position / limits::SEGMENT_SEQUENCES,
+            }),
+            Question::Place { .. } => None,
         }
     }
 }

@@ -14,11 +14,10 @@ use crate::{
     fanout::{
         connection::Connection,
         inbox::{Address, Message},
-        store::Place,
         timers::Timers,
     },
     frame::CloseReason,
-    subscriber::{Answer, Question, Step},
+    subscriber::{Answer, Question, SegmentKey, Step},
 };
 
 impl Shard {
@@ -79,16 +78,16 @@ impl Shard {
     pub(super) fn ask(&mut self, key: usize, question: Question) {
         let Some(Slot::Stream(connection)) = self.slots.get(key) else { return };
         let address = Address { key, ticket: connection.ticket };
-        let Some(place) = Place::of(&question) else {
+        let Some(segment) = SegmentKey::of(&question) else {
             self.store.ask(question, move |answer| Message::Answered(address, answer), &self.inbox);
             return;
         };
-        let waiting = self.readers.entry(place).or_default();
+        let waiting = self.readers.entry(segment).or_default();
         waiting.push(address);
         // The first to ask has an answer for its own position; the others find the segment in the
         // cache then, or ask.
         if waiting.len() == 1 {
-            self.store.ask(question, move |answer| Message::Read(place, answer), &self.inbox);
+            self.store.ask(question, move |answer| Message::Read(segment, answer), &self.inbox);
         }
     }
 
