@@ -13,9 +13,9 @@ mod chunk;
 mod connection;
 mod group;
 mod inbox;
+mod questions;
 mod round;
 mod shard;
-mod store;
 mod timers;
 
 use std::{io, sync::Arc, thread::JoinHandle};
@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     inbox::{Arrival, Inbox, Message},
+    questions::Questions,
     shard::{INBOX, Shard},
-    store::Store,
 };
 use crate::subscriber::Subscriber;
 
@@ -65,13 +65,13 @@ impl FanOut {
         abort: &CancellationToken,
         failed: &CancellationToken,
     ) -> io::Result<Self> {
-        let store =
-            Store { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
+        let questions =
+            Questions { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
         let fan_out = Self { inboxes: Vec::new(), threads: Mutex::default() };
         (0..threads).try_fold(fan_out, |mut fan_out, number| {
             let poll = mio::Poll::new()?;
             let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), INBOX)?));
-            let shard = Shard::new(poll, Arc::clone(&inbox), store.clone());
+            let shard = Shard::new(poll, Arc::clone(&inbox), questions.clone());
             let watch = Watch { failed: failed.clone() };
             let thread = std::thread::Builder::new().name(format!("fanout-{number}")).spawn(move || {
                 if let Err(error) = shard.run() {

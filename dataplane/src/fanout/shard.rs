@@ -26,8 +26,8 @@ use super::{
     connection::{Connection, Handed},
     group::Group,
     inbox::{Address, Arrival, Inbox, Message},
+    questions::Questions,
     round::STANDING,
-    store::Store,
     timers::Timers,
 };
 use crate::{
@@ -82,7 +82,7 @@ pub(super) struct Shard {
     /// Live deliveries since the queue had its share.
     visits: usize,
     tickets: u64,
-    store: Store,
+    questions: Questions,
     /// What one connection was given in its turn; empty between turns.
     handed: Vec<Handed>,
     /// Who waits for a read of the store that is on its way.
@@ -108,7 +108,7 @@ fn count(subscriber: &Subscriber, handed: &mut Vec<Handed>) {
 }
 
 impl Shard {
-    pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, store: Store) -> Self {
+    pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, questions: Questions) -> Self {
         Self {
             poll,
             waker: Waker::from(Arc::clone(&inbox)),
@@ -121,7 +121,7 @@ impl Shard {
             unserved: false,
             visits: 0,
             tickets: 0,
-            store,
+            questions,
             handed: Vec::new(),
             readers: HashMap::new(),
             now: Instant::now(),

@@ -79,7 +79,11 @@ impl Shard {
         let Some(Slot::Stream(connection)) = self.slots.get(key) else { return };
         let address = Address { key, ticket: connection.ticket };
         let Some(segment) = SegmentKey::of(&question) else {
-            self.store.ask(question, move |answer| Message::Answered(address, answer), &self.inbox);
+            self.questions.ask(
+                question,
+                move |answer| Message::Answered(address, answer),
+                &self.inbox,
+            );
             return;
         };
         let waiting = self.readers.entry(segment).or_default();
@@ -87,7 +91,7 @@ impl Shard {
         // The first to ask has an answer for its own position; the others find the segment in the
         // cache then, or ask.
         if waiting.len() == 1 {
-            self.store.ask(question, move |answer| Message::Read(segment, answer), &self.inbox);
+            self.questions.ask(question, move |answer| Message::Read(segment, answer), &self.inbox);
         }
     }
 

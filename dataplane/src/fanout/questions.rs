@@ -11,7 +11,7 @@ use crate::subscriber::{Answer, Question};
 /// Where questions are asked. There are never more on their way than subscribers, and their reads
 /// of the store are bounded by the log.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct Questions {
     pub(super) runtime: Handle,
     /// Owns the tasks.
     pub(super) tasks: TaskTracker,
@@ -19,7 +19,7 @@ pub(super) struct Store {
     pub(super) abort: CancellationToken,
 }
 
-impl Store {
+impl Questions {
     /// Asks, and sends the answer to `inbox` as `message` makes it.
     pub(super) fn ask(
         &self,
