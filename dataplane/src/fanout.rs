@@ -14,9 +14,9 @@ mod connection;
 mod group;
 mod inbox;
 mod questions;
-mod round;
 mod shard;
 mod timers;
+mod waiters;
 
 use std::{io, sync::Arc, thread::JoinHandle};
 

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 
-use super::{chunk, round::STANDING};
+use super::{chunk, waiters::NOT_WAITING};
 use crate::subscriber::{Mark, Subscriber};
 
 /// Buffers of one `writev` at most.
@@ -47,8 +47,8 @@ pub(super) struct Connection {
     pub(super) group: u32,
     /// Number of its filter in the group.
     pub(super) filter: u32,
-    /// Where it is in the group's list of those who wait for the head, or [`STANDING`].
-    pub(super) seat: u32,
+    /// Where it is in the group's list of those who wait for the head, or [`NOT_WAITING`].
+    pub(super) slot: u32,
     /// It is in the queue.
     pub(super) queued: bool,
     /// The socket takes nothing at this moment.
@@ -76,7 +76,7 @@ impl Connection {
             ticket,
             group,
             filter,
-            seat: STANDING,
+            slot: NOT_WAITING,
             queued: false,
             blocked: false,
             ending: false,

@@ -9,7 +9,7 @@ use sluice_channel::{Filter, limits};
 use super::{
     chunk,
     connection::{Connection, SEND},
-    round::{Round, STANDING},
+    waiters::{NOT_WAITING, Waiters},
 };
 use crate::{
     channel::Channel,
@@ -67,7 +67,7 @@ pub(super) struct Group {
     /// The head that those who wait have seen.
     pub(super) head: Head,
     /// Those who wait for the head to move.
-    pub(super) waiting: Round,
+    pub(super) waiters: Waiters,
     /// Connections, waiting or not.
     pub(super) members: usize,
     filters: Filters,
@@ -144,7 +144,7 @@ impl Group {
         Self {
             channel,
             head,
-            waiting: Round::default(),
+            waiters: Waiters::default(),
             members: 0,
             filters: Filters::default(),
             batches: Batches::default(),
@@ -157,16 +157,16 @@ impl Group {
         self.filters.enter(filter)
     }
 
-    /// Lets a member go, which must have no seat.
+    /// Lets a member go, which must not wait for the head.
     pub(super) fn leave(&mut self, filter: &Filter) {
         self.members -= 1;
         self.filters.leave(filter);
     }
 
-    /// Gives it a place among those who wait for the head.
-    pub(super) fn seat(&mut self, key: usize, connection: &mut Connection) {
-        if connection.seat == STANDING {
-            connection.seat = self.waiting.sit(key);
+    /// Has it wait for the head.
+    pub(super) fn wait(&mut self, key: usize, connection: &mut Connection) {
+        if connection.slot == NOT_WAITING {
+            connection.slot = self.waiters.insert(key);
         }
     }
 
@@ -176,7 +176,7 @@ impl Group {
         if head != self.head {
             self.head = head;
             self.batches.clear();
-            self.waiting.begin();
+            self.waiters.head_moved();
         }
     }
 

@@ -27,8 +27,8 @@ use super::{
     group::Group,
     inbox::{Address, Arrival, Inbox, Message},
     questions::Questions,
-    round::STANDING,
     timers::Timers,
+    waiters::NOT_WAITING,
 };
 use crate::{
     log::Origin,
@@ -333,7 +333,7 @@ impl Shard {
             After::Wait(_) if connection.subscriber.is_asking() => self.stand(key),
             After::Wait(until) => {
                 if let Some(group) = self.groups.get_mut(connection.group as usize) {
-                    group.seat(key, connection);
+                    group.wait(key, connection);
                 }
                 set_timer(&mut self.timers, *until, key, connection);
             }
@@ -344,7 +344,7 @@ impl Shard {
 
     /// Waits for an answer of the store: not for the head, but it beats.
     fn stand(&mut self, key: usize) {
-        self.unseat(key);
+        self.stop_waiting(key);
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
         let due = connection.subscriber.due().into_std();
         set_timer(&mut self.timers, due, key, connection);
@@ -352,7 +352,7 @@ impl Shard {
 
     /// Its socket is full.
     fn block(&mut self, key: usize) {
-        self.unseat(key);
+        self.stop_waiting(key);
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
         let entry = connection.subscriber.entry();
         let rest = entry
@@ -364,18 +364,18 @@ impl Shard {
         set_timer(&mut self.timers, self.now + rest, key, connection);
     }
 
-    fn unseat(&mut self, key: usize) {
+    fn stop_waiting(&mut self, key: usize) {
         let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let seat = std::mem::replace(&mut connection.seat, STANDING);
-        if seat == STANDING {
+        let slot = std::mem::replace(&mut connection.slot, NOT_WAITING);
+        if slot == NOT_WAITING {
             return;
         }
         let Some(group) = self.groups.get_mut(connection.group as usize) else { return };
-        let (moved, due) = (group.waiting.leave(seat), group.waiting.is_due());
+        let (moved, due) = (group.waiters.remove(slot), group.waiters.has_due());
         if let Some((key, Slot::Stream(connection))) =
             moved.and_then(|key| Some((key, self.slots.get_mut(key)?)))
         {
-            connection.seat = seat;
+            connection.slot = slot;
             if due {
                 // It may have come from a place that is still to be visited to one that was.
                 enqueue(&mut self.queue, key, connection);

@@ -135,7 +135,7 @@ impl Shard {
 
     /// Takes the connection out: its place in the registry is free once it is dropped.
     fn take(&mut self, key: usize) -> Option<Connection> {
-        self.unseat(key);
+        self.stop_waiting(key);
         match self.slots.try_remove(key)? {
             Slot::Stream(connection) => {
                 if let Some(group) = self.groups.get_mut(connection.group as usize) {

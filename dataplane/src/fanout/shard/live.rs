@@ -30,7 +30,7 @@ impl Shard {
             if visit % LOOK_EVERY == 0 {
                 group.look();
             }
-            let Some(key) = group.waiting.next() else { break };
+            let Some(key) = group.waiters.next_due() else { break };
             self.visits += 1;
             let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { continue };
             match group.deliver(connection, heartbeat_at, &mut tally) {
@@ -41,6 +41,6 @@ impl Shard {
             }
         }
         tally.count(&channel);
-        self.unserved |= self.groups.get(group_key).is_some_and(|group| group.waiting.is_due());
+        self.unserved |= self.groups.get(group_key).is_some_and(|group| group.waiters.has_due());
     }
 }

@@ -5,11 +5,11 @@
 //! has come meanwhile with the same write.
 
 /// Has no seat.
-pub(super) const STANDING: u32 = u32::MAX;
+pub(super) const NOT_WAITING: u32 = u32::MAX;
 
 /// Seats in a circle.
 #[derive(Debug, Default)]
-pub(super) struct Round {
+pub(super) struct Waiters {
     /// Keys of those who wait.
     seats: Vec<usize>,
     /// The seat to visit next.
@@ -18,14 +18,14 @@ pub(super) struct Round {
     due: usize,
 }
 
-impl Round {
+impl Waiters {
     /// Gives `key` a seat, unless there are no more numbers.
-    pub(super) fn sit(&mut self, key: usize) -> u32 {
-        let seat = u32::try_from(self.seats.len()).unwrap_or(STANDING);
-        if seat != STANDING {
+    pub(super) fn insert(&mut self, key: usize) -> u32 {
+        let seat = u32::try_from(self.seats.len()).unwrap_or(NOT_WAITING);
+        if seat != NOT_WAITING {
             self.seats.push(key);
             // It may sit between the next visit and the last.
-            self.due += usize::from(self.is_due());
+            self.due += usize::from(self.has_due());
         }
         seat
     }
@@ -33,7 +33,7 @@ impl Round {
     /// Takes `seat` back. Returns who sits in it now, if the last one had to move. While visits are
     /// due, it may have come from a place that is still to be visited to one that was: the caller
     /// has to see to it.
-    pub(super) fn leave(&mut self, seat: u32) -> Option<usize> {
+    pub(super) fn remove(&mut self, seat: u32) -> Option<usize> {
         let seat = seat as usize;
         if seat >= self.seats.len() {
             return None;
@@ -43,17 +43,17 @@ impl Round {
     }
 
     /// The head has moved: all are to be visited.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn head_moved(&mut self) {
         self.due = self.seats.len();
     }
 
     /// Whether visits are due.
-    pub(super) const fn is_due(&self) -> bool {
+    pub(super) const fn has_due(&self) -> bool {
         self.due > 0
     }
 
     /// The next one to visit.
-    pub(super) fn next(&mut self) -> Option<usize> {
+    pub(super) fn next_due(&mut self) -> Option<usize> {
         // Some may have gone.
         self.due = self.due.min(self.seats.len());
         self.due = self.due.checked_sub(1)?;
@@ -75,14 +75,14 @@ mod tests {
 
     #[test]
     fn who_sits_down_in_the_middle_takes_nobodys_visit() {
-        let mut round = Round::default();
-        assert_eq!([7, 8].map(|key| round.sit(key)), [0, 1]);
-        round.begin();
-        assert_eq!(round.next(), Some(7));
-        round.begin();
-        assert_eq!(round.sit(9), 2);
+        let mut round = Waiters::default();
+        assert_eq!([7, 8].map(|key| round.insert(key)), [0, 1]);
+        round.head_moved();
+        assert_eq!(round.next_due(), Some(7));
+        round.head_moved();
+        assert_eq!(round.insert(9), 2);
         assert_eq!(
-            [round.next(), round.next(), round.next(), round.next()],
+            [round.next_due(), round.next_due(), round.next_due(), round.next_due()],
             [Some(8), Some(9), Some(7), None]
         );
     }
@@ -108,14 +108,14 @@ mod tests {
         /// Whoever had a seat when the head moved is visited, or was told of as moved, or has left.
         #[test]
         fn nobody_is_left_out(acts in prop::collection::vec(act(), 0..200)) {
-            let mut round = Round::default();
+            let mut round = Waiters::default();
             let mut seat_of: HashMap<usize, u32> = HashMap::new();
             let mut owed: BTreeSet<usize> = BTreeSet::new();
             let mut keys = 0;
             for act in acts.into_iter().chain([Act::Next(u8::MAX)]) {
                 match act {
                     Act::Sit => {
-                        seat_of.insert(keys, round.sit(keys));
+                        seat_of.insert(keys, round.insert(keys));
                         keys += 1;
                     }
                     Act::Leave(which) if !seat_of.is_empty() => {
@@ -124,9 +124,9 @@ mod tests {
                         let key = *which.get(&present);
                         let seat = seat_of.remove(&key).unwrap();
                         owed.remove(&key);
-                        if let Some(moved) = round.leave(seat) {
+                        if let Some(moved) = round.remove(seat) {
                             prop_assert!(seat_of.insert(moved, seat).is_some_and(|before| before > seat), "the last one moves");
-                            if round.is_due() {
+                            if round.has_due() {
                                 owed.remove(&moved);
                             }
                         }
@@ -134,18 +134,18 @@ mod tests {
                     Act::Leave(_) => {}
                     Act::Begin => {
                         owed = seat_of.keys().copied().collect();
-                        round.begin();
+                        round.head_moved();
                     }
                     Act::Next(count) => {
                         for _ in 0..count {
-                            let Some(key) = round.next() else { break };
+                            let Some(key) = round.next_due() else { break };
                             prop_assert!(seat_of.contains_key(&key));
                             owed.remove(&key);
                         }
                     }
                 }
             }
-            prop_assert!(!round.is_due() || keys > usize::from(u8::MAX));
+            prop_assert!(!round.has_due() || keys > usize::from(u8::MAX));
             prop_assert!(owed.is_empty(), "left out: {owed:?}");
         }
     }
