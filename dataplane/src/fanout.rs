@@ -10,11 +10,12 @@
 //! [`Subscriber`]; `--fanout-threads 0` leaves everything there.
 
 mod chunk;
-mod connection;
+
 mod group;
 mod inbox;
 mod questions;
 mod shard;
+mod stream;
 mod timers;
 mod waiters;
 

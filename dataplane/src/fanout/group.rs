@@ -8,7 +8,7 @@ use sluice_channel::{Filter, limits};
 
 use super::{
     chunk,
-    connection::{Connection, SEND},
+    stream::{SEND, Stream},
     waiters::{NOT_WAITING, Waiters},
 };
 use crate::{
@@ -68,7 +68,7 @@ pub(super) struct Group {
     pub(super) head: Head,
     /// Those who wait for the head to move.
     pub(super) waiters: Waiters,
-    /// Connections, waiting or not.
+    /// Streams, waiting or not.
     pub(super) members: usize,
     filters: Filters,
     batches: Batches,
@@ -164,9 +164,9 @@ impl Group {
     }
 
     /// Has it wait for the head.
-    pub(super) fn wait(&mut self, key: usize, connection: &mut Connection) {
-        if connection.slot == NOT_WAITING {
-            connection.slot = self.waiters.insert(key);
+    pub(super) fn wait(&mut self, key: usize, stream: &mut Stream) {
+        if stream.slot == NOT_WAITING {
+            stream.slot = self.waiters.insert(key);
         }
     }
 
@@ -184,39 +184,39 @@ impl Group {
     /// all.
     pub(super) fn deliver(
         &mut self,
-        connection: &mut Connection,
+        stream: &mut Stream,
         heartbeat_at: Instant,
         tally: &mut Tally,
     ) -> Delivered {
-        let dialect = connection.subscriber.dialect();
+        let dialect = stream.subscriber.dialect();
         loop {
-            let Some(position) = connection.subscriber.live_at(self.head) else {
+            let Some(position) = stream.subscriber.live_at(self.head) else {
                 return Delivered::NotAlike;
             };
             if position >= self.head.next {
                 return Delivered::All;
             }
-            let stand = (connection.filter, dialect, position);
+            let stand = (stream.filter, dialect, position);
             let (channel, head) = (&self.channel, self.head);
-            let make = || batch(channel, head, position, connection.subscriber.filter(), dialect);
+            let make = || batch(channel, head, position, stream.subscriber.filter(), dialect);
             let Some(batch) = self.batches.get_or_make(stand, make) else {
                 return Delivered::NotAlike;
             };
             if batch.chunks.is_empty() {
-                connection.subscriber.passed(batch.next, None);
+                stream.subscriber.passed(batch.next, None);
                 continue;
             }
-            let Ok(taken) = connection.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else {
+            let Ok(taken) = stream.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else {
                 return Delivered::Broken;
             };
             tally.begin(batch.oldest_nanos, channel);
             let cut = batch.cut(taken, tally);
-            connection.subscriber.passed(
+            stream.subscriber.passed(
                 cut.as_ref().map_or(batch.next, |(_, next)| *next),
                 Some(heartbeat_at.into()),
             );
             if let Some((rest, _)) = cut {
-                connection.keep(rest);
+                stream.keep(rest);
                 return Delivered::Blocked;
             }
         }

@@ -23,10 +23,10 @@ use sluice_channel::limits;
 use end::{drained, enqueue, set_timer};
 
 use super::{
-    connection::{Connection, Handed},
     group::Group,
     inbox::{Address, Arrival, Inbox, Message},
     questions::Questions,
+    stream::{Handed, Stream},
     timers::Timers,
     waiters::NOT_WAITING,
 };
@@ -41,7 +41,7 @@ pub(super) const INBOX: Token = Token(usize::MAX);
 const EVENTS: usize = 1_024;
 /// Bytes written in one turn to those who are not at the head; about a millisecond's worth.
 const TURN_BYTES: usize = 1024 * 1024;
-/// What a turn costs a connection that writes little.
+/// What a turn costs a stream that writes little.
 const LEAST_BYTES: usize = 4 * 1024;
 /// Live deliveries, some tens of milliseconds' worth, after which the queue has its share although
 /// there are more.
@@ -58,7 +58,7 @@ const LINGER: Duration = Duration::from_secs(2);
     reason = "nearly all are streams, and a box would cost each delivery a cache line"
 )]
 enum Slot {
-    Stream(Connection),
+    Stream(Stream),
     /// Has had its last frame.
     Lingering(TcpStream, u64),
 }
@@ -83,14 +83,14 @@ pub(super) struct Shard {
     visits: usize,
     tickets: u64,
     questions: Questions,
-    /// What one connection was given in its turn; empty between turns.
+    /// What one stream was given in its turn; empty between turns.
     handed: Vec<Handed>,
     /// Who waits for a read of the store that is on its way.
     readers: HashMap<SegmentKey, Vec<Address>>,
     now: Instant,
 }
 
-/// What comes after a connection's frames.
+/// What comes after a stream's frames.
 enum After {
     More,
     Wait(Instant),
@@ -173,8 +173,8 @@ impl Shard {
     fn ready(&mut self, key: usize, closed: bool, writable: bool) {
         match self.slots.get_mut(key) {
             Some(Slot::Stream(_)) if closed => self.remove(key),
-            Some(Slot::Stream(connection)) if writable && connection.blocked => {
-                enqueue(&mut self.queue, key, connection)
+            Some(Slot::Stream(stream)) if writable && stream.blocked => {
+                enqueue(&mut self.queue, key, stream)
             }
             Some(Slot::Lingering(socket, _)) => {
                 if drained(socket) {
@@ -190,8 +190,8 @@ impl Shard {
         match message {
             Message::Arrived(arrival) => self.admit(*arrival),
             Message::Close(key) => {
-                if let Some(Slot::Stream(connection)) = self.slots.get_mut(key) {
-                    enqueue(&mut self.queue, key, connection);
+                if let Some(Slot::Stream(stream)) = self.slots.get_mut(key) {
+                    enqueue(&mut self.queue, key, stream);
                 }
             }
             Message::Answered(address, answer) => self.answered(address, answer),
@@ -231,11 +231,10 @@ impl Shard {
         );
         subscriber.entry().written_by(Arc::clone(&self.inbox) as _, key as u64);
         let group_number = u32::try_from(group_key).unwrap_or(u32::MAX);
-        let connection =
-            Connection::new(socket, head, subscriber, self.tickets, group_number, filter);
-        let Slot::Stream(connection) = slot.insert(Slot::Stream(connection)) else { return };
+        let stream = Stream::new(socket, head, subscriber, self.tickets, group_number, filter);
+        let Slot::Stream(stream) = slot.insert(Slot::Stream(stream)) else { return };
         match registered {
-            Ok(()) => enqueue(&mut self.queue, key, connection),
+            Ok(()) => enqueue(&mut self.queue, key, stream),
             Err(error) => {
                 tracing::warn!(%error, "a socket cannot be watched");
                 self.remove(key);
@@ -257,14 +256,14 @@ impl Shard {
         }
     }
 
-    /// Lets one connection do what it has to do next; returns the bytes written.
+    /// Lets one stream do what it has to do next; returns the bytes written.
     fn pump(&mut self, key: usize) -> usize {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return 0 };
-        let Some(group) = self.groups.get(connection.group as usize) else { return 0 };
-        connection.queued = false;
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return 0 };
+        let Some(group) = self.groups.get(stream.group as usize) else { return 0 };
+        stream.queued = false;
         // What a newcomer has to write first, its response head, goes out with its first frames.
-        if connection.blocked {
-            match connection.flush() {
+        if stream.blocked {
+            match stream.flush() {
                 Ok(true) => {}
                 Ok(false) => {
                     self.block(key);
@@ -279,35 +278,35 @@ impl Shard {
         let head = group.channel.log().head_now();
         let mut written = 0;
         let after = loop {
-            if connection.ending {
+            if stream.ending {
                 break After::End;
             }
-            let mark = connection.subscriber.mark();
-            match connection.subscriber.step(head, self.now.into()) {
+            let mark = stream.subscriber.mark();
+            match stream.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
-                    written += connection.push(parts);
+                    written += stream.push(parts);
                     // It lies behind the events: they can no longer be taken back.
-                    count(&connection.subscriber, &mut self.handed);
+                    count(&stream.subscriber, &mut self.handed);
                 }
                 Step::Events(parts, events) => {
-                    let bytes = connection.push(parts);
+                    let bytes = stream.push(parts);
                     written += bytes;
                     self.handed.push(Handed { mark, events, bytes });
                 }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),
                 Step::Yield => break After::More,
-                Step::End => connection.push_end(),
+                Step::End => stream.push_end(),
             }
             if written >= limits::WRITE_BYTES {
                 break After::More;
             }
         };
-        let flushed = connection.flush();
+        let flushed = stream.flush();
         if matches!(flushed, Ok(false)) {
-            connection.take_back(&mut self.handed);
+            stream.take_back(&mut self.handed);
         }
-        count(&connection.subscriber, &mut self.handed);
+        count(&stream.subscriber, &mut self.handed);
         // Asked also when blocked: the answer finds it later.
         let after = match after {
             After::Ask(question) => {
@@ -327,15 +326,15 @@ impl Shard {
 
     /// Everything was written: what now?
     fn settle(&mut self, key: usize, after: &After) {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
         match after {
-            After::More => enqueue(&mut self.queue, key, connection),
-            After::Wait(_) if connection.subscriber.is_asking() => self.stand(key),
+            After::More => enqueue(&mut self.queue, key, stream),
+            After::Wait(_) if stream.subscriber.is_asking() => self.stand(key),
             After::Wait(until) => {
-                if let Some(group) = self.groups.get_mut(connection.group as usize) {
-                    group.wait(key, connection);
+                if let Some(group) = self.groups.get_mut(stream.group as usize) {
+                    group.wait(key, stream);
                 }
-                set_timer(&mut self.timers, *until, key, connection);
+                set_timer(&mut self.timers, *until, key, stream);
             }
             After::End => self.finish(key),
             After::Ask(_) => {}
@@ -345,40 +344,40 @@ impl Shard {
     /// Waits for an answer of the store: not for the head, but it beats.
     fn stand(&mut self, key: usize) {
         self.stop_waiting(key);
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let due = connection.subscriber.due().into_std();
-        set_timer(&mut self.timers, due, key, connection);
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let due = stream.subscriber.due().into_std();
+        set_timer(&mut self.timers, due, key, stream);
     }
 
     /// Its socket is full.
     fn block(&mut self, key: usize) {
         self.stop_waiting(key);
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let entry = connection.subscriber.entry();
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let entry = stream.subscriber.entry();
         let rest = entry
             .channel()
             .config()
             .delivery
             .write_timeout
             .saturating_sub(entry.connection().blocked_for());
-        set_timer(&mut self.timers, self.now + rest, key, connection);
+        set_timer(&mut self.timers, self.now + rest, key, stream);
     }
 
     fn stop_waiting(&mut self, key: usize) {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let slot = std::mem::replace(&mut connection.slot, NOT_WAITING);
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let slot = std::mem::replace(&mut stream.slot, NOT_WAITING);
         if slot == NOT_WAITING {
             return;
         }
-        let Some(group) = self.groups.get_mut(connection.group as usize) else { return };
+        let Some(group) = self.groups.get_mut(stream.group as usize) else { return };
         let (moved, due) = (group.waiters.remove(slot), group.waiters.has_due());
-        if let Some((key, Slot::Stream(connection))) =
+        if let Some((key, Slot::Stream(stream))) =
             moved.and_then(|key| Some((key, self.slots.get_mut(key)?)))
         {
-            connection.slot = slot;
+            stream.slot = slot;
             if due {
                 // It may have come from a place that is still to be visited to one that was.
-                enqueue(&mut self.queue, key, connection);
+                enqueue(&mut self.queue, key, stream);
             }
         }
     }

@@ -12,8 +12,8 @@ use mio::{Interest, Token, net::TcpStream};
 use super::{LINGER, Shard, Slot};
 use crate::{
     fanout::{
-        connection::Connection,
         inbox::{Address, Message},
+        stream::Stream,
         timers::Timers,
     },
     frame::CloseReason,
@@ -25,10 +25,10 @@ impl Shard {
     pub(super) fn tick(&mut self) {
         while let Some((at, key, ticket)) = self.timers.due(self.now) {
             match self.slots.get_mut(key) {
-                Some(Slot::Stream(connection))
-                    if connection.ticket == ticket && connection.timer_at == Some(at) =>
+                Some(Slot::Stream(stream))
+                    if stream.ticket == ticket && stream.timer_at == Some(at) =>
                 {
-                    connection.timer_at = None;
+                    stream.timer_at = None;
                     self.look(key);
                 }
                 Some(Slot::Lingering(_, of)) if *of == ticket => {
@@ -45,19 +45,19 @@ impl Shard {
 
     /// Its moment has come, unless it was written to in the meantime.
     fn look(&mut self, key: usize) {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        if connection.blocked {
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        if stream.blocked {
             // The kernel tells of room once there is much of it; there may be some.
-            match connection.flush() {
-                Ok(true) => return enqueue(&mut self.queue, key, connection),
+            match stream.flush() {
+                Ok(true) => return enqueue(&mut self.queue, key, stream),
                 Ok(false) => {}
                 Err(_) => return self.remove(key),
             }
-            let entry = connection.subscriber.entry();
+            let entry = stream.subscriber.entry();
             let timeout = entry.channel().config().delivery.write_timeout;
             let blocked = entry.connection().blocked_for();
             if blocked < timeout {
-                set_timer(&mut self.timers, self.now + (timeout - blocked), key, connection);
+                set_timer(&mut self.timers, self.now + (timeout - blocked), key, stream);
                 return;
             }
             // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to
@@ -66,18 +66,18 @@ impl Shard {
             entry.close(CloseReason::Slow, Duration::ZERO);
             return self.remove(key);
         }
-        let due = connection.subscriber.due().into_std();
+        let due = stream.subscriber.due().into_std();
         if due <= self.now {
-            enqueue(&mut self.queue, key, connection);
+            enqueue(&mut self.queue, key, stream);
         } else {
-            set_timer(&mut self.timers, due, key, connection);
+            set_timer(&mut self.timers, due, key, stream);
         }
     }
 
     /// Sends a question on its way.
     pub(super) fn ask(&mut self, key: usize, question: Question) {
-        let Some(Slot::Stream(connection)) = self.slots.get(key) else { return };
-        let address = Address { key, ticket: connection.ticket };
+        let Some(Slot::Stream(stream)) = self.slots.get(key) else { return };
+        let address = Address { key, ticket: stream.ticket };
         let Some(segment) = SegmentKey::of(&question) else {
             self.questions.ask(
                 question,
@@ -97,25 +97,25 @@ impl Shard {
 
     /// An answer has come.
     pub(super) fn answered(&mut self, address: Address, answer: Answer) {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(address.key) else { return };
-        if connection.ticket != address.ticket {
+        let Some(Slot::Stream(stream)) = self.slots.get_mut(address.key) else { return };
+        if stream.ticket != address.ticket {
             return;
         }
-        if let Step::Write(parts) = connection.subscriber.answer(answer, self.now.into()) {
-            connection.push(parts);
+        if let Step::Write(parts) = stream.subscriber.answer(answer, self.now.into()) {
+            stream.push(parts);
         }
-        if connection.blocked {
-            connection.subscriber.let_go();
+        if stream.blocked {
+            stream.subscriber.let_go();
         } else {
-            enqueue(&mut self.queue, address.key, connection);
+            enqueue(&mut self.queue, address.key, stream);
         }
     }
 
     /// The last frame was written.
     pub(super) fn finish(&mut self, key: usize) {
-        let Some(connection) = self.take(key) else { return };
-        let ticket = connection.ticket;
-        let mut socket = connection.finish();
+        let Some(stream) = self.take(key) else { return };
+        let ticket = stream.ticket;
+        let mut socket = stream.finish();
         if !drained(&mut socket) {
             let slot = self.slots.vacant_entry();
             let key = slot.key();
@@ -133,16 +133,16 @@ impl Shard {
         drop(self.take(key));
     }
 
-    /// Takes the connection out: its place in the registry is free once it is dropped.
-    fn take(&mut self, key: usize) -> Option<Connection> {
+    /// Takes the stream out: its place in the registry is free once it is dropped.
+    fn take(&mut self, key: usize) -> Option<Stream> {
         self.stop_waiting(key);
         match self.slots.try_remove(key)? {
-            Slot::Stream(connection) => {
-                if let Some(group) = self.groups.get_mut(connection.group as usize) {
-                    group.leave(connection.subscriber.filter());
+            Slot::Stream(stream) => {
+                if let Some(group) = self.groups.get_mut(stream.group as usize) {
+                    group.leave(stream.subscriber.filter());
                 }
                 self.inbox.left();
-                Some(connection)
+                Some(stream)
             }
             Slot::Lingering(..) => None,
         }
@@ -162,17 +162,17 @@ impl Shard {
     }
 }
 
-pub(super) fn enqueue(queue: &mut VecDeque<usize>, key: usize, connection: &mut Connection) {
-    if !connection.queued {
-        connection.queued = true;
+pub(super) fn enqueue(queue: &mut VecDeque<usize>, key: usize, stream: &mut Stream) {
+    if !stream.queued {
+        stream.queued = true;
         queue.push_back(key);
     }
 }
 
-pub(super) fn set_timer(timers: &mut Timers, at: Instant, key: usize, connection: &mut Connection) {
-    if connection.timer_at.is_none_or(|set| at < set) {
-        connection.timer_at = Some(at);
-        timers.set(at, key, connection.ticket);
+pub(super) fn set_timer(timers: &mut Timers, at: Instant, key: usize, stream: &mut Stream) {
+    if stream.timer_at.is_none_or(|set| at < set) {
+        stream.timer_at = Some(at);
+        timers.set(at, key, stream.ticket);
     }
 }
 

@@ -32,10 +32,10 @@ impl Shard {
             }
             let Some(key) = group.waiters.next_due() else { break };
             self.visits += 1;
-            let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { continue };
-            match group.deliver(connection, heartbeat_at, &mut tally) {
+            let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { continue };
+            match group.deliver(stream, heartbeat_at, &mut tally) {
                 Delivered::All => {}
-                Delivered::NotAlike => enqueue(&mut self.queue, key, connection),
+                Delivered::NotAlike => enqueue(&mut self.queue, key, stream),
                 Delivered::Blocked => self.block(key),
                 Delivered::Broken => self.remove(key),
             }

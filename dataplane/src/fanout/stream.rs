@@ -34,7 +34,7 @@ pub(super) struct Handed {
 
 /// A subscriber and its socket. There is one for each subscriber: every byte counts.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct Stream {
     socket: TcpStream,
     pub(super) subscriber: Subscriber,
     /// What was to be written and was not taken yet. Empty nearly always, and then without memory
@@ -59,7 +59,7 @@ pub(super) struct Connection {
     pub(super) timer_at: Option<Instant>,
 }
 
-impl Connection {
+impl Stream {
     pub(super) fn new(
         socket: TcpStream,
         head: Bytes,
