@@ -36,7 +36,7 @@ pub use frames::Frames;
 pub use handed::Mark;
 pub use output::{seconds_since, write_close};
 pub use question::{Answer, Question, SegmentKey};
-pub use start::{Place, Start, resolve};
+pub use start::{Start, StartPosition, resolve};
 
 /// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -239,10 +239,16 @@ impl Subscriber {
         };
         let channel = self.entry.channel();
         match start::at_once(channel, &self.request.start, head, epoch) {
-            Some(place) => self.begin(head, epoch, place),
+            Some(start) => self.begin(head, epoch, start),
             None => {
                 self.asked = true;
-                Step::Ask(Question::place(channel, &self.request, head, epoch))
+                Step::Ask(Question::start(
+                    channel,
+                    &self.request.start,
+                    &self.request.filter,
+                    head,
+                    epoch,
+                ))
             }
         }
     }
@@ -299,16 +305,16 @@ impl Subscriber {
     pub fn answer(&mut self, answer: Answer, now: Instant) -> Step {
         self.asked = false;
         let step = match answer {
-            Answer::Place(head, epoch, Ok(place)) => {
+            Answer::Start(head, epoch, Ok(start)) => {
                 self.backoff = MIN_BACKOFF;
-                self.begin(head, epoch, place)
+                self.begin(head, epoch, start)
             }
             Answer::Segment(Ok(read)) => {
                 self.backoff = MIN_BACKOFF;
                 self.segment = read;
                 Step::Yield
             }
-            Answer::Place(_, _, Err(error)) => {
+            Answer::Start(_, _, Err(error)) => {
                 tracing::debug!(%error, "the start position cannot be found yet");
                 self.admission_failed = true;
                 self.pause(now)

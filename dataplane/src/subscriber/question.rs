@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_channel::{Epoch, Filter, limits};
 
-use super::{Place, Request, Start, resolve};
+use super::start::{Start, StartPosition, resolve};
 use crate::{
     channel::Channel,
     frame::Dialect,
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Question {
     /// Where does it start?
-    Place {
+    Start {
         /// The channel.
         channel: Arc<Channel>,
         /// What the request says of the start.
@@ -45,20 +45,21 @@ pub enum Question {
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// The start position as of that head.
-    Place(Head, Epoch, Result<Place, Error>),
+    Start(Head, Epoch, Result<StartPosition, Error>),
     /// The segment and where it came from; `None` when the log's life is over.
     Segment(Result<Option<(Arc<Segment>, Origin)>, Error>),
 }
 
 impl Question {
-    pub(super) fn place(
+    pub(super) fn start(
         channel: &Arc<Channel>,
-        request: &Request,
+        start: &Start,
+        filter: &Filter,
         head: Head,
         epoch: Epoch,
     ) -> Self {
-        let (start, filter) = (request.start.clone(), request.filter.clone());
-        Self::Place { channel: Arc::clone(channel), start, filter, head, epoch }
+        let (start, filter) = (start.clone(), filter.clone());
+        Self::Start { channel: Arc::clone(channel), start, filter, head, epoch }
     }
 
     pub(super) fn segment(log: &Arc<Log>, life: u64, position: u64, dialect: Dialect) -> Self {
@@ -68,8 +69,8 @@ impl Question {
     /// Asks it. Ends within the store's own time limits.
     pub async fn ask(self) -> Answer {
         match self {
-            Self::Place { channel, start, filter, head, epoch } => {
-                Answer::Place(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
+            Self::Start { channel, start, filter, head, epoch } => {
+                Answer::Start(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
             }
             Self::Segment { log, life, position, dialect } => {
                 Answer::Segment(log.segment(life, position, dialect).await)
@@ -99,7 +100,7 @@ impl SegmentKey {
                 dialect: *dialect,
                 block: position / limits::SEGMENT_SEQUENCES,
             }),
-            Question::Place { .. } => None,
+            Question::Start { .. } => None,
         }
     }
 }
