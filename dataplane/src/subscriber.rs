@@ -6,12 +6,12 @@
 //! next, and whoever drives it (a fan-out thread, or [`Frames`] for a body of hyper's) writes,
 //! waits and asks the store.
 
+mod control;
 mod frames;
 mod handed;
 mod output;
 mod question;
 mod start;
-mod tell;
 
 #[cfg(test)]
 mod tests;
