@@ -8,9 +8,10 @@
 
 mod control;
 mod frames;
-mod handed;
+
 mod output;
 mod question;
+mod rollback;
 mod start;
 
 #[cfg(test)]
@@ -33,9 +34,9 @@ use crate::{
 };
 
 pub use frames::Frames;
-pub use handed::Mark;
 pub use output::{seconds_since, write_close};
 pub use question::{Answer, Question, SegmentKey};
+pub use rollback::Checkpoint;
 pub use start::{Start, StartPosition, resolve};
 
 /// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].
@@ -62,7 +63,7 @@ pub enum Step {
     /// Write these: whole frames, in this order.
     Write(Vec<Bytes>),
     /// The same for events, about [`limits::SLICE_BYTES`] of them. Whoever writes them says so by
-    /// [`Subscriber::handed_over`], or takes them back by [`Subscriber::back_to`].
+    /// [`Subscriber::handed_over`], or takes them back by [`Subscriber::roll_back`].
     Events(Vec<Bytes>, u64),
     /// Nothing to do until the head moves, the stream is to close, or this moment.
     Wait(Instant),

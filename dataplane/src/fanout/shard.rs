@@ -281,7 +281,7 @@ impl Shard {
             if stream.ending {
                 break After::End;
             }
-            let mark = stream.subscriber.mark();
+            let checkpoint = stream.subscriber.checkpoint();
             match stream.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
                     written += stream.push(parts);
@@ -291,7 +291,7 @@ impl Shard {
                 Step::Events(parts, events) => {
                     let bytes = stream.push(parts);
                     written += bytes;
-                    self.handed.push(Handed { mark, events, bytes });
+                    self.handed.push(Handed { checkpoint, events, bytes });
                 }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 
 use super::{chunk, waiters::NOT_WAITING};
-use crate::subscriber::{Mark, Subscriber};
+use crate::subscriber::{Checkpoint, Subscriber};
 
 /// Buffers of one `writev` at most.
 const SLICES: usize = 64;
@@ -26,7 +26,7 @@ const COPY_PARTS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Handed {
     /// Where the subscriber stood before.
-    pub(super) mark: Mark,
+    pub(super) checkpoint: Checkpoint,
     pub(super) events: u64,
     /// Bytes of frames.
     pub(super) bytes: usize,
@@ -160,7 +160,7 @@ impl Stream {
             while framed > 0 {
                 framed -= self.out.pop_back().map_or(framed, |part| part.len());
             }
-            self.subscriber.back_to(last.mark);
+            self.subscriber.roll_back(last.checkpoint);
             handed.pop();
         }
         let mut rest = Vec::with_capacity(left);

@@ -4,7 +4,7 @@ use super::Subscriber;
 
 /// Where a subscriber stood before [`Step::Events`].
 #[derive(Debug, Clone, Copy)]
-pub struct Mark {
+pub struct Checkpoint {
     position: u64,
     shown: u64,
     fresh: bool,
@@ -20,14 +20,14 @@ impl Subscriber {
 
     /// Where it stands.
     #[must_use]
-    pub const fn mark(&self) -> Mark {
-        Mark { position: self.position, shown: self.shown, fresh: self.fresh }
+    pub const fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { position: self.position, shown: self.shown, fresh: self.fresh }
     }
 
     /// Goes back to where it stood before [`Step::Events`]: of what came since, nothing was
     /// written.
-    pub fn back_to(&mut self, mark: Mark) {
-        Mark { position: self.position, shown: self.shown, fresh: self.fresh } = mark;
+    pub fn roll_back(&mut self, checkpoint: Checkpoint) {
+        Checkpoint { position: self.position, shown: self.shown, fresh: self.fresh } = checkpoint;
         self.note();
     }
 
