@@ -5,7 +5,7 @@
 //! sockets that have room again), which comes also when live events do not end. So replays cannot
 //! hold up live events, and live events cannot hold up replays.
 
-mod end;
+mod close;
 mod live;
 
 use std::{
@@ -20,7 +20,7 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use slab::Slab;
 use sluice_channel::limits;
 
-use end::{drained, enqueue, set_timer};
+use close::{drained, enqueue, set_timer};
 
 use super::{
     group::Group,
