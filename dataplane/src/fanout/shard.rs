@@ -5,11 +5,13 @@
 //! sockets that have room again), which comes also when live events do not end. So replays cannot
 //! hold up live events, and live events cannot hold up replays.
 
+mod answers;
 mod close;
 mod live;
+mod time;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io,
     sync::Arc,
     task::Waker,
@@ -20,12 +22,12 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use slab::Slab;
 use sluice_channel::limits;
 
-use close::{drained, enqueue, set_timer};
-
 use super::{
     group::Group,
     inbox::{Address, Arrival, Inbox, Message},
     questions::Questions,
+    queue::Queue,
+    socket::Socket,
     stream::{Handed, Stream},
     timers::Timers,
     waiters::NOT_WAITING,
@@ -48,20 +50,6 @@ const LEAST_BYTES: usize = 4 * 1024;
 const VISITS_BEFORE_OTHERS: usize = 8 * 1024;
 /// Longest wait for anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long a peer that has its last frame may take to close. A socket that is closed with unread
-/// bytes in it would take back what the peer has not read yet (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly all are streams, and a box would cost each delivery a cache line"
-)]
-enum Slot {
-    Stream(Stream),
-    /// Has had its last frame.
-    Lingering(TcpStream, u64),
-}
 
 /// One thread's work.
 #[derive(Debug)]
@@ -70,12 +58,12 @@ pub(super) struct Shard {
     inbox: Arc<Inbox>,
     /// The inbox, as a log sees it.
     waker: Waker,
-    slots: Slab<Slot>,
+    sockets: Slab<Socket>,
     groups: Slab<Group>,
     /// Groups by the address of their channel, which they keep alive.
     by_channel: HashMap<usize, usize>,
     /// Those who have something to do that is not live delivery.
-    queue: VecDeque<usize>,
+    queue: Queue,
     timers: Timers,
     /// Somebody who waits for a head has not been given all of it.
     unserved: bool,
@@ -113,10 +101,10 @@ impl Shard {
             poll,
             waker: Waker::from(Arc::clone(&inbox)),
             inbox,
-            slots: Slab::new(),
+            sockets: Slab::new(),
             groups: Slab::new(),
             by_channel: HashMap::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             timers: Timers::default(),
             unserved: false,
             visits: 0,
@@ -171,14 +159,14 @@ impl Shard {
 
     /// The kernel says something of a socket.
     fn ready(&mut self, key: usize, closed: bool, writable: bool) {
-        match self.slots.get_mut(key) {
-            Some(Slot::Stream(_)) if closed => self.remove(key),
-            Some(Slot::Stream(stream)) if writable && stream.blocked => {
-                enqueue(&mut self.queue, key, stream)
+        match self.sockets.get_mut(key) {
+            Some(Socket::Stream(_)) if closed => self.remove(key),
+            Some(Socket::Stream(stream)) if writable && stream.blocked => {
+                self.queue.push(key, stream)
             }
-            Some(Slot::Lingering(socket, _)) => {
-                if drained(socket) {
-                    self.slots.try_remove(key);
+            Some(Socket::Lingering(lingering)) => {
+                if lingering.drained() {
+                    self.sockets.try_remove(key);
                 }
             }
             Some(_) | None => {}
@@ -190,8 +178,8 @@ impl Shard {
         match message {
             Message::Arrived(arrival) => self.admit(*arrival),
             Message::Close(key) => {
-                if let Some(Slot::Stream(stream)) = self.slots.get_mut(key) {
-                    enqueue(&mut self.queue, key, stream);
+                if let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) {
+                    self.queue.push(key, stream);
                 }
             }
             Message::Answered(address, answer) => self.answered(address, answer),
@@ -222,8 +210,8 @@ impl Shard {
         let filter = group.enter(subscriber.filter());
         self.tickets += 1;
         let mut socket = TcpStream::from_std(socket);
-        let slot = self.slots.vacant_entry();
-        let key = slot.key();
+        let vacant = self.sockets.vacant_entry();
+        let key = vacant.key();
         let registered = self.poll.registry().register(
             &mut socket,
             Token(key),
@@ -232,9 +220,9 @@ impl Shard {
         subscriber.entry().written_by(Arc::clone(&self.inbox) as _, key as u64);
         let group_number = u32::try_from(group_key).unwrap_or(u32::MAX);
         let stream = Stream::new(socket, head, subscriber, self.tickets, group_number, filter);
-        let Slot::Stream(stream) = slot.insert(Slot::Stream(stream)) else { return };
+        let Socket::Stream(stream) = vacant.insert(Socket::Stream(stream)) else { return };
         match registered {
-            Ok(()) => enqueue(&mut self.queue, key, stream),
+            Ok(()) => self.queue.push(key, stream),
             Err(error) => {
                 tracing::warn!(%error, "a socket cannot be watched");
                 self.remove(key);
@@ -247,7 +235,7 @@ impl Shard {
         let mut left = TURN_BYTES;
         // Those who come back to the queue in this turn wait for the next.
         for _ in 0..self.queue.len() {
-            let Some(key) = self.queue.pop_front() else { break };
+            let Some(key) = self.queue.pop() else { break };
             let written = self.pump(key).max(LEAST_BYTES);
             left = left.saturating_sub(written);
             if left == 0 {
@@ -258,7 +246,7 @@ impl Shard {
 
     /// Lets one stream do what it has to do next; returns the bytes written.
     fn pump(&mut self, key: usize) -> usize {
-        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return 0 };
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
         let Some(group) = self.groups.get(stream.group as usize) else { return 0 };
         stream.queued = false;
         // What a newcomer has to write first, its response head, goes out with its first frames.
@@ -326,15 +314,15 @@ impl Shard {
 
     /// Everything was written: what now?
     fn settle(&mut self, key: usize, after: &After) {
-        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
         match after {
-            After::More => enqueue(&mut self.queue, key, stream),
+            After::More => self.queue.push(key, stream),
             After::Wait(_) if stream.subscriber.is_asking() => self.stand(key),
             After::Wait(until) => {
                 if let Some(group) = self.groups.get_mut(stream.group as usize) {
                     group.wait(key, stream);
                 }
-                set_timer(&mut self.timers, *until, key, stream);
+                self.timers.arm(*until, key, stream);
             }
             After::End => self.finish(key),
             After::Ask(_) => {}
@@ -344,15 +332,15 @@ impl Shard {
     /// Waits for an answer of the store: not for the head, but it beats.
     fn stand(&mut self, key: usize) {
         self.stop_waiting(key);
-        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
         let due = stream.subscriber.due().into_std();
-        set_timer(&mut self.timers, due, key, stream);
+        self.timers.arm(due, key, stream);
     }
 
     /// Its socket is full.
     fn block(&mut self, key: usize) {
         self.stop_waiting(key);
-        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
         let entry = stream.subscriber.entry();
         let rest = entry
             .channel()
@@ -360,24 +348,24 @@ impl Shard {
             .delivery
             .write_timeout
             .saturating_sub(entry.connection().blocked_for());
-        set_timer(&mut self.timers, self.now + rest, key, stream);
+        self.timers.arm(self.now + rest, key, stream);
     }
 
     fn stop_waiting(&mut self, key: usize) {
-        let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { return };
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
         let slot = std::mem::replace(&mut stream.slot, NOT_WAITING);
         if slot == NOT_WAITING {
             return;
         }
         let Some(group) = self.groups.get_mut(stream.group as usize) else { return };
         let (moved, due) = (group.waiters.remove(slot), group.waiters.has_due());
-        if let Some((key, Slot::Stream(stream))) =
-            moved.and_then(|key| Some((key, self.slots.get_mut(key)?)))
+        if let Some((key, Socket::Stream(stream))) =
+            moved.and_then(|key| Some((key, self.sockets.get_mut(key)?)))
         {
             stream.slot = slot;
             if due {
                 // It may have come from a place that is still to be visited to one that was.
-                enqueue(&mut self.queue, key, stream);
+                self.queue.push(key, stream);
             }
         }
     }

@@ -11,13 +11,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::stream::Stream;
+
 /// Moments and the connections that they are of.
 #[derive(Debug, Default)]
 pub(super) struct Timers(BinaryHeap<Reverse<(Instant, usize, u64)>>);
 
 impl Timers {
+    /// `stream` is to be looked at then, if it is not to be earlier.
+    pub(super) fn arm(&mut self, at: Instant, key: usize, stream: &mut Stream) {
+        if stream.timer_at.is_none_or(|set| at < set) {
+            stream.timer_at = Some(at);
+            self.insert(at, key, stream.ticket);
+        }
+    }
+
     /// `key` is to be looked at then. `ticket` tells a key's users apart.
-    pub(super) fn set(&mut self, at: Instant, key: usize, ticket: u64) {
+    pub(super) fn insert(&mut self, at: Instant, key: usize, ticket: u64) {
         self.0.push(Reverse((at, key, ticket)));
     }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Shard, Slot, enqueue};
-use crate::fanout::group::{Delivered, Tally};
+use super::Shard;
+use crate::fanout::{
+    group::{Delivered, Tally},
+    socket::Socket,
+};
 
 /// Subscribers of a channel that are visited in one turn: about two milliseconds' worth.
 const VISITS: usize = 512;
@@ -32,10 +35,10 @@ impl Shard {
             }
             let Some(key) = group.waiters.next_due() else { break };
             self.visits += 1;
-            let Some(Slot::Stream(stream)) = self.slots.get_mut(key) else { continue };
+            let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { continue };
             match group.deliver(stream, heartbeat_at, &mut tally) {
                 Delivered::All => {}
-                Delivered::NotAlike => enqueue(&mut self.queue, key, stream),
+                Delivered::NotAlike => self.queue.push(key, stream),
                 Delivered::Blocked => self.block(key),
                 Delivered::Broken => self.remove(key),
             }
