@@ -4,10 +4,10 @@
 //! hyper ─ response head is ready ─▶ Handoff ─ socket, head, subscriber ─▶ Inbox ─▶ Shard ─ write ─▶ sockets
 //!                                                    log's head has changed ──▲  └─ questions ─▶ runtime ─ answers ─▶ Inbox
 //! ```
-//! A thread has no task, queue or timer for a connection: one `epoll`, one heap of moments, one
-//! list of those who wait for a channel's head. When it moves, the new frames are put into one
-//! chunk, and that is written to each of them. HTTP/2 and HTTP/1.0 stay with hyper, over the same
-//! [`Subscriber`]; `--fanout-threads 0` leaves everything there.
+//! A thread has no task, queue or timer of a stream's own: it has one `epoll`, one heap of moments,
+//! and for each channel one list of the streams that wait for its head. When the head moves, the
+//! new frames are put into one chunk, and that is written to each of them. HTTP/2 and HTTP/1.0 stay
+//! with hyper, over the same [`Subscriber`]; `--fanout-threads 0` leaves everything there.
 
 mod chunk;
 
@@ -42,7 +42,7 @@ pub struct FanOut {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Cancels when its thread ends without having been told to.
+/// Cancels `failed` when its thread ends otherwise than by [`Message::Stop`].
 struct Watch {
     failed: CancellationToken,
 }
@@ -88,22 +88,22 @@ impl FanOut {
         })
     }
 
-    /// Gives a stream to the thread that has the fewest. `head` is the response head, which nobody
-    /// has written yet; the body goes on in chunks.
+    /// Gives a stream to the thread that has the fewest. `head` is the response head, which is not
+    /// written yet; the body follows in chunks.
     pub fn take(&self, socket: std::net::TcpStream, head: Bytes, subscriber: Subscriber) {
         if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
-            inbox.came();
+            inbox.stream_added();
             inbox.send(Message::Arrived(Box::new(Arrival { socket, head, subscriber })));
         }
     }
 
-    /// Ends the threads, and with them what streams they have left. Blocks until they have ended.
+    /// Ends the threads and the streams that they still have. Blocks until the threads have ended.
     pub fn stop(&self) {
         for inbox in &self.inboxes {
             inbox.send(Message::Stop);
         }
         for thread in self.threads.lock().drain(..) {
-            // One that has died has said so.
+            // A thread that has died has logged it.
             let _ = thread.join();
         }
     }

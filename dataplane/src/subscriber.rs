@@ -63,7 +63,7 @@ pub enum Step {
     /// Write these: whole frames, in this order.
     Write(Vec<Bytes>),
     /// The same for events, about [`limits::SLICE_BYTES`] of them. Whoever writes them says so by
-    /// [`Subscriber::handed_over`], or takes them back by [`Subscriber::roll_back`].
+    /// [`Subscriber::count_delivered`], or takes them back by [`Subscriber::roll_back`].
     Events(Vec<Bytes>, u64),
     /// Nothing to do until the head moves, the stream is to close, or this moment.
     Wait(Instant),
@@ -176,7 +176,7 @@ impl Subscriber {
             self.heartbeat_at = now + self.entry.channel().config().delivery.heartbeat;
         }
         if let Step::Write(parts) = &step {
-            self.handed_over(0, parts.iter().map(Bytes::len).sum());
+            self.count_delivered(0, parts.iter().map(Bytes::len).sum());
         }
         step
     }
@@ -330,7 +330,7 @@ impl Subscriber {
 
     /// Whether a question is on its way: the head is nothing to wait for then.
     #[must_use]
-    pub const fn is_asking(&self) -> bool {
+    pub const fn is_awaiting_answer(&self) -> bool {
         self.asked
     }
 
@@ -380,7 +380,7 @@ impl Subscriber {
     }
 
     /// Its position, when all that it waits for is the next event; then one write serves all that
-    /// stand there, and [`Self::passed`] says how far it came.
+    /// stand there, and [`Self::delivered`] says how far it came.
     #[must_use]
     pub fn live_at(&self, head: Head) -> Option<u64> {
         let waits = self.stage == Stage::Live && !self.asked && self.paused_until.is_none();
@@ -390,7 +390,7 @@ impl Subscriber {
 
     /// Everything before `next` was handed over, or none of it passed the filter (`wrote` is
     /// `None`, else the moment of the next heartbeat).
-    pub fn passed(&mut self, next: u64, wrote: Option<Instant>) {
+    pub fn delivered(&mut self, next: u64, wrote: Option<Instant>) {
         self.position = next;
         if let Some(heartbeat_at) = wrote {
             self.fresh = false;

@@ -1,4 +1,4 @@
-//! What a fan-out thread is told by others.
+//! Messages to a fan-out thread.
 
 use std::{
     io,
@@ -24,28 +24,26 @@ pub(super) struct Arrival {
     pub(super) socket: std::net::TcpStream,
     /// The response head, not written yet.
     pub(super) head: Bytes,
-    /// Who it is.
     pub(super) subscriber: Subscriber,
 }
 
-/// Whom an answer of the store is for. A key is used again; the ticket is not.
+/// The stream that an answer of the store is for. A key is used again; a generation is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) key: usize,
-    pub(super) ticket: u64,
+    pub(super) generation: u64,
 }
 
-/// One thing that a thread is told.
 #[derive(Debug)]
 pub(super) enum Message {
     /// A new subscriber.
     Arrived(Box<Arrival>),
-    /// A stream is to end; the wish is in its entry.
+    /// The stream with this key is to end; its entry says why.
     Close(usize),
-    /// The store's answer to one.
+    /// The store's answer to one stream.
     Answered(Address, Answer),
     /// The store's answer to all streams that wait for this segment.
-    Read(SegmentKey, Answer),
+    SegmentRead(SegmentKey, Answer),
     /// The thread is to end.
     Stop,
 }
@@ -56,7 +54,6 @@ pub(super) enum Message {
 pub(super) struct Inbox {
     messages: Mutex<Vec<Message>>,
     waker: mio::Waker,
-    /// Subscribers that the thread has or is about to have.
     load: AtomicUsize,
 }
 
@@ -65,7 +62,7 @@ impl Inbox {
         Self { messages: Mutex::default(), waker, load: AtomicUsize::new(0) }
     }
 
-    /// Tells the thread. Only the first message that waits has to wake it.
+    /// Sends a message. Only the first one that waits has to wake the thread.
     pub(super) fn send(&self, message: Message) {
         let first = {
             let mut messages = self.messages.lock();
@@ -73,7 +70,7 @@ impl Inbox {
             messages.len() == 1
         };
         if first {
-            self.rouse();
+            self.wake_thread();
         }
     }
 
@@ -83,29 +80,30 @@ impl Inbox {
         std::mem::swap(&mut *self.messages.lock(), into);
     }
 
-    /// Makes the thread look around.
-    pub(super) fn rouse(&self) {
+    /// Wakes the thread: it takes its messages and reads the heads.
+    pub(super) fn wake_thread(&self) {
         if let Err(error) = self.waker.wake() {
             log_failure(&error);
         }
     }
 
-    /// How many subscribers the thread has.
+    /// How many subscribers the thread has or is about to have.
     pub(super) fn load(&self) -> usize {
         self.load.load(Relaxed)
     }
 
-    pub(super) fn came(&self) {
+    pub(super) fn stream_added(&self) {
         self.load.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn left(&self) {
+    pub(super) fn stream_removed(&self) {
         self.load.fetch_sub(1, Relaxed);
     }
 }
 
 fn log_failure(error: &io::Error) {
-    // Its counter is full at 2^64 - 2 wake-ups that nobody saw: it is about to wake.
+    // The counter behind the waker is full at 2^64 - 2 wake-ups that the thread has not seen: it is
+    // about to see them.
     tracing::debug!(%error, "a fan-out thread could not be woken");
 }
 
@@ -115,13 +113,13 @@ impl Writer for Inbox {
     }
 }
 
-/// The head of a log has changed.
+/// Logs wake the thread when their heads change.
 impl Wake for Inbox {
     fn wake(self: Arc<Self>) {
-        self.rouse();
+        self.wake_thread();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rouse();
+        self.wake_thread();
     }
 }

@@ -8,19 +8,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::inbox::{Inbox, Message};
 use crate::subscriber::{Answer, Question};
 
-/// Where questions are asked. There are never more on their way than subscribers, and their reads
-/// of the store are bounded by the log.
+/// Asks the store. A stream has one question on its way at most, and the log bounds the reads.
 #[derive(Debug, Clone)]
 pub(super) struct Questions {
     pub(super) runtime: Handle,
     /// Owns the tasks.
     pub(super) tasks: TaskTracker,
-    /// Ends them.
+    /// Ends the tasks.
     pub(super) abort: CancellationToken,
 }
 
 impl Questions {
-    /// Asks, and sends the answer to `inbox` as `message` makes it.
+    /// Asks, and sends the answer to `inbox` as the message that `message` makes of it.
     pub(super) fn ask(
         &self,
         question: Question,

@@ -20,7 +20,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 )]
 pub(super) enum Socket {
     Stream(Stream),
-    /// Has had its last frame.
+    /// The last frame was written.
     Lingering(Lingering),
 }
 
@@ -28,15 +28,15 @@ pub(super) enum Socket {
 #[derive(Debug)]
 pub(super) struct Lingering {
     pub(super) socket: TcpStream,
-    /// The stream's.
-    pub(super) ticket: u64,
+    /// The stream's: see [`Stream::generation`].
+    pub(super) generation: u64,
 }
 
 impl Lingering {
-    /// Reads away what the peer still sends; whether it has ended.
+    /// Reads away what the peer still sends. Returns whether the peer has closed.
     pub(super) fn drained(&mut self) -> bool {
         let mut buffer = [0; 1_024];
-        // A peer that goes on sending is closed when its time is over.
+        // A peer that goes on sending is cut off after [`LINGER`]; one read must not last that long.
         for _ in 0..16 {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return true,

@@ -12,7 +12,7 @@ pub struct Checkpoint {
 
 impl Subscriber {
     /// So many events and bytes of [`Step::Events`] were given to the connection.
-    pub fn handed_over(&self, events: u64, bytes: usize) {
+    pub fn count_delivered(&self, events: u64, bytes: usize) {
         let metrics = self.entry.channel().metrics();
         metrics.events_delivered.inc_by(events);
         metrics.bytes_written.inc_by(bytes as u64);
@@ -32,7 +32,7 @@ impl Subscriber {
     }
 
     /// Lets go of the segment it is reading: who waits for a socket holds no memory.
-    pub fn let_go(&mut self) {
+    pub fn release_segment(&mut self) {
         self.segment = None;
     }
 }

@@ -10,10 +10,10 @@ use crate::{
 };
 
 impl Shard {
-    /// Sends a question on its way.
+    /// Asks the store, unless the same question is on its way for another stream.
     pub(super) fn ask(&mut self, key: usize, question: Question) {
         let Some(Socket::Stream(stream)) = self.sockets.get(key) else { return };
-        let address = Address { key, ticket: stream.ticket };
+        let address = Address { key, generation: stream.generation };
         let Some(segment) = SegmentKey::of(&question) else {
             self.questions.ask(
                 question,
@@ -22,26 +22,30 @@ impl Shard {
             );
             return;
         };
-        let waiting = self.readers.entry(segment).or_default();
+        let waiting = self.segment_requests.entry(segment).or_default();
         waiting.push(address);
-        // The first to ask has an answer for its own position; the others find the segment in the
-        // cache then, or ask.
+        // The first question is for its stream's own position. By its answer the other streams find
+        // the segment in the cache, or ask again.
         if waiting.len() == 1 {
-            self.questions.ask(question, move |answer| Message::Read(segment, answer), &self.inbox);
+            self.questions.ask(
+                question,
+                move |answer| Message::SegmentRead(segment, answer),
+                &self.inbox,
+            );
         }
     }
 
-    /// An answer has come.
-    pub(super) fn answered(&mut self, address: Address, answer: Answer) {
+    /// Gives an answer to the stream that asked, if it is still there.
+    pub(super) fn answer(&mut self, address: Address, answer: Answer) {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(address.key) else { return };
-        if stream.ticket != address.ticket {
+        if stream.generation != address.generation {
             return;
         }
         if let Step::Write(parts) = stream.subscriber.answer(answer, self.now.into()) {
             stream.push(parts);
         }
         if stream.blocked {
-            stream.subscriber.let_go();
+            stream.subscriber.release_segment();
         } else {
             self.queue.push(address.key, stream);
         }

@@ -11,11 +11,11 @@ use crate::fanout::{
 };
 
 impl Shard {
-    /// The last frame was written.
+    /// Ends a stream whose last frame was written.
     pub(super) fn finish(&mut self, key: usize) {
-        let Some(stream) = self.take(key) else { return };
-        let ticket = stream.ticket;
-        let mut lingering = Lingering { socket: stream.finish(), ticket };
+        let Some(stream) = self.take_out(key) else { return };
+        let generation = stream.generation;
+        let mut lingering = Lingering { socket: stream.finish(), generation };
         if !lingering.drained() {
             let vacant = self.sockets.vacant_entry();
             let key = vacant.key();
@@ -23,33 +23,33 @@ impl Shard {
             // Under its new key.
             if self.poll.registry().reregister(socket, Token(key), Interest::READABLE).is_ok() {
                 vacant.insert(Socket::Lingering(lingering));
-                self.timers.insert(self.now + LINGER, key, ticket);
+                self.timers.insert(self.now + LINGER, key, generation);
             }
         }
     }
 
     /// Closes the socket as it is.
     pub(super) fn remove(&mut self, key: usize) {
-        drop(self.take(key));
+        drop(self.take_out(key));
     }
 
-    /// Takes the stream out: its place in the registry is free once it is dropped.
-    fn take(&mut self, key: usize) -> Option<Stream> {
+    /// Takes the stream out: its entry in the registry goes once it is dropped.
+    fn take_out(&mut self, key: usize) -> Option<Stream> {
         self.stop_waiting(key);
         match self.sockets.try_remove(key)? {
             Socket::Stream(stream) => {
                 if let Some(group) = self.groups.get_mut(stream.group as usize) {
                     group.leave(stream.subscriber.filter());
                 }
-                self.inbox.left();
+                self.inbox.stream_removed();
                 Some(stream)
             }
             Socket::Lingering(..) => None,
         }
     }
 
-    /// Channels that nobody here subscribes to any more.
-    fn forget_groups(&mut self) {
+    /// Lets go of channels without a stream on this thread.
+    fn drop_empty_groups(&mut self) {
         let waker = &self.waker;
         let by_channel = &mut self.by_channel;
         self.groups.retain(|_, group| {

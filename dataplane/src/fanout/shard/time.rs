@@ -6,33 +6,34 @@ use super::Shard;
 use crate::{fanout::socket::Socket, frame::CloseReason};
 
 impl Shard {
-    /// Moments that have come.
-    pub(super) fn tick(&mut self) {
-        while let Some((at, key, ticket)) = self.timers.due(self.now) {
+    /// Acts on timers that are due.
+    pub(super) fn fire_timers(&mut self) {
+        while let Some((at, key, generation)) = self.timers.pop_due(self.now) {
             match self.sockets.get_mut(key) {
                 Some(Socket::Stream(stream))
-                    if stream.ticket == ticket && stream.timer_at == Some(at) =>
+                    if stream.generation == generation && stream.timer_at == Some(at) =>
                 {
                     stream.timer_at = None;
-                    self.look(key);
+                    self.timer_fired(key);
                 }
-                Some(Socket::Lingering(lingering)) if lingering.ticket == ticket => {
+                Some(Socket::Lingering(lingering)) if lingering.generation == generation => {
                     self.sockets.try_remove(key);
                 }
-                // It has another moment, or another user.
+                // The stream has a timer that is earlier, or the key is another's by now.
                 Some(_) | None => {}
             }
         }
         if self.groups.iter().any(|(_, group)| group.members == 0) {
-            self.forget_groups();
+            self.drop_empty_groups();
         }
     }
 
-    /// Its moment has come, unless it was written to in the meantime.
-    fn look(&mut self, key: usize) {
+    /// Looks at a stream whose timer was due. If it was written to since the timer was armed, its
+    /// next moment is later.
+    fn timer_fired(&mut self, key: usize) {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
         if stream.blocked {
-            // The kernel tells of room once there is much of it; there may be some.
+            // The kernel reports room once there is much of it; there may be some already.
             match stream.flush() {
                 Ok(true) => return self.queue.push(key, stream),
                 Ok(false) => {}
@@ -45,8 +46,8 @@ impl Shard {
                 self.timers.arm(self.now + (timeout - blocked), key, stream);
                 return;
             }
-            // Nothing can be told to such a subscriber. Its cursor is intact, so it comes back to
-            // the place.
+            // The socket is full, so no close event can be written. The subscriber's cursor is
+            // intact: its next connection goes on where this one ends.
             tracing::debug!(peer = %entry.connection().peer, ?blocked, "a socket takes nothing: closing it");
             entry.close(CloseReason::Slow, Duration::ZERO);
             return self.remove(key);
