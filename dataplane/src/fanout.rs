@@ -44,13 +44,18 @@ pub struct FanOut {
 
 /// Cancels `failed` when its thread ends otherwise than by [`Message::Stop`].
 struct Watch {
+    /// The thread's number, as in its name.
+    thread: usize,
     failed: CancellationToken,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a fan-out thread has died: draining, so that the pod is started anew");
+            tracing::error!(
+                thread = self.thread,
+                "a fan-out thread has died: draining, so that the pod is started anew"
+            );
             self.failed.cancel();
         }
     }
@@ -73,12 +78,16 @@ impl FanOut {
         let fan_out = Self { inboxes: Vec::new(), threads: Mutex::default() };
         (0..threads).try_fold(fan_out, |mut fan_out, number| {
             let poll = mio::Poll::new()?;
-            let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), INBOX)?));
+            let inbox = Arc::new(Inbox::new(number, mio::Waker::new(poll.registry(), INBOX)?));
             let shard = Shard::new(poll, Arc::clone(&inbox), questions.clone());
-            let watch = Watch { failed: failed.clone() };
+            let watch = Watch { thread: number, failed: failed.clone() };
             let thread = std::thread::Builder::new().name(format!("fanout-{number}")).spawn(move || {
                 if let Err(error) = shard.run() {
-                    tracing::error!(%error, "a fan-out thread cannot go on: draining, so that the pod is started anew");
+                    tracing::error!(
+                        thread = watch.thread,
+                        %error,
+                        "a fan-out thread cannot go on: draining, so that the pod is started anew"
+                    );
                     watch.failed.cancel();
                 }
             })?;

@@ -316,12 +316,23 @@ impl Subscriber {
                 Step::Yield
             }
             Answer::Start(_, _, Err(error)) => {
-                tracing::debug!(%error, "the start position cannot be found yet");
+                tracing::debug!(
+                    channel = %self.entry.channel().name(),
+                    peer = %self.entry.connection().peer,
+                    %error,
+                    "the start position cannot be found yet"
+                );
                 self.admission_failed = true;
                 self.pause(now)
             }
             Answer::Segment(Err(error)) => {
-                tracing::debug!(%error, position = self.position, "the store cannot be read now");
+                tracing::debug!(
+                    channel = %self.entry.channel().name(),
+                    peer = %self.entry.connection().peer,
+                    %error,
+                    position = self.position,
+                    "the store cannot be read now"
+                );
                 self.pause(now)
             }
         };

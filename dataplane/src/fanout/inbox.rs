@@ -1,7 +1,6 @@
 //! Messages to a fan-out thread.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -52,14 +51,16 @@ pub(super) enum Message {
 /// once, is asked to close once, and has one question on its way at most.
 #[derive(Debug)]
 pub(super) struct Inbox {
+    /// The thread's number, as in its name.
+    thread: usize,
     messages: Mutex<Vec<Message>>,
     waker: mio::Waker,
     load: AtomicUsize,
 }
 
 impl Inbox {
-    pub(super) fn new(waker: mio::Waker) -> Self {
-        Self { messages: Mutex::default(), waker, load: AtomicUsize::new(0) }
+    pub(super) fn new(thread: usize, waker: mio::Waker) -> Self {
+        Self { thread, messages: Mutex::default(), waker, load: AtomicUsize::new(0) }
     }
 
     /// Sends a message. Only the first one that waits has to wake the thread.
@@ -83,7 +84,9 @@ impl Inbox {
     /// Wakes the thread: it takes its messages and reads the heads.
     pub(super) fn wake_thread(&self) {
         if let Err(error) = self.waker.wake() {
-            log_failure(&error);
+            // The counter behind the waker is full at 2^64 - 2 wake-ups that the thread has not
+            // seen: it is about to see them.
+            tracing::debug!(thread = self.thread, %error, "a fan-out thread could not be woken");
         }
     }
 
@@ -99,12 +102,6 @@ impl Inbox {
     pub(super) fn stream_removed(&self) {
         self.load.fetch_sub(1, Relaxed);
     }
-}
-
-fn log_failure(error: &io::Error) {
-    // The counter behind the waker is full at 2^64 - 2 wake-ups that the thread has not seen: it is
-    // about to see them.
-    tracing::debug!(%error, "a fan-out thread could not be woken");
 }
 
 impl Writer for Inbox {

@@ -229,7 +229,13 @@ impl Shard {
         match registered {
             Ok(()) => self.queue.push(key, stream),
             Err(error) => {
-                tracing::warn!(%error, "a socket cannot be watched");
+                let entry = stream.subscriber.entry();
+                tracing::warn!(
+                    channel = %entry.channel().name(),
+                    peer = %entry.connection().peer,
+                    %error,
+                    "a socket cannot be watched"
+                );
                 self.remove(key);
             }
         }

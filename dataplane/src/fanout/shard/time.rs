@@ -48,7 +48,12 @@ impl Shard {
             }
             // The socket is full, so no close event can be written. The subscriber's cursor is
             // intact: its next connection goes on where this one ends.
-            tracing::debug!(peer = %entry.connection().peer, ?blocked, "a socket takes nothing: closing it");
+            tracing::debug!(
+                channel = %entry.channel().name(),
+                peer = %entry.connection().peer,
+                ?blocked,
+                "a socket takes nothing: closing it"
+            );
             entry.close(CloseReason::Slow, Duration::ZERO);
             return self.remove(key);
         }
