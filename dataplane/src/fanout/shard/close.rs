@@ -49,7 +49,7 @@ impl Shard {
     }
 
     /// Lets go of channels without a stream on this thread.
-    fn drop_empty_groups(&mut self) {
+    pub(super) fn drop_empty_groups(&mut self) {
         let waker = &self.waker;
         let by_channel = &mut self.by_channel;
         self.groups.retain(|_, group| {
