@@ -4,19 +4,22 @@
 //! hyper ─ response head is ready ─▶ Handoff ─ socket, head, subscriber ─▶ Inbox ─▶ Shard ─ write ─▶ sockets
 //!                                                    log's head has changed ──▲  └─ questions ─▶ runtime ─ answers ─▶ Inbox
 //! ```
-//! A thread has no task, queue or timer for a connection: one `epoll`, one heap of moments, one
-//! list of those who wait for a channel's head. When it moves, the new frames are put into one
-//! chunk, and that is written to each of them. HTTP/2 and HTTP/1.0 stay with hyper, over the same
-//! [`Subscriber`]; `--fanout-threads 0` leaves everything there.
+//! A thread has no task, queue or timer of a stream's own: it has one `epoll`, one heap of moments,
+//! and for each channel one list of the streams that wait for its head. When the head moves, the
+//! new frames are put into one chunk, and that is written to each of them. HTTP/2 and HTTP/1.0 stay
+//! with hyper, over the same [`Subscriber`]; `--fanout-threads 0` leaves everything there.
 
 mod chunk;
-mod connection;
+
 mod group;
 mod inbox;
-mod round;
+mod questions;
+mod queue;
 mod shard;
-mod store;
+mod socket;
+mod stream;
 mod timers;
+mod waiters;
 
 use std::{io, sync::Arc, thread::JoinHandle};
 
@@ -27,8 +30,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     inbox::{Arrival, Inbox, Message},
+    questions::Questions,
     shard::{INBOX, Shard},
-    store::Store,
 };
 use crate::subscriber::Subscriber;
 
@@ -39,15 +42,20 @@ pub struct FanOut {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// Cancels when its thread ends without having been told to.
+/// Cancels `failed` when its thread ends otherwise than by [`Message::Stop`].
 struct Watch {
+    /// The thread's number, as in its name.
+    thread: usize,
     failed: CancellationToken,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a fan-out thread has died: draining, so that the pod is started anew");
+            tracing::error!(
+                thread = self.thread,
+                "a fan-out thread has died: draining, so that the pod is started anew"
+            );
             self.failed.cancel();
         }
     }
@@ -65,17 +73,21 @@ impl FanOut {
         abort: &CancellationToken,
         failed: &CancellationToken,
     ) -> io::Result<Self> {
-        let store =
-            Store { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
+        let questions =
+            Questions { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
         let fan_out = Self { inboxes: Vec::new(), threads: Mutex::default() };
         (0..threads).try_fold(fan_out, |mut fan_out, number| {
             let poll = mio::Poll::new()?;
-            let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), INBOX)?));
-            let shard = Shard::new(poll, Arc::clone(&inbox), store.clone());
-            let watch = Watch { failed: failed.clone() };
+            let inbox = Arc::new(Inbox::new(number, mio::Waker::new(poll.registry(), INBOX)?));
+            let shard = Shard::new(poll, Arc::clone(&inbox), questions.clone());
+            let watch = Watch { thread: number, failed: failed.clone() };
             let thread = std::thread::Builder::new().name(format!("fanout-{number}")).spawn(move || {
                 if let Err(error) = shard.run() {
-                    tracing::error!(%error, "a fan-out thread cannot go on: draining, so that the pod is started anew");
+                    tracing::error!(
+                        thread = watch.thread,
+                        %error,
+                        "a fan-out thread cannot go on: draining, so that the pod is started anew"
+                    );
                     watch.failed.cancel();
                 }
             })?;
@@ -85,22 +97,22 @@ impl FanOut {
         })
     }
 
-    /// Gives a stream to the thread that has the fewest. `head` is the response head, which nobody
-    /// has written yet; the body goes on in chunks.
+    /// Gives a stream to the thread that has the fewest. `head` is the response head, which is not
+    /// written yet; the body follows in chunks.
     pub fn take(&self, socket: std::net::TcpStream, head: Bytes, subscriber: Subscriber) {
         if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
-            inbox.came();
+            inbox.stream_added();
             inbox.send(Message::Arrived(Box::new(Arrival { socket, head, subscriber })));
         }
     }
 
-    /// Ends the threads, and with them what streams they have left. Blocks until they have ended.
+    /// Ends the threads and the streams that they still have. Blocks until the threads have ended.
     pub fn stop(&self) {
         for inbox in &self.inboxes {
             inbox.send(Message::Stop);
         }
         for thread in self.threads.lock().drain(..) {
-            // One that has died has said so.
+            // A thread that has died has logged it.
             let _ = thread.join();
         }
     }

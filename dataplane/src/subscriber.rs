@@ -6,11 +6,12 @@
 //! next, and whoever drives it (a fan-out thread, or [`Frames`] for a body of hyper's) writes,
 //! waits and asks the store.
 
+mod control;
 mod frames;
-mod handed;
+
 mod question;
+mod rollback;
 mod start;
-mod tell;
 
 #[cfg(test)]
 mod tests;
@@ -33,9 +34,9 @@ use crate::{
 };
 
 pub use frames::Frames;
-pub use handed::Mark;
-pub use question::{Answer, Question};
-pub use start::{Place, Start, resolve};
+pub use question::{Answer, Question, SegmentKey};
+pub use rollback::Checkpoint;
+pub use start::{Start, resolve};
 
 /// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -61,7 +62,7 @@ pub enum Step {
     /// Write these: whole frames, in this order.
     Write(Vec<Bytes>),
     /// The same for events, about [`limits::SLICE_BYTES`] of them. Whoever writes them says so by
-    /// [`Subscriber::handed_over`], or takes them back by [`Subscriber::back_to`].
+    /// [`Subscriber::count_delivered`], or takes them back by [`Subscriber::roll_back`].
     Events(Vec<Bytes>, u64),
     /// Nothing to do until the head moves, the stream is to close, or this moment.
     Wait(Instant),
@@ -174,7 +175,7 @@ impl Subscriber {
             self.heartbeat_at = now + self.entry.channel().config().delivery.heartbeat;
         }
         if let Step::Write(parts) = &step {
-            self.handed_over(0, parts.iter().map(Bytes::len).sum());
+            self.count_delivered(0, parts.iter().map(Bytes::len).sum());
         }
         step
     }
@@ -238,10 +239,16 @@ impl Subscriber {
         };
         let channel = self.entry.channel();
         match start::at_once(channel, &self.request.start, head, epoch) {
-            Some(place) => self.begin(head, epoch, place),
+            Some(start) => self.begin(head, epoch, start),
             None => {
                 self.asked = true;
-                Step::Ask(Question::place(channel, &self.request, head, epoch))
+                Step::Ask(Question::start(
+                    channel,
+                    &self.request.start,
+                    &self.request.filter,
+                    head,
+                    epoch,
+                ))
             }
         }
     }
@@ -298,22 +305,33 @@ impl Subscriber {
     pub fn answer(&mut self, answer: Answer, now: Instant) -> Step {
         self.asked = false;
         let step = match answer {
-            Answer::Place(head, epoch, Ok(place)) => {
+            Answer::Start(head, epoch, Ok(start)) => {
                 self.backoff = MIN_BACKOFF;
-                self.begin(head, epoch, place)
+                self.begin(head, epoch, start)
             }
             Answer::Segment(Ok(read)) => {
                 self.backoff = MIN_BACKOFF;
                 self.segment = read;
                 Step::Yield
             }
-            Answer::Place(_, _, Err(error)) => {
-                tracing::debug!(%error, "the start position cannot be found yet");
+            Answer::Start(_, _, Err(error)) => {
+                tracing::debug!(
+                    channel = %self.entry.channel().name(),
+                    peer = %self.entry.peer().address,
+                    %error,
+                    "the start position cannot be found yet"
+                );
                 self.admission_failed = true;
                 self.pause(now)
             }
             Answer::Segment(Err(error)) => {
-                tracing::debug!(%error, position = self.position, "the store cannot be read now");
+                tracing::debug!(
+                    channel = %self.entry.channel().name(),
+                    peer = %self.entry.peer().address,
+                    %error,
+                    position = self.position,
+                    "the store cannot be read now"
+                );
                 self.pause(now)
             }
         };
@@ -322,7 +340,7 @@ impl Subscriber {
 
     /// Whether a question is on its way: the head is nothing to wait for then.
     #[must_use]
-    pub const fn is_asking(&self) -> bool {
+    pub const fn is_awaiting_answer(&self) -> bool {
         self.asked
     }
 
@@ -372,7 +390,7 @@ impl Subscriber {
     }
 
     /// Its position, when all that it waits for is the next event; then one write serves all that
-    /// stand there, and [`Self::passed`] says how far it came.
+    /// stand there, and [`Self::delivered`] says how far it came.
     #[must_use]
     pub fn live_at(&self, head: Head) -> Option<u64> {
         let waits = self.stage == Stage::Live && !self.asked && self.paused_until.is_none();
@@ -382,7 +400,7 @@ impl Subscriber {
 
     /// Everything before `next` was handed over, or none of it passed the filter (`wrote` is
     /// `None`, else the moment of the next heartbeat).
-    pub fn passed(&mut self, next: u64, wrote: Option<Instant>) {
+    pub fn delivered(&mut self, next: u64, wrote: Option<Instant>) {
         self.position = next;
         if let Some(heartbeat_at) = wrote {
             self.fresh = false;

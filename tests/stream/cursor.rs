@@ -7,7 +7,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use sluice_channel::{Cursor, Epoch, config::Start};
 use sluice_tests::{
-    clients::{Ledger, Request, expected},
+    clients::{Ledger, Reader, Request, expected},
+    nats::{events, log},
     run,
 };
 

@@ -63,8 +63,11 @@ impl Fixture {
         let mut channel = channel_config(&names);
         (setup.channel)(&mut channel);
         let configs = ConfigDir::new(&[channel]);
-        let options =
-            Options { arguments: setup.arguments, not_ready: false, open_files: setup.open_files };
+        let options = Options {
+            arguments: setup.arguments,
+            open_files: setup.open_files,
+            ..Options::default()
+        };
         let plane = DataPlane::start_with(&nats.url(), &configs, &options).await;
         Self { plane, configs, streams, nats, names, epoch }
     }

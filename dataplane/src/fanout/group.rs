@@ -1,5 +1,5 @@
-//! The subscribers of one channel on one thread: who waits for its head, and the bytes that many of
-//! them share.
+//! The streams of one channel on one thread: those that wait for its head, and the bytes that many
+//! of them share.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -8,8 +8,8 @@ use sluice_channel::Filter;
 
 use super::{
     chunk,
-    connection::{Connection, SEND},
-    round::{Round, STANDING},
+    stream::{SEND, Stream},
+    waiters::{NOT_WAITING, Waiters},
 };
 use crate::{
     channel::Channel,
@@ -22,14 +22,15 @@ use crate::{
 /// Deliveries after which the clock is read again for the latency that the metrics show.
 const CLOCK_EVERY: u64 = 64;
 
-/// What everyone with one filter and dialect at one position gets next.
+/// What each live stream of one [`BatchKey`] gets next.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// Empty when nothing passed the filter. Buffers of their own: one whose socket is full keeps
-    /// no more than one of them.
+    /// Empty when nothing passed the filter. Each in a buffer of its own, because a stream whose
+    /// socket is full keeps no more than one of them.
     chunks: Vec<Chunk>,
+    /// Store time of the oldest event, Unix nanoseconds.
     oldest_nanos: i64,
-    /// Where they stand after it.
+    /// The sequence to deliver after it.
     next: u64,
 }
 
@@ -41,46 +42,53 @@ struct Chunk {
     /// Bytes of frames in it.
     bytes: u64,
     events: u64,
-    /// Where they stand after it.
+    /// The sequence to deliver after it.
     next: u64,
 }
 
-/// How the delivery to one subscriber went.
+/// How the delivery to one stream went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivered {
-    /// It is at the head.
-    All,
-    /// Something is due that is not the same for all.
-    NotAlike,
+    /// It has everything up to the head.
+    AtHead,
+    /// What it needs next is its own, not a batch's.
+    Individual,
     /// Its socket is full.
     Blocked,
     /// Its connection is broken.
     Broken,
 }
 
-/// Key of a batch: filter, dialect, position.
-type Stand = (u32, Dialect, u64);
+/// What streams have to have in common for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct BatchKey {
+    /// The filter's number in the group.
+    filter: u32,
+    dialect: Dialect,
+    /// The first sequence of the batch.
+    sequence: u64,
+}
 
 /// One channel on one thread.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) channel: Arc<Channel>,
-    /// The head that those who wait have seen.
+    /// The head up to which deliveries are made.
     pub(super) head: Head,
-    /// Those who wait for the head to move.
-    pub(super) waiting: Round,
-    /// Connections, waiting or not.
+    /// The streams that wait for the head to move.
+    pub(super) waiters: Waiters,
+    /// Streams, waiting or not.
     pub(super) members: usize,
     filters: Filters,
     batches: Batches,
 }
 
-/// Made under one head: each match is computed once however many subscribers share it.
+/// The batches made under one head: each is made once, however many streams share it.
 #[derive(Debug, Default)]
 struct Batches {
-    made: Vec<(Stand, Option<Batch>)>,
-    numbers: HashMap<Stand, usize>,
-    /// The one that was asked for last. Nearly all stand at the same place, and who does finds it
+    made: Vec<(BatchKey, Option<Batch>)>,
+    numbers: HashMap<BatchKey, usize>,
+    /// The batch of the last delivery. Nearly all streams have the same key, and find it here
     /// without a hash.
     last: usize,
 }
@@ -93,14 +101,14 @@ impl Batches {
 
     fn get_or_make(
         &mut self,
-        stand: Stand,
+        key: BatchKey,
         make: impl FnOnce() -> Option<Batch>,
     ) -> Option<&Batch> {
-        if self.made.get(self.last).is_none_or(|(of, _)| *of != stand) {
+        if self.made.get(self.last).is_none_or(|(of, _)| *of != key) {
             let next = self.made.len();
-            self.last = *self.numbers.entry(stand).or_insert(next);
+            self.last = *self.numbers.entry(key).or_insert(next);
             if self.last == next {
-                self.made.push((stand, make()));
+                self.made.push((key, make()));
             }
         }
         self.made.get(self.last).and_then(|(_, batch)| batch.as_ref())
@@ -115,7 +123,7 @@ struct Filters {
 }
 
 impl Filters {
-    fn enter(&mut self, filter: &Filter) -> u32 {
+    fn join(&mut self, filter: &Filter) -> u32 {
         if filter.is_all() {
             return 0;
         }
@@ -123,7 +131,7 @@ impl Filters {
             *users += 1;
             return *number;
         }
-        // Numbers come back after four billion filters; those of that time are gone.
+        // A number is used again after four billion filters; its former streams are gone by then.
         self.last = self.last.checked_add(1).unwrap_or(1);
         self.known.insert(filter.clone(), (self.last, 1));
         self.last
@@ -145,79 +153,78 @@ impl Group {
         Self {
             channel,
             head,
-            waiting: Round::default(),
+            waiters: Waiters::default(),
             members: 0,
             filters: Filters::default(),
             batches: Batches::default(),
         }
     }
 
-    /// Takes a member in; returns its filter's number.
-    pub(super) fn enter(&mut self, filter: &Filter) -> u32 {
+    /// Takes a stream in; returns its filter's number.
+    pub(super) fn join(&mut self, filter: &Filter) -> u32 {
         self.members += 1;
-        self.filters.enter(filter)
+        self.filters.join(filter)
     }
 
-    /// Lets a member go, which must have no seat.
+    /// Lets a stream go, which must not wait for the head.
     pub(super) fn leave(&mut self, filter: &Filter) {
         self.members -= 1;
         self.filters.leave(filter);
     }
 
-    /// Gives it a place among those who wait for the head.
-    pub(super) fn seat(&mut self, key: usize, connection: &mut Connection) {
-        if connection.seat == STANDING {
-            connection.seat = self.waiting.sit(key);
+    /// Has a stream wait for the head.
+    pub(super) fn wait(&mut self, key: usize, stream: &mut Stream) {
+        if stream.slot == NOT_WAITING {
+            stream.slot = self.waiters.insert(key);
         }
     }
 
-    /// Looks at the head. When it has moved, all who wait for it are to be visited.
-    pub(super) fn look(&mut self) {
+    /// Reads the head. When it has moved, all streams that wait for it are due.
+    pub(super) fn read_head(&mut self) {
         let head = self.channel.log().head_now();
         if head != self.head {
             self.head = head;
             self.batches.clear();
-            self.waiting.begin();
+            self.waiters.head_moved();
         }
     }
 
-    /// Delivers everything up to the head to one that waits for it, as far as it is the same for
-    /// all.
+    /// Delivers everything up to the head to a stream that waits for it, as far as batches go.
     pub(super) fn deliver(
         &mut self,
-        connection: &mut Connection,
+        stream: &mut Stream,
         heartbeat_at: Instant,
         tally: &mut Tally,
     ) -> Delivered {
-        let dialect = connection.subscriber.dialect();
+        let dialect = stream.subscriber.dialect();
         loop {
-            let Some(position) = connection.subscriber.live_at(self.head) else {
-                return Delivered::NotAlike;
+            let Some(position) = stream.subscriber.live_at(self.head) else {
+                return Delivered::Individual;
             };
             if position >= self.head.next {
-                return Delivered::All;
+                return Delivered::AtHead;
             }
-            let stand = (connection.filter, dialect, position);
+            let key = BatchKey { filter: stream.filter, dialect, sequence: position };
             let (channel, head) = (&self.channel, self.head);
-            let make = || batch(channel, head, position, connection.subscriber.filter(), dialect);
-            let Some(batch) = self.batches.get_or_make(stand, make) else {
-                return Delivered::NotAlike;
+            let make = || batch(channel, head, position, stream.subscriber.filter(), dialect);
+            let Some(batch) = self.batches.get_or_make(key, make) else {
+                return Delivered::Individual;
             };
             if batch.chunks.is_empty() {
-                connection.subscriber.passed(batch.next, None);
+                stream.subscriber.delivered(batch.next, None);
                 continue;
             }
-            let Ok(taken) = connection.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else {
+            let Ok(taken) = stream.send(batch.chunks.iter().map(|chunk| &chunk.whole)) else {
                 return Delivered::Broken;
             };
             tally.begin(batch.oldest_nanos, channel);
             let cut = batch.cut(taken, tally);
-            connection.subscriber.passed(
+            stream.subscriber.delivered(
                 cut.as_ref().map_or(batch.next, |(_, next)| *next),
                 Some(heartbeat_at.into()),
             );
             if let Some((rest, _)) = cut {
-                connection.keep(rest);
+                stream.keep(rest);
                 return Delivered::Blocked;
             }
         }
@@ -226,8 +233,8 @@ impl Group {
 
 impl Batch {
     /// Counts the chunks of which something was written, or has to be, when the socket took `taken`
-    /// bytes. Returns what it has not taken of the last of them, and where the subscriber stands
-    /// after that.
+    /// bytes. Returns what it has not taken of the last of them, and the sequence to deliver after
+    /// that one.
     fn cut(&self, mut taken: usize, tally: &mut Tally) -> Option<(Bytes, u64)> {
         for chunk in &self.chunks {
             tally.events += chunk.events;
@@ -241,8 +248,8 @@ impl Batch {
     }
 }
 
-/// What is at `position` for a live subscriber, about [`limits::WRITE_BYTES`] at most; `None` when
-/// it is no run of frames in memory.
+/// What is at `position` for a live stream, about [`limits::WRITE_BYTES`] at most; `None` when that
+/// is no run of frames in memory.
 fn batch(
     channel: &Channel,
     head: Head,
@@ -253,7 +260,7 @@ fn batch(
     let mut batch = Batch { chunks: Vec::new(), oldest_nanos: 0, next: position };
     let mut left = limits::WRITE_BYTES;
     while left > 0 && batch.next < head.next && batch.chunks.len() < SEND {
-        // Who is live was told of everything before its position.
+        // To a live stream each hole before its position was announced.
         let slice = channel.log().read_now(
             head.life,
             batch.next,
@@ -280,7 +287,7 @@ fn batch(
     (batch.next > position).then_some(batch)
 }
 
-/// What a round of visits has delivered, counted once for many.
+/// What was delivered in one turn: the metrics are written once for many streams.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     events: u64,
@@ -309,7 +316,7 @@ impl Tally {
         }
     }
 
-    /// Writes it to the channel's metrics.
+    /// Adds it to the channel's metrics.
     pub(super) fn count(mut self, channel: &Channel) {
         self.observe(channel);
         channel.metrics().events_delivered.inc_by(self.events);

@@ -1,7 +1,6 @@
-//! What a fan-out thread is told by others.
+//! Messages to a fan-out thread.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -12,10 +11,9 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::store::Place;
 use crate::{
     registry::Writer,
-    subscriber::{Answer, Subscriber},
+    subscriber::{Answer, SegmentKey, Subscriber},
 };
 
 /// A subscriber whose socket has left hyper.
@@ -25,28 +23,26 @@ pub(super) struct Arrival {
     pub(super) socket: std::net::TcpStream,
     /// The response head, not written yet.
     pub(super) head: Bytes,
-    /// Who it is.
     pub(super) subscriber: Subscriber,
 }
 
-/// Whom an answer of the store is for. A key is used again; the ticket is not.
+/// The stream that an answer of the store is for. A key is used again; a generation is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) key: usize,
-    pub(super) ticket: u64,
+    pub(super) generation: u64,
 }
 
-/// One thing that a thread is told.
 #[derive(Debug)]
 pub(super) enum Message {
     /// A new subscriber.
     Arrived(Box<Arrival>),
-    /// A stream is to end; the wish is in its entry.
+    /// The stream with this key is to end; its entry says why.
     Close(usize),
-    /// The store's answer to one.
+    /// The store's answer to one stream.
     Answered(Address, Answer),
-    /// The store's answer to all who wait for this place.
-    Read(Place, Answer),
+    /// The store's answer to all streams that wait for this segment.
+    SegmentRead(SegmentKey, Answer),
     /// The thread is to end.
     Stop,
 }
@@ -55,18 +51,19 @@ pub(super) enum Message {
 /// once, is asked to close once, and has one question on its way at most.
 #[derive(Debug)]
 pub(super) struct Inbox {
+    /// The thread's number, as in its name.
+    thread: usize,
     messages: Mutex<Vec<Message>>,
     waker: mio::Waker,
-    /// Subscribers that the thread has or is about to have.
     load: AtomicUsize,
 }
 
 impl Inbox {
-    pub(super) fn new(waker: mio::Waker) -> Self {
-        Self { messages: Mutex::default(), waker, load: AtomicUsize::new(0) }
+    pub(super) fn new(thread: usize, waker: mio::Waker) -> Self {
+        Self { thread, messages: Mutex::default(), waker, load: AtomicUsize::new(0) }
     }
 
-    /// Tells the thread. Only the first message that waits has to wake it.
+    /// Sends a message. Only the first one that waits has to wake the thread.
     pub(super) fn send(&self, message: Message) {
         let first = {
             let mut messages = self.messages.lock();
@@ -74,7 +71,7 @@ impl Inbox {
             messages.len() == 1
         };
         if first {
-            self.rouse();
+            self.wake_thread();
         }
     }
 
@@ -84,30 +81,27 @@ impl Inbox {
         std::mem::swap(&mut *self.messages.lock(), into);
     }
 
-    /// Makes the thread look around.
-    pub(super) fn rouse(&self) {
+    /// Wakes the thread: it takes its messages and reads the heads.
+    pub(super) fn wake_thread(&self) {
         if let Err(error) = self.waker.wake() {
-            log_failure(&error);
+            // The counter behind the waker is full at 2^64 - 2 wake-ups that the thread has not
+            // seen: it is about to see them.
+            tracing::debug!(thread = self.thread, %error, "a fan-out thread could not be woken");
         }
     }
 
-    /// How many subscribers the thread has.
+    /// How many subscribers the thread has or is about to have.
     pub(super) fn load(&self) -> usize {
         self.load.load(Relaxed)
     }
 
-    pub(super) fn came(&self) {
+    pub(super) fn stream_added(&self) {
         self.load.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn left(&self) {
+    pub(super) fn stream_removed(&self) {
         self.load.fetch_sub(1, Relaxed);
     }
-}
-
-fn log_failure(error: &io::Error) {
-    // Its counter is full at 2^64 - 2 wake-ups that nobody saw: it is about to wake.
-    tracing::debug!(%error, "a fan-out thread could not be woken");
 }
 
 impl Writer for Inbox {
@@ -116,13 +110,13 @@ impl Writer for Inbox {
     }
 }
 
-/// The head of a log has changed.
+/// Logs wake the thread when their heads change.
 impl Wake for Inbox {
     fn wake(self: Arc<Self>) {
-        self.rouse();
+        self.wake_thread();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rouse();
+        self.wake_thread();
     }
 }

@@ -1,15 +1,17 @@
 //! A fan-out thread: one `epoll`, its sockets, their timers.
 //!
-//! Each turn: what the kernel and others say, then live events to some hundreds of those who wait
-//! for them, until all have them, then a bounded share of everything else (arrivals, replays,
-//! sockets that have room again), which comes also when live events do not end. So replays cannot
-//! hold up live events, and live events cannot hold up replays.
+//! Each turn: what the kernel reports and the inbox holds; then live events, to some hundreds of the
+//! streams that wait for them; then, once all of these have them, a bounded part of everything else
+//! (arrivals, replays, sockets that have room again). That part has its turn also when live events
+//! do not end. So replays cannot hold up live events, and live events cannot hold up replays.
 
-mod end;
+mod answers;
+mod close;
 mod live;
+mod time;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io,
     sync::Arc,
     task::Waker,
@@ -19,78 +21,65 @@ use std::{
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use slab::Slab;
 
-use end::{drained, enqueue, set_timer};
-
 use super::{
-    connection::{Connection, Handed},
     group::Group,
     inbox::{Address, Arrival, Inbox, Message},
-    round::STANDING,
-    store::{Place, Store},
+    questions::Questions,
+    queue::Queue,
+    socket::Socket,
+    stream::{Stream, Uncommitted},
     timers::Timers,
+    waiters::NOT_WAITING,
 };
 use crate::{
     limits,
     log::Origin,
-    subscriber::{Answer, Question, Step, Subscriber},
+    subscriber::{Answer, Question, SegmentKey, Step, Subscriber},
 };
 
 /// Token of the inbox.
 pub(super) const INBOX: Token = Token(usize::MAX);
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 1_024;
-/// Bytes written in one turn to those who are not at the head; about a millisecond's worth.
+/// Bytes written in one turn to streams from the queue; about a millisecond's worth.
 const TURN_BYTES: usize = 1024 * 1024;
-/// What a turn costs a connection that writes little.
+/// What a stream from the queue costs its turn at least: a system call is not free.
 const LEAST_BYTES: usize = 4 * 1024;
-/// Live deliveries, some tens of milliseconds' worth, after which the queue has its share although
-/// there are more.
-const VISITS_BEFORE_OTHERS: usize = 8 * 1024;
-/// Longest wait for anything.
+/// Live deliveries, some tens of milliseconds' worth, after which the queue is served although more
+/// are due.
+const DELIVERIES_BEFORE_QUEUE: usize = 8 * 1024;
+/// Longest wait for the kernel, where no timer is armed.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// How long a peer that has its last frame may take to close. A socket that is closed with unread
-/// bytes in it would take back what the peer has not read yet (RFC 9112 section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
-
-#[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly all are streams, and a box would cost each delivery a cache line"
-)]
-enum Slot {
-    Stream(Connection),
-    /// Has had its last frame.
-    Lingering(TcpStream, u64),
-}
 
 /// One thread's work.
 #[derive(Debug)]
 pub(super) struct Shard {
     poll: Poll,
     inbox: Arc<Inbox>,
-    /// The inbox, as a log sees it.
+    /// The inbox as logs know it, which wake it when their heads move.
     waker: Waker,
-    slots: Slab<Slot>,
+    sockets: Slab<Socket>,
     groups: Slab<Group>,
     /// Groups by the address of their channel, which they keep alive.
     by_channel: HashMap<usize, usize>,
-    /// Those who have something to do that is not live delivery.
-    queue: VecDeque<usize>,
+    queue: Queue,
     timers: Timers,
-    /// Somebody who waits for a head has not been given all of it.
-    unserved: bool,
-    /// Live deliveries since the queue had its share.
-    visits: usize,
-    tickets: u64,
-    store: Store,
-    /// What one connection was given in its turn; empty between turns.
-    handed: Vec<Handed>,
-    /// Who waits for a read of the store that is on its way.
-    readers: HashMap<Place, Vec<Address>>,
+    /// Whether a stream that waits for a head has yet to be given all of it.
+    live_due: bool,
+    /// Live deliveries since the queue was served.
+    live_deliveries: usize,
+    last_generation: u64,
+    questions: Questions,
+    /// Events added to the stream that is being advanced; empty otherwise. Here, so that its memory
+    /// is used again.
+    uncommitted: Vec<Uncommitted>,
+    /// The streams that share a read of the store that is on its way.
+    segment_requests: HashMap<SegmentKey, Vec<Address>>,
+    /// When this turn began. One reading of the clock serves all of it.
     now: Instant,
 }
 
-/// What comes after a connection's frames.
+/// What comes after a stream's frames.
 enum After {
     More,
     Wait(Instant),
@@ -98,37 +87,38 @@ enum After {
     End,
 }
 
-/// Counts events that will be written.
-fn count(subscriber: &Subscriber, handed: &mut Vec<Handed>) {
-    if !handed.is_empty() {
-        let sum = |(events, bytes), handed: Handed| (events + handed.events, bytes + handed.bytes);
-        let (events, bytes) = handed.drain(..).fold((0, 0), sum);
-        subscriber.handed_over(events, bytes);
+/// Counts events that can no longer be rolled back.
+fn commit(subscriber: &Subscriber, uncommitted: &mut Vec<Uncommitted>) {
+    if !uncommitted.is_empty() {
+        let sum =
+            |(events, bytes), chunk: Uncommitted| (events + chunk.events, bytes + chunk.bytes);
+        let (events, bytes) = uncommitted.drain(..).fold((0, 0), sum);
+        subscriber.count_delivered(events, bytes);
     }
 }
 
 impl Shard {
-    pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, store: Store) -> Self {
+    pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, questions: Questions) -> Self {
         Self {
             poll,
             waker: Waker::from(Arc::clone(&inbox)),
             inbox,
-            slots: Slab::new(),
+            sockets: Slab::new(),
             groups: Slab::new(),
             by_channel: HashMap::new(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             timers: Timers::default(),
-            unserved: false,
-            visits: 0,
-            tickets: 0,
-            store,
-            handed: Vec::new(),
-            readers: HashMap::new(),
+            live_due: false,
+            live_deliveries: 0,
+            last_generation: 0,
+            questions,
+            uncommitted: Vec::new(),
+            segment_requests: HashMap::new(),
             now: Instant::now(),
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until [`Message::Stop`].
     ///
     /// # Errors
     /// When the kernel refuses to wait for events.
@@ -136,49 +126,50 @@ impl Shard {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
         loop {
-            let idle = self.queue.is_empty() && !self.unserved;
-            let wait = if idle { self.timers.wait(self.now, LONGEST_WAIT) } else { Duration::ZERO };
+            let idle = self.queue.is_empty() && !self.live_due;
+            let wait =
+                if idle { self.timers.until_next(self.now, LONGEST_WAIT) } else { Duration::ZERO };
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
             self.now = Instant::now();
-            let mut roused = false;
+            let mut woken = false;
             for event in &events {
                 if event.token() == INBOX {
-                    roused = true;
+                    woken = true;
                     continue;
                 }
                 let closed = event.is_read_closed() || event.is_error();
-                self.ready(event.token().0, closed, event.is_writable());
+                self.socket_ready(event.token().0, closed, event.is_writable());
             }
             self.inbox.take(&mut messages);
             for message in messages.drain(..) {
-                if !self.told(message) {
+                if !self.handle(message) {
                     return Ok(());
                 }
             }
-            if roused || self.unserved {
-                self.live();
+            if woken || self.live_due {
+                self.deliver_live();
             }
-            if !self.unserved || self.visits >= VISITS_BEFORE_OTHERS {
-                self.visits = 0;
-                self.share();
+            if !self.live_due || self.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
+                self.live_deliveries = 0;
+                self.serve_queue();
             }
-            self.tick();
+            self.fire_timers();
         }
     }
 
-    /// The kernel says something of a socket.
-    fn ready(&mut self, key: usize, closed: bool, writable: bool) {
-        match self.slots.get_mut(key) {
-            Some(Slot::Stream(_)) if closed => self.remove(key),
-            Some(Slot::Stream(connection)) if writable && connection.blocked => {
-                enqueue(&mut self.queue, key, connection)
+    /// Acts on what the kernel reports of a socket.
+    fn socket_ready(&mut self, key: usize, closed: bool, writable: bool) {
+        match self.sockets.get_mut(key) {
+            Some(Socket::Stream(_)) if closed => self.remove(key),
+            Some(Socket::Stream(stream)) if writable && stream.blocked => {
+                self.queue.push(key, stream)
             }
-            Some(Slot::Lingering(socket, _)) => {
-                if drained(socket) {
-                    self.slots.try_remove(key);
+            Some(Socket::Lingering(lingering)) => {
+                if lingering.drained() {
+                    self.sockets.try_remove(key);
                 }
             }
             Some(_) | None => {}
@@ -186,19 +177,19 @@ impl Shard {
     }
 
     /// Handles a message; `false` = stop.
-    fn told(&mut self, message: Message) -> bool {
+    fn handle(&mut self, message: Message) -> bool {
         match message {
-            Message::Arrived(arrival) => self.admit(*arrival),
+            Message::Arrived(arrival) => self.add(*arrival),
             Message::Close(key) => {
-                if let Some(Slot::Stream(connection)) = self.slots.get_mut(key) {
-                    enqueue(&mut self.queue, key, connection);
+                if let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) {
+                    self.queue.push(key, stream);
                 }
             }
-            Message::Answered(address, answer) => self.answered(address, answer),
-            Message::Read(place, answer) => {
+            Message::Answered(address, answer) => self.answer(address, answer),
+            Message::SegmentRead(segment, answer) => {
                 let mut answer = answer;
-                for address in self.readers.remove(&place).unwrap_or_default() {
-                    self.answered(address, answer.clone());
+                for address in self.segment_requests.remove(&segment).unwrap_or_default() {
+                    self.answer(address, answer.clone());
                     // The store was asked once.
                     if let Answer::Segment(Ok(Some((_, origin)))) = &mut answer {
                         *origin = Origin::Memory;
@@ -210,7 +201,8 @@ impl Shard {
         true
     }
 
-    fn admit(&mut self, arrival: Arrival) {
+    /// Takes a new stream in.
+    fn add(&mut self, arrival: Arrival) {
         let Arrival { socket, head, subscriber } = arrival;
         let channel = Arc::clone(subscriber.entry().channel());
         let address = Arc::as_ptr(&channel) as usize;
@@ -219,11 +211,11 @@ impl Shard {
             self.groups.insert(Group::new(channel))
         });
         let Some(group) = self.groups.get_mut(group_key) else { return };
-        let filter = group.enter(subscriber.filter());
-        self.tickets += 1;
+        let filter = group.join(subscriber.filter());
+        self.last_generation += 1;
         let mut socket = TcpStream::from_std(socket);
-        let slot = self.slots.vacant_entry();
-        let key = slot.key();
+        let vacant = self.sockets.vacant_entry();
+        let key = vacant.key();
         let registered = self.poll.registry().register(
             &mut socket,
             Token(key),
@@ -231,25 +223,31 @@ impl Shard {
         );
         subscriber.entry().written_by(Arc::clone(&self.inbox) as _, key as u64);
         let group_number = u32::try_from(group_key).unwrap_or(u32::MAX);
-        let connection =
-            Connection::new(socket, head, subscriber, self.tickets, group_number, filter);
-        let Slot::Stream(connection) = slot.insert(Slot::Stream(connection)) else { return };
+        let stream =
+            Stream::new(socket, head, subscriber, self.last_generation, group_number, filter);
+        let Socket::Stream(stream) = vacant.insert(Socket::Stream(stream)) else { return };
         match registered {
-            Ok(()) => enqueue(&mut self.queue, key, connection),
+            Ok(()) => self.queue.push(key, stream),
             Err(error) => {
-                tracing::warn!(%error, "a socket cannot be watched");
+                let entry = stream.subscriber.entry();
+                tracing::warn!(
+                    channel = %entry.channel().name(),
+                    peer = %entry.peer().address,
+                    %error,
+                    "a socket cannot be watched"
+                );
                 self.remove(key);
             }
         }
     }
 
-    /// A share of the queue.
-    fn share(&mut self) {
+    /// Serves the queue, up to [`TURN_BYTES`].
+    fn serve_queue(&mut self) {
         let mut left = TURN_BYTES;
-        // Those who come back to the queue in this turn wait for the next.
+        // Streams that come back to the queue in this turn wait for the next.
         for _ in 0..self.queue.len() {
-            let Some(key) = self.queue.pop_front() else { break };
-            let written = self.pump(key).max(LEAST_BYTES);
+            let Some(key) = self.queue.pop() else { break };
+            let written = self.advance(key).max(LEAST_BYTES);
             left = left.saturating_sub(written);
             if left == 0 {
                 break;
@@ -257,17 +255,17 @@ impl Shard {
         }
     }
 
-    /// Lets one connection do what it has to do next; returns the bytes written.
-    fn pump(&mut self, key: usize) -> usize {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return 0 };
-        let Some(group) = self.groups.get(connection.group as usize) else { return 0 };
-        connection.queued = false;
-        // What a newcomer has to write first, its response head, goes out with its first frames.
-        if connection.blocked {
-            match connection.flush() {
+    /// Takes a stream as far as it comes without waiting; returns the bytes given to it.
+    fn advance(&mut self, key: usize) -> usize {
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
+        let Some(group) = self.groups.get(stream.group as usize) else { return 0 };
+        stream.queued = false;
+        // A new stream is not blocked: its response head goes out with its first frames.
+        if stream.blocked {
+            match stream.flush() {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.block(key);
+                    self.await_writable(key);
                     return 0;
                 }
                 Err(_) => {
@@ -279,35 +277,35 @@ impl Shard {
         let head = group.channel.log().head_now();
         let mut written = 0;
         let after = loop {
-            if connection.ending {
+            if stream.ending {
                 break After::End;
             }
-            let mark = connection.subscriber.mark();
-            match connection.subscriber.step(head, self.now.into()) {
+            let checkpoint = stream.subscriber.checkpoint();
+            match stream.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
-                    written += connection.push(parts);
-                    // It lies behind the events: they can no longer be taken back.
-                    count(&connection.subscriber, &mut self.handed);
+                    written += stream.push(parts);
+                    // It lies behind the events: they can no longer be rolled back.
+                    commit(&stream.subscriber, &mut self.uncommitted);
                 }
                 Step::Events(parts, events) => {
-                    let bytes = connection.push(parts);
+                    let bytes = stream.push(parts);
                     written += bytes;
-                    self.handed.push(Handed { mark, events, bytes });
+                    self.uncommitted.push(Uncommitted { checkpoint, events, bytes });
                 }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),
                 Step::Yield => break After::More,
-                Step::End => connection.push_end(),
+                Step::End => stream.push_end(),
             }
             if written >= limits::WRITE_BYTES {
                 break After::More;
             }
         };
-        let flushed = connection.flush();
+        let flushed = stream.flush();
         if matches!(flushed, Ok(false)) {
-            connection.take_back(&mut self.handed);
+            stream.roll_back(&mut self.uncommitted);
         }
-        count(&connection.subscriber, &mut self.handed);
+        commit(&stream.subscriber, &mut self.uncommitted);
         // Asked also when blocked: the answer finds it later.
         let after = match after {
             After::Ask(question) => {
@@ -317,68 +315,69 @@ impl Shard {
             after => Some(after),
         };
         match (flushed, after) {
-            (Ok(true), Some(after)) => self.settle(key, &after),
-            (Ok(true), None) => self.stand(key),
-            (Ok(false), _) => self.block(key),
+            (Ok(true), Some(after)) => self.after_flush(key, &after),
+            (Ok(true), None) => self.await_answer(key),
+            (Ok(false), _) => self.await_writable(key),
             (Err(_), _) => self.remove(key),
         }
         written
     }
 
-    /// Everything was written: what now?
-    fn settle(&mut self, key: usize, after: &After) {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
+    /// Has a stream wait for what comes next, once everything was written.
+    fn after_flush(&mut self, key: usize, after: &After) {
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
         match after {
-            After::More => enqueue(&mut self.queue, key, connection),
-            After::Wait(_) if connection.subscriber.is_asking() => self.stand(key),
+            After::More => self.queue.push(key, stream),
+            After::Wait(_) if stream.subscriber.is_awaiting_answer() => self.await_answer(key),
             After::Wait(until) => {
-                if let Some(group) = self.groups.get_mut(connection.group as usize) {
-                    group.seat(key, connection);
+                if let Some(group) = self.groups.get_mut(stream.group as usize) {
+                    group.wait(key, stream);
                 }
-                set_timer(&mut self.timers, *until, key, connection);
+                self.timers.arm(*until, key, stream);
             }
             After::End => self.finish(key),
             After::Ask(_) => {}
         }
     }
 
-    /// Waits for an answer of the store: not for the head, but it beats.
-    fn stand(&mut self, key: usize) {
-        self.unseat(key);
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let due = connection.subscriber.due().into_std();
-        set_timer(&mut self.timers, due, key, connection);
+    /// Has a stream wait for an answer of the store: not for the head, but for its heartbeat too.
+    fn await_answer(&mut self, key: usize) {
+        self.stop_waiting(key);
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
+        let due = stream.subscriber.due().into_std();
+        self.timers.arm(due, key, stream);
     }
 
-    /// Its socket is full.
-    fn block(&mut self, key: usize) {
-        self.unseat(key);
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let entry = connection.subscriber.entry();
+    /// Has a stream wait for room in its socket, at most for the write timeout.
+    fn await_writable(&mut self, key: usize) {
+        self.stop_waiting(key);
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
+        let entry = stream.subscriber.entry();
         let rest = entry
             .channel()
             .config()
             .delivery
             .write_timeout
             .saturating_sub(entry.peer().blocked_for());
-        set_timer(&mut self.timers, self.now + rest, key, connection);
+        self.timers.arm(self.now + rest, key, stream);
     }
 
-    fn unseat(&mut self, key: usize) {
-        let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { return };
-        let seat = std::mem::replace(&mut connection.seat, STANDING);
-        if seat == STANDING {
+    /// Takes a stream off the list of those that wait for the head, if it is on it.
+    fn stop_waiting(&mut self, key: usize) {
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return };
+        let slot = std::mem::replace(&mut stream.slot, NOT_WAITING);
+        if slot == NOT_WAITING {
             return;
         }
-        let Some(group) = self.groups.get_mut(connection.group as usize) else { return };
-        let (moved, due) = (group.waiting.leave(seat), group.waiting.is_due());
-        if let Some((key, Slot::Stream(connection))) =
-            moved.and_then(|key| Some((key, self.slots.get_mut(key)?)))
+        let Some(group) = self.groups.get_mut(stream.group as usize) else { return };
+        let (moved, due) = (group.waiters.remove(slot), group.waiters.has_due());
+        if let Some((key, Socket::Stream(stream))) =
+            moved.and_then(|key| Some((key, self.sockets.get_mut(key)?)))
         {
-            connection.seat = seat;
+            stream.slot = slot;
             if due {
-                // It may have come from a place that is still to be visited to one that was.
-                enqueue(&mut self.queue, key, connection);
+                // The move may be from a slot that is still to be visited to one that was.
+                self.queue.push(key, stream);
             }
         }
     }

@@ -1,9 +1,8 @@
-//! One timer for all connections of a thread: a heap of the moments at which one has to be looked
-//! at.
+//! The timers of a thread's streams: one heap of the moments at which a stream has to be looked at.
 //!
-//! A connection's next moment is later each time it is written to. The heap is not told: when the
-//! old moment comes, the connection says that it has more time and is put back. So a delivery
-//! touches no timer.
+//! A stream's next moment is later each time it is written to. The heap stays as it is then: when
+//! the old moment comes, the stream is found to have more time and its timer is armed again. So a
+//! delivery touches no timer.
 
 use std::{
     cmp::Reverse,
@@ -11,25 +10,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Moments and the connections that they are of.
+use super::stream::Stream;
+
+/// Moments, each with the key and the generation of its stream.
 #[derive(Debug, Default)]
 pub(super) struct Timers(BinaryHeap<Reverse<(Instant, usize, u64)>>);
 
 impl Timers {
-    /// `key` is to be looked at then. `ticket` tells a key's users apart.
-    pub(super) fn set(&mut self, at: Instant, key: usize, ticket: u64) {
-        self.0.push(Reverse((at, key, ticket)));
+    /// Has `stream` looked at at `at`, unless a timer of its own is earlier.
+    pub(super) fn arm(&mut self, at: Instant, key: usize, stream: &mut Stream) {
+        if stream.timer_at.is_none_or(|armed| at < armed) {
+            stream.timer_at = Some(at);
+            self.insert(at, key, stream.generation);
+        }
+    }
+
+    /// Adds a moment. `generation` tells the users of a key apart.
+    pub(super) fn insert(&mut self, at: Instant, key: usize, generation: u64) {
+        self.0.push(Reverse((at, key, generation)));
     }
 
     /// How long until the next moment, at most `limit`.
-    pub(super) fn wait(&self, now: Instant, limit: Duration) -> Duration {
+    pub(super) fn until_next(&self, now: Instant, limit: Duration) -> Duration {
         self.0
             .peek()
             .map_or(limit, |Reverse((at, ..))| at.saturating_duration_since(now).min(limit))
     }
 
-    /// One that is due: its moment, key and ticket.
-    pub(super) fn due(&mut self, now: Instant) -> Option<(Instant, usize, u64)> {
+    /// Takes out one that is due: its moment, key and generation.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<(Instant, usize, u64)> {
         let Reverse((at, ..)) = self.0.peek()?;
         if *at > now {
             return None;

@@ -47,14 +47,14 @@ pub(super) async fn page(channel: &Channel, query: &Query) -> Result<Response, P
         return Err(Problem::unavailable("the store has not been reached yet"));
     };
     let unavailable = |e: crate::source::Error| Problem::unavailable(e.to_string());
-    let place =
+    let start =
         subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch)
             .await
             .map_err(unavailable)?;
     let mut page =
-        collect(channel, query, head, epoch, place.position).await.map_err(unavailable)?;
-    if place.gap.is_some() || place.fresh {
-        page.gap = place.gap;
+        collect(channel, query, head, epoch, start.position).await.map_err(unavailable)?;
+    if start.gap.is_some() || start.lossless {
+        page.gap = start.gap;
     }
     if let Some(gap) = page.gap {
         channel.metrics().gap(gap.reason);

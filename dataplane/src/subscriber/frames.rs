@@ -67,7 +67,7 @@ impl Frames {
                     let length = parts.iter().map(Bytes::len).sum();
                     out.reserve(length);
                     parts.iter().for_each(|part| out.extend_from_slice(part));
-                    self.subscriber.handed_over(events, length);
+                    self.subscriber.count_delivered(events, length);
                     if out.len() >= limits::WRITE_BYTES {
                         return Some(self.done(out));
                     }
@@ -97,7 +97,7 @@ impl Frames {
     }
 
     fn done(&mut self, out: BytesMut) -> Bytes {
-        self.subscriber.let_go();
+        self.subscriber.release_segment();
         out.freeze()
     }
 }

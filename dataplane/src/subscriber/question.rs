@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sluice_channel::{Epoch, Filter};
 
-use super::{Place, Request, Start, resolve};
+use super::start::{Start, StartPosition, resolve};
 use crate::{
     channel::Channel,
     frame::Dialect,
+    limits,
     log::{Head, Log, Origin, segment::Segment},
     source::Error,
 };
@@ -16,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Question {
     /// Where does it start?
-    Place {
+    Start {
         /// The channel.
         channel: Arc<Channel>,
         /// What the request says of the start.
@@ -45,20 +46,21 @@ pub enum Question {
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// The start position as of that head.
-    Place(Head, Epoch, Result<Place, Error>),
+    Start(Head, Epoch, Result<StartPosition, Error>),
     /// The segment and where it came from; `None` when the log's life is over.
     Segment(Result<Option<(Arc<Segment>, Origin)>, Error>),
 }
 
 impl Question {
-    pub(super) fn place(
+    pub(super) fn start(
         channel: &Arc<Channel>,
-        request: &Request,
+        start: &Start,
+        filter: &Filter,
         head: Head,
         epoch: Epoch,
     ) -> Self {
-        let (start, filter) = (request.start.clone(), request.filter.clone());
-        Self::Place { channel: Arc::clone(channel), start, filter, head, epoch }
+        let (start, filter) = (start.clone(), filter.clone());
+        Self::Start { channel: Arc::clone(channel), start, filter, head, epoch }
     }
 
     pub(super) fn segment(log: &Arc<Log>, life: u64, position: u64, dialect: Dialect) -> Self {
@@ -68,12 +70,38 @@ impl Question {
     /// Asks it. Ends within the store's own time limits.
     pub async fn ask(self) -> Answer {
         match self {
-            Self::Place { channel, start, filter, head, epoch } => {
-                Answer::Place(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
+            Self::Start { channel, start, filter, head, epoch } => {
+                Answer::Start(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
             }
             Self::Segment { log, life, position, dialect } => {
                 Answer::Segment(log.segment(life, position, dialect).await)
             }
+        }
+    }
+}
+
+/// A part of a log whose subscribers share one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SegmentKey {
+    /// Address of the log, which the question keeps alive.
+    log: usize,
+    life: u64,
+    dialect: Dialect,
+    block: u64,
+}
+
+impl SegmentKey {
+    /// The key of a question that others may have too.
+    #[must_use]
+    pub fn of(question: &Question) -> Option<Self> {
+        match question {
+            Question::Segment { log, life, position, dialect } => Some(Self {
+                log: Arc::as_ptr(log) as usize,
+                life: *life,
+                dialect: *dialect,
+                block: position / limits::SEGMENT_SEQUENCES,
+            }),
+            Question::Start { .. } => None,
         }
     }
 }

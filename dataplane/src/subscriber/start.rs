@@ -30,33 +30,38 @@ pub enum Start {
 
 /// A start position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct StartPosition {
     /// The sequence to deliver first.
     pub position: u64,
     /// What the subscriber has to be told of first.
     pub gap: Option<Gap>,
     /// There was no cursor: nothing before the first event is missed.
-    pub fresh: bool,
+    pub lossless: bool,
 }
 
-const fn fresh(position: u64) -> Place {
-    Place { position, gap: None, fresh: true }
+const fn lossless(position: u64) -> StartPosition {
+    StartPosition { position, gap: None, lossless: true }
 }
 
-const fn after(cursor: Cursor) -> Place {
-    Place { position: cursor.sequence + 1, gap: None, fresh: false }
+const fn after(cursor: Cursor) -> StartPosition {
+    StartPosition { position: cursor.sequence + 1, gap: None, lossless: false }
 }
 
 /// Finds the position for `start` in the log as of `head` where that needs no store.
-pub(super) fn at_once(channel: &Channel, start: &Start, head: Head, epoch: Epoch) -> Option<Place> {
+pub(super) fn at_once(
+    channel: &Channel,
+    start: &Start,
+    head: Head,
+    epoch: Epoch,
+) -> Option<StartPosition> {
     match start {
         Start::Unreadable => Some(after_gap(channel, head, GapReason::Unknown)),
         Start::After(cursor) if cursor.epoch != epoch => {
             Some(after_gap(channel, head, GapReason::Epoch))
         }
         Start::After(cursor) if cursor.sequence < head.next => Some(after(*cursor)),
-        Start::Earliest => Some(fresh(head.first.max(1))),
-        Start::Latest => Some(fresh(head.next)),
+        Start::Earliest => Some(lossless(head.first.max(1))),
+        Start::Latest => Some(lossless(head.next)),
         Start::After(_) | Start::Since(_) | Start::Last(_) => None,
     }
 }
@@ -71,9 +76,9 @@ pub async fn resolve(
     filter: &Filter,
     head: Head,
     epoch: Epoch,
-) -> Result<Place, Error> {
-    if let Some(place) = at_once(channel, start, head, epoch) {
-        return Ok(place);
+) -> Result<StartPosition, Error> {
+    if let Some(found) = at_once(channel, start, head, epoch) {
+        return Ok(found);
     }
     Ok(match start {
         Start::After(cursor) => {
@@ -87,21 +92,21 @@ pub async fn resolve(
             }
         }
         Start::Since(time) => {
-            fresh(channel.log().source().first_since(*time).await?.unwrap_or(head.next))
+            lossless(channel.log().source().first_since(*time).await?.unwrap_or(head.next))
         }
         Start::Last(count) => {
-            fresh(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?)
+            lossless(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?)
         }
-        Start::Unreadable | Start::Earliest | Start::Latest => fresh(head.next),
+        Start::Unreadable | Start::Earliest | Start::Latest => lossless(head.next),
     })
 }
 
 /// The place to go on at when a cursor is of no use, by the channel's policy.
-pub(super) fn after_gap(channel: &Channel, head: Head, reason: GapReason) -> Place {
+pub(super) fn after_gap(channel: &Channel, head: Head, reason: GapReason) -> StartPosition {
     let position = match channel.config().delivery.on_gap {
         config::Start::Earliest => head.first.max(1),
         config::Start::Latest => head.next,
     };
     let gap = Gap { from: None, to: Some(position - 1).filter(|to| *to > 0), missed: None, reason };
-    Place { position, gap: Some(gap), fresh: true }
+    StartPosition { position, gap: Some(gap), lossless: true }
 }

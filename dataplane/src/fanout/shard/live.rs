@@ -1,46 +1,50 @@
-//! Live events: from the log's head to everyone who waits for it.
+//! Live events: from the log's head to the streams that wait for it.
 
 use std::sync::Arc;
 
-use super::{Shard, Slot, enqueue};
-use crate::fanout::group::{Delivered, Tally};
+use super::Shard;
+use crate::fanout::{
+    group::{Delivered, Tally},
+    socket::Socket,
+};
 
-/// Subscribers of a channel that are visited in one turn: about two milliseconds' worth.
-const VISITS: usize = 512;
-/// Visits after which the head is looked at again. Who is visited later gets what has come
-/// meanwhile with the same write, instead of with another one a round later.
-const LOOK_EVERY: usize = 64;
+/// Deliveries to one channel's streams in one turn: about two milliseconds' worth.
+const TURN_DELIVERIES: usize = 512;
+/// Deliveries after which the head is read again. Streams that come later get what has come
+/// meanwhile with the same write, instead of with another one.
+const HEAD_EVERY: usize = 64;
 
 impl Shard {
-    /// Live events to those who wait for them; [`Shard::unserved`] says whether there are more.
-    pub(super) fn live(&mut self) {
-        self.unserved = false;
+    /// Gives live events to the streams that wait for them. [`Shard::live_due`] says afterwards
+    /// whether some are left.
+    pub(super) fn deliver_live(&mut self) {
+        self.live_due = false;
         for group_key in 0..self.groups.capacity() {
-            self.visit(group_key);
+            self.deliver_to_group(group_key);
         }
     }
 
-    fn visit(&mut self, group_key: usize) {
+    fn deliver_to_group(&mut self, group_key: usize) {
         let Some(group) = self.groups.get(group_key) else { return };
         let channel = Arc::clone(&group.channel);
         let heartbeat_at = self.now + channel.config().delivery.heartbeat;
         let mut tally = Tally::default();
-        for visit in 0..VISITS {
+        for delivery in 0..TURN_DELIVERIES {
             let Some(group) = self.groups.get_mut(group_key) else { break };
-            if visit % LOOK_EVERY == 0 {
-                group.look();
+            if delivery % HEAD_EVERY == 0 {
+                group.read_head();
             }
-            let Some(key) = group.waiting.next() else { break };
-            self.visits += 1;
-            let Some(Slot::Stream(connection)) = self.slots.get_mut(key) else { continue };
-            match group.deliver(connection, heartbeat_at, &mut tally) {
-                Delivered::All => {}
-                Delivered::NotAlike => enqueue(&mut self.queue, key, connection),
-                Delivered::Blocked => self.block(key),
+            let Some(key) = group.waiters.next_due() else { break };
+            self.live_deliveries += 1;
+            let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { continue };
+            match group.deliver(stream, heartbeat_at, &mut tally) {
+                Delivered::AtHead => {}
+                Delivered::Individual => self.queue.push(key, stream),
+                Delivered::Blocked => self.await_writable(key),
                 Delivered::Broken => self.remove(key),
             }
         }
         tally.count(&channel);
-        self.unserved |= self.groups.get(group_key).is_some_and(|group| group.waiting.is_due());
+        self.live_due |= self.groups.get(group_key).is_some_and(|group| group.waiters.has_due());
     }
 }

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use serde_json::json;
 use sluice_channel::{Cursor, Epoch, config};
 
-use super::{Place, Step, Subscriber, one, start};
+use super::{
+    Step, Subscriber, one,
+    start::{StartPosition, after_gap},
+};
 use crate::{
     frame::{self, CloseReason, Gap, GapReason},
     log::Head,
@@ -16,14 +19,14 @@ use crate::{
 
 impl Subscriber {
     /// The first frames that carry a cursor: from here on a reconnect loses nothing.
-    pub(super) fn begin(&mut self, head: Head, epoch: Epoch, place: Place) -> Step {
+    pub(super) fn begin(&mut self, head: Head, epoch: Epoch, start: StartPosition) -> Step {
         self.life = head.life;
         self.epoch = Some(epoch);
-        self.position = place.position;
-        self.fresh = place.fresh;
+        self.position = start.position;
+        self.fresh = start.lossless;
         self.stage = Stage::Replaying;
         let mut out = Vec::new();
-        if let Some(gap) = place.gap {
+        if let Some(gap) = start.gap {
             self.write_gap(&mut out, gap);
         }
         if self.request.open {
@@ -37,7 +40,7 @@ impl Subscriber {
             });
             frame::control(&mut out, "channel.open", self.cursor(), &data.to_string(), None);
         }
-        if place.gap.is_none() {
+        if start.gap.is_none() {
             frame::control(&mut out, "channel.cursor", self.cursor(), "", None);
         }
         self.moved();
@@ -67,11 +70,11 @@ impl Subscriber {
         self.told = 0;
         self.segment = None;
         self.stage = Stage::Replaying;
-        let place = start::after_gap(self.entry.channel(), head, GapReason::Epoch);
-        self.position = place.position;
+        let start = after_gap(self.entry.channel(), head, GapReason::Epoch);
+        self.position = start.position;
         self.fresh = true;
         let mut out = Vec::new();
-        if let Some(gap) = place.gap {
+        if let Some(gap) = start.gap {
             self.write_gap(&mut out, gap);
         }
         self.moved();

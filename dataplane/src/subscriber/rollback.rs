@@ -4,7 +4,7 @@ use super::Subscriber;
 
 /// Where a subscriber stood before [`Step::Events`].
 #[derive(Debug, Clone, Copy)]
-pub struct Mark {
+pub struct Checkpoint {
     position: u64,
     shown: u64,
     fresh: bool,
@@ -12,7 +12,7 @@ pub struct Mark {
 
 impl Subscriber {
     /// So many events and bytes of [`Step::Events`] were given to the connection.
-    pub fn handed_over(&self, events: u64, bytes: usize) {
+    pub fn count_delivered(&self, events: u64, bytes: usize) {
         let metrics = self.entry.channel().metrics();
         metrics.events_delivered.inc_by(events);
         metrics.bytes_written.inc_by(bytes as u64);
@@ -20,19 +20,19 @@ impl Subscriber {
 
     /// Where it stands.
     #[must_use]
-    pub const fn mark(&self) -> Mark {
-        Mark { position: self.position, shown: self.shown, fresh: self.fresh }
+    pub const fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { position: self.position, shown: self.shown, fresh: self.fresh }
     }
 
     /// Goes back to where it stood before [`Step::Events`]: of what came since, nothing was
     /// written.
-    pub fn back_to(&mut self, mark: Mark) {
-        Mark { position: self.position, shown: self.shown, fresh: self.fresh } = mark;
+    pub fn roll_back(&mut self, checkpoint: Checkpoint) {
+        Checkpoint { position: self.position, shown: self.shown, fresh: self.fresh } = checkpoint;
         self.note();
     }
 
     /// Lets go of the segment it is reading: who waits for a socket holds no memory.
-    pub fn let_go(&mut self) {
+    pub fn release_segment(&mut self) {
         self.segment = None;
     }
 }

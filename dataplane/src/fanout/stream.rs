@@ -9,24 +9,24 @@ use std::{
 use bytes::{Buf, Bytes};
 use mio::net::TcpStream;
 
-use super::{chunk, round::STANDING};
-use crate::subscriber::{Mark, Subscriber};
+use super::{chunk, waiters::NOT_WAITING};
+use crate::subscriber::{Checkpoint, Subscriber};
 
 /// Buffers of one `writev` at most.
 const SLICES: usize = 64;
-/// Chunks that are sent at a time at most.
+/// Chunks of one delivery at most.
 pub(super) const SEND: usize = 8;
 /// Frames of fewer bytes are copied into one buffer with their framing: cheaper than buffers of
 /// their own.
 const COPY_BYTES: usize = 4 * 1024;
-/// So are frames in more parts than this.
+/// Frames in more parts than this are copied too.
 const COPY_PARTS: usize = 16;
 
-/// Events that were given to a connection in one turn, as one chunk.
+/// A chunk of events that was added to a stream and can still be rolled back.
 #[derive(Debug)]
-pub(super) struct Handed {
-    /// Where the subscriber stood before.
-    pub(super) mark: Mark,
+pub(super) struct Uncommitted {
+    /// The subscriber's state before them.
+    pub(super) checkpoint: Checkpoint,
     pub(super) events: u64,
     /// Bytes of frames.
     pub(super) bytes: usize,
@@ -34,37 +34,37 @@ pub(super) struct Handed {
 
 /// A subscriber and its socket. There is one for each subscriber: every byte counts.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct Stream {
     socket: TcpStream,
     pub(super) subscriber: Subscriber,
     /// What was to be written and was not taken yet. Empty nearly always, and then without memory
     /// of its own. While the socket is full, no more than about a slice of events and what the
-    /// channel itself has to say: [`Self::take_back`], [`Self::keep`].
+    /// channel itself has to say: [`Self::roll_back`], [`Self::keep`].
     out: VecDeque<Bytes>,
     /// Tells this user of a key from former ones.
-    pub(super) ticket: u64,
+    pub(super) generation: u64,
     /// Its channel's group.
     pub(super) group: u32,
     /// Number of its filter in the group.
     pub(super) filter: u32,
-    /// Where it is in the group's list of those who wait for the head, or [`STANDING`].
-    pub(super) seat: u32,
-    /// It is in the queue.
+    /// Its slot among the streams that wait for the head, or [`NOT_WAITING`].
+    pub(super) slot: u32,
+    /// Whether it is in the queue.
     pub(super) queued: bool,
-    /// The socket takes nothing at this moment.
+    /// Whether the socket was full at the last write.
     pub(super) blocked: bool,
-    /// The end of the body is among what was to be written.
+    /// Whether the end of the body is in `out` or was written.
     pub(super) ending: bool,
-    /// The earliest entry for it among the timers.
+    /// When its earliest timer is due.
     pub(super) timer_at: Option<Instant>,
 }
 
-impl Connection {
+impl Stream {
     pub(super) fn new(
         socket: TcpStream,
         head: Bytes,
         subscriber: Subscriber,
-        ticket: u64,
+        generation: u64,
         group: u32,
         filter: u32,
     ) -> Self {
@@ -73,10 +73,10 @@ impl Connection {
             socket,
             subscriber,
             out,
-            ticket,
+            generation,
             group,
             filter,
-            seat: STANDING,
+            slot: NOT_WAITING,
             queued: false,
             blocked: false,
             ending: false,
@@ -126,7 +126,7 @@ impl Connection {
             .map(|(slice, chunk)| *slice = IoSlice::new(chunk))
             .count();
         loop {
-            // Nearly always it is one, and that has the cheaper call.
+            // Nearly always there is one chunk, and that has the cheaper call.
             let taken = if count == 1 {
                 self.socket.write(&slices[0])
             } else {
@@ -140,18 +140,18 @@ impl Connection {
         }
     }
 
-    /// The socket is full: keeps `rest` of a chunk, which others may keep too.
+    /// Keeps the `rest` of a chunk that the socket did not take. Other streams may keep it too.
     pub(super) fn keep(&mut self, rest: Bytes) {
         self.out.push_back(rest);
-        self.note_blocked();
+        self.set_blocked();
     }
 
-    /// The socket is full: of the chunks that were added last, `handed`, takes back those of which
-    /// nothing was written, but not all that waits. The rest is copied, so that it keeps no segment
-    /// in memory.
-    pub(super) fn take_back(&mut self, handed: &mut Vec<Handed>) {
+    /// Rolls back those of the chunks added last, `uncommitted`, of which the socket took nothing,
+    /// but never all that is left to write. The rest is copied, so that it keeps no segment in
+    /// memory.
+    pub(super) fn roll_back(&mut self, uncommitted: &mut Vec<Uncommitted>) {
         let mut left: usize = self.out.iter().map(Bytes::len).sum();
-        while let Some(last) = handed.last() {
+        while let Some(last) = uncommitted.last() {
             let mut framed = chunk::length(last.bytes);
             if framed >= left {
                 break;
@@ -160,15 +160,15 @@ impl Connection {
             while framed > 0 {
                 framed -= self.out.pop_back().map_or(framed, |part| part.len());
             }
-            self.subscriber.back_to(last.mark);
-            handed.pop();
+            self.subscriber.roll_back(last.checkpoint);
+            uncommitted.pop();
         }
         let mut rest = Vec::with_capacity(left);
         self.out.iter().for_each(|part| rest.extend_from_slice(part));
         self.out = VecDeque::from([rest.into()]);
     }
 
-    /// Writes what waits. Returns whether the socket took all of it.
+    /// Writes what is left to write. Returns whether the socket took all of it.
     ///
     /// # Errors
     /// The connection is broken.
@@ -189,23 +189,23 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            self.advance(taken);
+            self.consume(taken);
             if taken > 0 && self.blocked {
                 self.blocked = false;
                 self.subscriber.entry().peer().progressed();
             }
-            // A short write is a full socket: the kernel tells when there is room again.
+            // A short write is a full socket: the kernel reports when there is room again.
             if taken < length {
-                self.note_blocked();
+                self.set_blocked();
                 return Ok(false);
             }
         }
-        // Its buffer is worth more to the next one that blocks.
+        // The buffer's memory goes back: nearly all streams have nothing to write.
         self.out = VecDeque::new();
         Ok(true)
     }
 
-    fn advance(&mut self, mut taken: usize) {
+    fn consume(&mut self, mut taken: usize) {
         while let Some(first) = self.out.front_mut() {
             if taken < first.len() {
                 first.advance(taken);
@@ -216,9 +216,9 @@ impl Connection {
         }
     }
 
-    fn note_blocked(&mut self) {
+    fn set_blocked(&mut self) {
         self.blocked = true;
-        self.subscriber.let_go();
+        self.subscriber.release_segment();
         self.subscriber.entry().peer().blocked();
     }
 

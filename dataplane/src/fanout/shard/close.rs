@@ -1,0 +1,63 @@
+//! The end of streams, and of the groups that they leave empty.
+
+use std::sync::Arc;
+
+use mio::{Interest, Token};
+
+use super::Shard;
+use crate::fanout::{
+    socket::{LINGER, Lingering, Socket},
+    stream::Stream,
+};
+
+impl Shard {
+    /// Ends a stream whose last frame was written.
+    pub(super) fn finish(&mut self, key: usize) {
+        let Some(stream) = self.take_out(key) else { return };
+        let generation = stream.generation;
+        let mut lingering = Lingering { socket: stream.finish(), generation };
+        if !lingering.drained() {
+            let vacant = self.sockets.vacant_entry();
+            let key = vacant.key();
+            let socket = &mut lingering.socket;
+            // Under its new key.
+            if self.poll.registry().reregister(socket, Token(key), Interest::READABLE).is_ok() {
+                vacant.insert(Socket::Lingering(lingering));
+                self.timers.insert(self.now + LINGER, key, generation);
+            }
+        }
+    }
+
+    /// Closes the socket as it is.
+    pub(super) fn remove(&mut self, key: usize) {
+        drop(self.take_out(key));
+    }
+
+    /// Takes the stream out: its entry in the registry goes once it is dropped.
+    fn take_out(&mut self, key: usize) -> Option<Stream> {
+        self.stop_waiting(key);
+        match self.sockets.try_remove(key)? {
+            Socket::Stream(stream) => {
+                if let Some(group) = self.groups.get_mut(stream.group as usize) {
+                    group.leave(stream.subscriber.filter());
+                }
+                self.inbox.stream_removed();
+                Some(stream)
+            }
+            Socket::Lingering(..) => None,
+        }
+    }
+
+    /// Lets go of channels without a stream on this thread.
+    pub(super) fn drop_empty_groups(&mut self) {
+        let waker = &self.waker;
+        let by_channel = &mut self.by_channel;
+        self.groups.retain(|_, group| {
+            if group.members == 0 {
+                group.channel.log().forget_waker(waker);
+                by_channel.remove(&(Arc::as_ptr(&group.channel) as usize));
+            }
+            group.members > 0
+        });
+    }
+}
