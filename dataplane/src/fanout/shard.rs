@@ -1,9 +1,10 @@
 //! A fan-out thread: one `epoll`, its sockets, their timers.
 //!
-//! Each turn: what the kernel reports and the inbox holds; then live events, to some hundreds of the
-//! streams that wait for them; then, once all of these have them, a bounded part of everything else
-//! (arrivals, replays, sockets that have room again). That part has its turn also when live events
-//! do not end. So replays cannot hold up live events, and live events cannot hold up replays.
+//! Each turn: what the kernel reports and the inbox holds; then live events, to some hundreds of
+//! the streams that wait for them; then, once all of these have them, a bounded part of everything
+//! else (arrivals, replays, sockets that have room again). That part has its turn also when live
+//! events do not end. So replays cannot hold up live events, and live events cannot hold up
+//! replays.
 
 mod answers;
 mod close;

@@ -36,7 +36,8 @@ impl Lingering {
     /// Reads away what the peer still sends. Returns whether the peer has closed.
     pub(super) fn drained(&mut self) -> bool {
         let mut buffer = [0; 1_024];
-        // A peer that goes on sending is cut off after [`LINGER`]; one read must not last that long.
+        // A peer that goes on sending is cut off after [`LINGER`]; one read must not last that
+        // long.
         for _ in 0..16 {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return true,

@@ -1,6 +1,6 @@
 //! Runs: pull consumers for reads that follow one another. Their answers name sequence and time in
-//! the reply subject (ADR-13, ADR-37); an answer to a direct get has six headers instead, which cost
-//! both ends more than the event.
+//! the reply subject (ADR-13, ADR-37); an answer to a direct get has six headers instead, which
+//! cost both ends more than the event.
 //!
 //! A consumer has its price, too, so a run begins where one read has followed another for a while,
 //! and few live at a time. Whatever goes wrong with one, it is given up, and a direct get has the

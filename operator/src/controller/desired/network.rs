@@ -1,5 +1,5 @@
-//! The NetworkPolicy: the events for the clients that are named, the admin port for the operator and
-//! Prometheus only.
+//! The NetworkPolicy: the events for the clients that are named, the admin port for the operator
+//! and Prometheus only.
 //!
 //! Nothing is said of what pods may reach: a policy is matched after a Service's address became a
 //! pod's, so the ports of NATS and DNS in it would be those behind their Services, which the
