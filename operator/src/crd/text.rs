@@ -1,8 +1,8 @@
 //! Texts with a grammar of their own: durations, sizes, subjects, origins.
 //!
-//! They stay texts in the API object, so what a user wrote is what he reads back; the numbers come
-//! out of [`DurationText::parse`] and [`SizeText::parse`]. Each type's schema carries the CEL rule
-//! that says the same.
+//! They stay texts in the API object, so that `kubectl get -o yaml` shows what was applied; the
+//! numbers come out of [`DurationText::parse`] and [`SizeText::parse`]. Each type's schema carries
+//! the CEL rule that says the same.
 
 use std::{borrow::Cow, time::Duration};
 

@@ -114,7 +114,7 @@ impl Election {
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = None;
         spec.renew_time = Some(MicroTime(wall));
-        // For those that look at the times only.
+        // For programs that look at the times only.
         spec.lease_duration_seconds = Some(1);
         Some(lease)
     }

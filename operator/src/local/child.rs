@@ -27,21 +27,15 @@ pub enum Error {
     /// It cannot be started at all.
     #[error("cannot start {name} ({}): {source}", program.display())]
     Start {
-        /// Its name.
         name: &'static str,
-        /// Its program.
         program: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// It ends again and again.
     #[error("{name} ended {tries} times in a row; its log, {}, ends with:\n{tail}", log.display())]
     KeepsEnding {
-        /// Its name.
         name: &'static str,
-        /// How often.
         tries: u32,
-        /// Its log.
         log: PathBuf,
         /// The log's last lines.
         tail: String,
@@ -49,11 +43,9 @@ pub enum Error {
     /// It runs but is of no use.
     #[error("{name} is not ready after {limit:?}; its log, {}, ends with:\n{tail}", log.display())]
     NotReady {
-        /// Its name.
         name: &'static str,
         /// How long was waited.
         limit: Duration,
-        /// Its log.
         log: PathBuf,
         /// The log's last lines.
         tail: String,

@@ -21,9 +21,7 @@ pub enum Error {
     /// Not there, or not ours to read.
     #[error("cannot read manifests in {}: {source}. Name a directory with *.yaml files", dir.display())]
     Directory {
-        /// Which.
         dir: PathBuf,
-        /// Why.
         source: std::io::Error,
     },
     /// No manifest in it.

@@ -16,19 +16,14 @@ pub enum Error {
     /// It is not where it should be.
     #[error("{name} was not found ({looked}); {fix}")]
     Missing {
-        /// Its name.
         name: &'static str,
-        /// Where it was looked for.
         looked: String,
-        /// What to do.
         fix: &'static str,
     },
     /// It is there and of no use.
     #[error("{} cannot be used: {why}. nats-server 2.11 or newer is needed: name one with --nats-server", path.display())]
     Unusable {
-        /// Where it is.
         path: PathBuf,
-        /// Why it is of no use.
         why: String,
     },
 }
