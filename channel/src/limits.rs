@@ -6,8 +6,6 @@ use std::time::Duration;
 /// Longest channel name, bytes. Children add suffixes of up to 11 bytes and a label value ends at
 /// 63.
 pub const CHANNEL_NAME_BYTES: usize = 48;
-/// Longest stream name a user may choose, bytes.
-pub const STREAM_NAME_BYTES: usize = 64;
 /// Longest stream name that is derived (`sse_<63>_<48>_<8>`), bytes; nats-server allows 255.
 pub const DERIVED_STREAM_NAME_BYTES: usize = 125;
 /// Longest topic or topic filter, bytes. nats-server's protocol line ends at 4,096.

@@ -1,9 +1,13 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Parser, ValueEnum};
-use sluice_channel::text;
+use sluice_channel::{limits, text};
 
 use crate::{
     pod::{Options, Pace},
@@ -23,10 +27,10 @@ pub struct Args {
     )]
     config_dir: PathBuf,
     /// Address of the public listener.
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    #[arg(long, default_value_t = (Ipv4Addr::UNSPECIFIED, limits::HTTP_PORT).into(), value_name = "ADDR")]
     listen: SocketAddr,
     /// Address of the admin listener: probes, metrics, debug.
-    #[arg(long, default_value = "0.0.0.0:9090", value_name = "ADDR")]
+    #[arg(long, default_value_t = (Ipv4Addr::UNSPECIFIED, limits::ADMIN_PORT).into(), value_name = "ADDR")]
     admin: SocketAddr,
     /// NATS servers.
     #[arg(

@@ -1,145 +1,82 @@
-//! A subscriber: a cursor and a filter over the log. It yields ready frames; something else writes
+//! A subscriber: a position and a filter over the log. It yields ready frames; a driver writes
 //! them.
 //!
-//! Admitting → Replaying → Live → Closing(reason). There is no queue per subscriber: a slow one is
-//! one whose position is further back. Nothing here waits: [`Subscriber::step`] says what to do
-//! next, and whoever drives it (a fan-out thread, or [`Frames`] for a body of hyper's) writes,
+//! Opening → Admitting → Reading (replay, then live) → Closed. There is no queue per subscriber: a
+//! slow one is one whose position is further back. Nothing here waits: [`Subscriber::step`] says
+//! what to do next, and the driver (a fan-out thread, or [`Frames`] for a body of hyper's) writes,
 //! waits and asks the store.
 
+mod clock;
 mod control;
 mod frames;
-
 mod question;
+mod reading;
 mod rollback;
 mod start;
+mod step;
 
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rand::Rng;
 use sluice_channel::{Cursor, Epoch, Filter};
 use tokio::time::Instant;
 
+use self::{clock::Clock, reading::Reading};
 use crate::{
-    frame::{self, CloseReason, Dialect, GapReason},
-    log::{
-        Head, Now, Origin,
-        segment::{Segment, Slice},
-    },
-    metrics::seconds_since,
+    frame::{self, CloseReason, Dialect},
+    log::Head,
     registry::{Entry, Registration, Stage},
 };
 
 pub use frames::Frames;
 pub use question::{Answer, Question, SegmentKey};
 pub use rollback::Checkpoint;
-pub use start::{Start, resolve};
-
-/// First pause after a failed read of the store; doubles up to [`MAX_BACKOFF`].
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-/// Longest pause after a failed read of the store.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
-
-/// What a subscriber asked for.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// Where to start.
-    pub start: Start,
-    /// Which events.
-    pub filter: Filter,
-    /// In which form.
-    pub dialect: Dialect,
-    /// Whether `channel.open` is wanted.
-    pub open: bool,
-}
-
-/// What a subscriber needs next.
-#[derive(Debug)]
-pub enum Step {
-    /// Write these: whole frames, in this order.
-    Write(Vec<Bytes>),
-    /// The same for events, about [`limits::SLICE_BYTES`] of them. Whoever writes them says so by
-    /// [`Subscriber::count_delivered`], or takes them back by [`Subscriber::roll_back`].
-    Events(Vec<Bytes>, u64),
-    /// Nothing to do until the head moves, the stream is to close, or this moment.
-    Wait(Instant),
-    /// Ask the store, and give its answer to [`Subscriber::answer`]. Until then the subscriber only
-    /// waits.
-    Ask(Question),
-    /// A long run without a match: others have their turn first.
-    Yield,
-    /// The last frames were given out.
-    End,
-}
+pub use start::{Request, Start, StartPosition, resolve};
+pub use step::Step;
 
 /// One subscriber's way through the log.
 #[derive(Debug)]
 pub struct Subscriber {
     entry: Registration,
     request: Request,
-    stage: Stage,
-    opened: bool,
-    life: u64,
-    epoch: Option<Epoch>,
-    /// The sequence to deliver next.
-    position: u64,
-    /// Highest sequence that a gap event has covered.
-    told: u64,
-    /// Nothing was delivered yet and there was no cursor: a hole at the very start is nobody's
-    /// loss.
-    fresh: bool,
-    /// Highest sequence that an `id:` on this connection has covered.
-    shown: u64,
-    told_down: bool,
-    /// The store had to be asked for the start and did not answer.
-    admission_failed: bool,
-    /// A question is on its way.
+    state: State,
+    clock: Clock,
+}
+
+/// Where a subscriber is in its life. In each state but the last it waits also for its heartbeat,
+/// its age and the wish to close.
+#[derive(Debug)]
+enum State {
+    /// Waits for nothing: the `retry:` line goes out before anything is asked of the store.
+    Opening,
+    /// Waits for the log to reach the store, then, where only the store knows the start, for its
+    /// answer.
+    Admitting(Admission),
+    /// Waits for the head to move, or for a segment of history.
+    Reading(Reading),
+    /// Waits for nothing: `channel.close` was given out.
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct Admission {
+    /// The store was needed for the start and did not answer.
+    failed: bool,
+    /// A question for the start is on its way.
     asked: bool,
-    /// The segment that is being read, where it is none of the ring's.
-    segment: Option<(Arc<Segment>, Origin)>,
-    heartbeat_at: Instant,
-    ends_at: Option<Instant>,
-    /// The store did not answer: it is not asked again before this.
-    paused_until: Option<Instant>,
-    backoff: Duration,
-    ended: bool,
+    /// Of `channel.degraded` and `channel.recovered` the last one sent was the former.
+    degraded_sent: bool,
 }
 
 impl Subscriber {
     /// A subscriber that is registered as `entry`.
     #[must_use]
     pub fn new(entry: Registration, request: Request) -> Self {
-        let delivery = &entry.channel().config().delivery;
-        let age = delivery.max_connection_age;
-        let now = Instant::now();
-        // 80–100 %, so that subscribers who came together do not go together.
-        let ends_at =
-            (!age.is_zero()).then(|| now + age.mul_f64(rand::rng().random_range(0.8..1.0)));
-        let heartbeat_at = now + delivery.heartbeat;
-        Self {
-            request,
-            stage: Stage::Admitting,
-            opened: false,
-            life: 0,
-            epoch: None,
-            position: 0,
-            told: 0,
-            fresh: false,
-            shown: 0,
-            told_down: false,
-            admission_failed: false,
-            asked: false,
-            segment: None,
-            heartbeat_at,
-            ends_at,
-            paused_until: None,
-            backoff: MIN_BACKOFF,
-            ended: false,
-            entry,
-        }
+        let clock = Clock::new(&entry.channel().config().delivery, Instant::now());
+        Self { entry, request, state: State::Opening, clock }
     }
 
     /// Its entry in the registry.
@@ -160,19 +97,27 @@ impl Subscriber {
         self.request.dialect
     }
 
+    /// When it has something to do even if nothing happens.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        self.clock.due()
+    }
+
     /// Goes on as of `head` and `now`. A question that is on its way holds up events, never
     /// heartbeats or the end.
     pub fn step(&mut self, head: Head, now: Instant) -> Step {
-        if self.ended {
-            return Step::End;
-        }
-        let step = if self.opened { self.advance(head, now) } else { self.open() };
+        let step = match self.state {
+            State::Opening => self.open(),
+            State::Admitting(_) | State::Reading(_) => self.go_on(head, now),
+            State::Closed => return Step::End,
+        };
         self.counted(step, now)
     }
 
+    /// Counts what `step` writes, except for events: those may still be rolled back.
     fn counted(&mut self, step: Step, now: Instant) -> Step {
         if let Step::Write(_) | Step::Events(..) = &step {
-            self.heartbeat_at = now + self.entry.channel().config().delivery.heartbeat;
+            self.clock.wrote(now + self.entry.channel().config().delivery.heartbeat);
         }
         if let Step::Write(parts) = &step {
             self.count_delivered(0, parts.iter().map(Bytes::len).sum());
@@ -180,258 +125,243 @@ impl Subscriber {
         step
     }
 
-    /// The first frame goes out before anything is asked of the store.
     fn open(&mut self) -> Step {
-        self.opened = true;
+        self.state = State::Admitting(Admission::default());
         let mut out = Vec::new();
         frame::retry(&mut out, self.entry.channel().retry());
-        one(out)
+        Step::write(out)
     }
 
-    fn advance(&mut self, head: Head, now: Instant) -> Step {
-        if self.ends_at.is_some_and(|end| now >= end) {
+    /// What is due by the clock, the wish to close and an outage come before events.
+    fn go_on(&mut self, head: Head, now: Instant) -> Step {
+        if self.clock.is_over(now) {
             self.entry.close(CloseReason::Age, self.entry.channel().retry());
         }
         if let Some((reason, retry)) = self.entry.close_asked() {
             return self.close(reason, retry);
         }
-        if now >= self.heartbeat_at {
+        if self.clock.heartbeat_is_due(now) {
             return self.heartbeat();
         }
-        // Who has no place yet is given one first where that needs no store: our events carry a
-        // cursor.
-        let placed =
-            self.stage != Stage::Admitting || (self.cursor().is_some() && self.admission_failed);
-        if head.down_since.is_some() != self.told_down && placed {
-            return self.degraded(head);
+        if self.outage_is_due(head) {
+            return self.outage(head);
         }
-        if self.asked {
-            return self.wait();
+        if self.is_awaiting_answer() || !self.clock.resume(now) {
+            return Step::Wait(self.due());
         }
-        if self.paused_until.is_some_and(|until| now < until) {
-            return self.wait();
+        match &mut self.state {
+            State::Reading(reading) => reading
+                .step(&self.entry, &self.request, head)
+                .unwrap_or_else(|| Step::Wait(self.clock.due())),
+            State::Opening | State::Admitting(_) | State::Closed => self.admit(head, now),
         }
-        self.paused_until = None;
-        if self.stage == Stage::Admitting { self.admit(head, now) } else { self.read(head) }
     }
 
-    fn wait(&self) -> Step {
-        Step::Wait(self.due())
-    }
-
-    /// When it has something to do even if nothing happens.
-    #[must_use]
-    pub fn due(&self) -> Instant {
-        [self.ends_at, self.paused_until]
-            .into_iter()
-            .flatten()
-            .fold(self.heartbeat_at, Instant::min)
-    }
-
-    /// Finds the start position.
+    /// Finds the start.
     fn admit(&mut self, head: Head, now: Instant) -> Step {
+        let State::Admitting(admission) = &mut self.state else { return Step::Wait(self.due()) };
         let Some(epoch) = head.epoch else {
-            if !self.admission_failed && head.down_since.is_some() {
-                self.admission_failed = true;
-                return self.advance(head, now);
+            if head.down_since.is_some() && !admission.failed {
+                admission.failed = true;
+                // Now an outage may be due.
+                return self.go_on(head, now);
             }
-            return self.wait();
+            return Step::Wait(self.due());
         };
-        let channel = self.entry.channel();
-        match start::at_once(channel, &self.request.start, head, epoch) {
+        let (channel, request) = (self.entry.channel(), &self.request);
+        match start::at_once(channel, &request.start, head, epoch) {
             Some(start) => self.begin(head, epoch, start),
             None => {
-                self.asked = true;
-                Step::Ask(Question::start(
-                    channel,
-                    &self.request.start,
-                    &self.request.filter,
-                    head,
-                    epoch,
-                ))
+                admission.asked = true;
+                Step::Ask(Question::start(channel, &request.start, &request.filter, head, epoch))
             }
         }
     }
 
-    /// One step along the log.
-    fn read(&mut self, head: Head) -> Step {
-        if head.life != self.life {
-            return self.new_life(head);
-        }
-        let here = |(segment, _): &(Arc<Segment>, Origin)| {
-            segment.covers(self.position) && self.position >= head.first
-        };
-        if let Some((segment, origin)) = self.segment.take().filter(here) {
-            let step = self.take(
-                segment.slice(self.position, self.told, &self.request.filter),
-                origin,
-                head,
-            );
-            // The store was asked once.
-            self.segment = Some((segment, Origin::Memory))
-                .filter(|(segment, _)| segment.covers(self.position));
-            return step;
-        }
-        let log = self.entry.channel().log();
-        match log.read_now(
-            self.life,
-            self.position,
-            self.told,
-            &self.request.filter,
-            self.request.dialect,
-        ) {
-            Now::Slice(slice) => self.take(slice, Origin::Memory, head),
-            Now::Cached(segment) => {
-                self.segment = Some((segment, Origin::Memory));
-                self.read(head)
-            }
-            Now::Wait => {
-                if self.stage != Stage::Live {
-                    self.stage = Stage::Live;
-                    self.note();
-                }
-                self.wait()
-            }
-            // The head that tells of the new life comes in a moment.
-            Now::FormerLife => self.wait(),
-            Now::Missing => {
-                self.asked = true;
-                Step::Ask(Question::segment(log, self.life, self.position, self.request.dialect))
-            }
-        }
+    fn begin(&mut self, head: Head, epoch: Epoch, start: StartPosition) -> Step {
+        let degraded_sent = self.degraded_sent();
+        let (reading, step) =
+            Reading::begin(&self.entry, &self.request, head, epoch, start, degraded_sent);
+        self.state = State::Reading(reading);
+        step
     }
 
     /// Takes the answer to the question that [`Step::Ask`] gave out, and goes on.
     pub fn answer(&mut self, answer: Answer, now: Instant) -> Step {
-        self.asked = false;
-        let step = match answer {
-            Answer::Start(head, epoch, Ok(start)) => {
-                self.backoff = MIN_BACKOFF;
+        self.forget_question();
+        let step = match (&mut self.state, answer) {
+            (State::Admitting(_), Answer::Start(head, epoch, Ok(start))) => {
+                self.clock.reset_backoff();
                 self.begin(head, epoch, start)
             }
-            Answer::Segment(Ok(read)) => {
-                self.backoff = MIN_BACKOFF;
-                self.segment = read;
-                Step::Yield
-            }
-            Answer::Start(_, _, Err(error)) => {
+            (State::Admitting(admission), Answer::Start(_, _, Err(error))) => {
                 tracing::debug!(
                     channel = %self.entry.channel().name(),
                     peer = %self.entry.peer().address,
                     %error,
                     "the start position cannot be found yet"
                 );
-                self.admission_failed = true;
+                admission.failed = true;
                 self.pause(now)
             }
-            Answer::Segment(Err(error)) => {
+            (State::Reading(reading), Answer::Segment(Ok(segment))) => {
+                self.clock.reset_backoff();
+                reading.segment = segment;
+                Step::Yield
+            }
+            (State::Reading(reading), Answer::Segment(Err(error))) => {
                 tracing::debug!(
                     channel = %self.entry.channel().name(),
                     peer = %self.entry.peer().address,
                     %error,
-                    position = self.position,
+                    position = reading.next,
                     "the store cannot be read now"
                 );
                 self.pause(now)
             }
+            // The stream was closed while the question was on its way.
+            (_, Answer::Start(..) | Answer::Segment(_)) => Step::Yield,
         };
         self.counted(step, now)
+    }
+
+    fn pause(&mut self, now: Instant) -> Step {
+        self.clock.pause(now);
+        // An outage may have to be announced first.
+        Step::Yield
     }
 
     /// Whether a question is on its way: the head is nothing to wait for then.
     #[must_use]
     pub const fn is_awaiting_answer(&self) -> bool {
-        self.asked
-    }
-
-    /// Says that the question will not be answered.
-    pub fn unanswered(&mut self) {
-        self.asked = false;
-    }
-
-    fn pause(&mut self, now: Instant) -> Step {
-        self.paused_until = Some(now + self.backoff.mul_f64(rand::rng().random_range(0.5..1.0)));
-        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
-        // An outage may have to be told of first.
-        Step::Yield
-    }
-
-    fn take(&mut self, slice: Slice, origin: Origin, head: Head) -> Step {
-        let metrics = self.entry.channel().metrics();
-        let live = self.stage == Stage::Live;
-        if !live {
-            metrics.replay_read(origin);
-        }
-        match slice {
-            Slice::Frames { parts, events, oldest_nanos, next } => {
-                self.position = next;
-                if parts.is_empty() {
-                    self.note();
-                    return Step::Yield;
-                }
-                if live {
-                    metrics.publish_to_write.observe(seconds_since(oldest_nanos), 1);
-                }
-                self.fresh = false;
-                self.moved();
-                Step::Events(parts, events)
-            }
-            Slice::Gap { gap, next } => {
-                let begins_here = gap.from == Some(self.position);
-                self.told = gap.to.unwrap_or(self.told);
-                self.position = next;
-                if self.fresh && begins_here && gap.reason != GapReason::Compacted {
-                    self.note();
-                    return Step::Yield;
-                }
-                self.gap(gap, head)
-            }
+        match &self.state {
+            State::Admitting(admission) => admission.asked,
+            State::Reading(reading) => reading.asked,
+            State::Opening | State::Closed => false,
         }
     }
 
-    /// Its position, when all that it waits for is the next event; then one write serves all that
-    /// stand there, and [`Self::delivered`] says how far it came.
+    /// Says that no answer will come to the question that is on its way.
+    pub fn forget_question(&mut self) {
+        match &mut self.state {
+            State::Admitting(admission) => admission.asked = false,
+            State::Reading(reading) => reading.asked = false,
+            State::Opening | State::Closed => {}
+        }
+    }
+
+    /// Its position, when all that it waits for is the next event. Then one write serves each
+    /// subscriber at that position, and [`Self::delivered`] says how far it came.
     #[must_use]
     pub fn live_at(&self, head: Head) -> Option<u64> {
-        let waits = self.stage == Stage::Live && !self.asked && self.paused_until.is_none();
-        let told = self.told < self.position && self.told_down == head.down_since.is_some();
-        (waits && told && self.life == head.life).then_some(self.position)
+        let State::Reading(reading) = &self.state else { return None };
+        let waits = reading.live && !reading.asked && !self.clock.is_paused();
+        let announced = reading.gap_sent_to < reading.next
+            && reading.degraded_sent == head.down_since.is_some();
+        (waits && announced && reading.life == head.life).then_some(reading.next)
     }
 
-    /// Everything before `next` was handed over, or none of it passed the filter (`wrote` is
-    /// `None`, else the moment of the next heartbeat).
-    pub fn delivered(&mut self, next: u64, wrote: Option<Instant>) {
-        self.position = next;
-        if let Some(heartbeat_at) = wrote {
-            self.fresh = false;
-            self.shown = next.saturating_sub(1);
-            self.heartbeat_at = heartbeat_at;
+    /// Everything before `next` was delivered, or none of it passed the filter (`heartbeat_at` is
+    /// `None` then, else the moment of the next heartbeat).
+    pub fn delivered(&mut self, next: u64, heartbeat_at: Option<Instant>) {
+        let State::Reading(reading) = &mut self.state else { return };
+        reading.next = next;
+        if let Some(heartbeat_at) = heartbeat_at {
+            reading.lossless_start = false;
+            reading.last_id_sent = next.saturating_sub(1);
+            self.clock.wrote(heartbeat_at);
         }
         self.entry.moved(next);
     }
 
-    /// Everything up to here was handed over. Before the start is found, what the subscriber itself
+    /// Counts events and bytes that will be written.
+    pub fn count_delivered(&self, events: u64, bytes: usize) {
+        let metrics = self.entry.channel().metrics();
+        metrics.events_delivered.inc_by(events);
+        metrics.bytes_written.inc_by(bytes as u64);
+    }
+
+    /// Goes back to the state before [`Step::Events`]: of what came since, nothing was written.
+    pub fn roll_back(&mut self, checkpoint: Checkpoint) {
+        if let State::Reading(reading) = &mut self.state {
+            reading.roll_back(&self.entry, checkpoint);
+        }
+    }
+
+    /// Lets go of the segment that is being read: a subscriber that waits for its socket holds no
+    /// memory.
+    pub fn release_segment(&mut self) {
+        if let State::Reading(reading) = &mut self.state {
+            reading.segment = None;
+        }
+    }
+
+    /// Everything up to here was given out. Before the start is found, the cursor that the request
     /// has named.
-    fn cursor(&self) -> Option<Cursor> {
-        match (self.epoch, &self.request.start) {
-            (Some(epoch), _) => Some(Cursor::new(epoch, self.position.saturating_sub(1))),
-            (None, Start::After(cursor)) => Some(*cursor),
-            (None, _) => None,
+    const fn cursor(&self) -> Option<Cursor> {
+        match (&self.state, &self.request.start) {
+            (State::Reading(reading), _) => Some(reading.cursor()),
+            (_, Start::After(cursor)) => Some(*cursor),
+            (_, _) => None,
         }
     }
 
-    fn moved(&mut self) {
-        self.shown = self.position.saturating_sub(1);
-        self.note();
-    }
-
-    fn note(&self) {
-        if let Some(epoch) = self.epoch {
-            self.entry.at(epoch, self.position, self.stage);
+    const fn degraded_sent(&self) -> bool {
+        match &self.state {
+            State::Admitting(admission) => admission.degraded_sent,
+            State::Reading(reading) => reading.degraded_sent,
+            State::Opening | State::Closed => false,
         }
     }
-}
 
-fn one(bytes: Vec<u8>) -> Step {
-    Step::Write(vec![bytes.into()])
+    /// Whether an outage, or its end, has to be announced. Our events carry a cursor: before the
+    /// start is found, there is one where the request names it, and it is of use only where the
+    /// start cannot be found now.
+    const fn outage_is_due(&self, head: Head) -> bool {
+        let placed = match &self.state {
+            State::Admitting(admission) => admission.failed && self.cursor().is_some(),
+            State::Opening | State::Reading(_) | State::Closed => true,
+        };
+        placed && head.down_since.is_some() != self.degraded_sent()
+    }
+
+    fn outage(&mut self, head: Head) -> Step {
+        let (cursor, down) = (self.cursor(), head.down_since.is_some());
+        match &mut self.state {
+            State::Admitting(admission) => admission.degraded_sent = down,
+            State::Reading(reading) => {
+                reading.degraded_sent = down;
+                reading.last_id_sent = reading.last_id_sent.max(reading.cursor().sequence);
+            }
+            State::Opening | State::Closed => {}
+        }
+        let mut out = Vec::new();
+        control::outage(&mut out, cursor, head.down_since);
+        Step::write(out)
+    }
+
+    /// A cursor when it has moved without being shown, else a comment.
+    fn heartbeat(&mut self) -> Step {
+        match &mut self.state {
+            State::Reading(reading) if reading.cursor().sequence > reading.last_id_sent => {
+                let cursor = reading.cursor();
+                reading.last_id_sent = cursor.sequence;
+                let mut out = Vec::new();
+                control::cursor(&mut out, cursor);
+                Step::write(out)
+            }
+            _ => Step::Write(vec![Bytes::from_static(frame::HEARTBEAT)]),
+        }
+    }
+
+    fn close(&mut self, reason: CloseReason, retry: Duration) -> Step {
+        let cursor = self.cursor();
+        if let State::Reading(reading) = &self.state {
+            self.entry.at(reading.epoch, reading.next, Stage::Closing);
+        }
+        self.state = State::Closed;
+        let mut out = Vec::new();
+        frame::write_close(&mut out, cursor, reason, retry);
+        Step::write(out)
+    }
 }

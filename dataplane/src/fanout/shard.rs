@@ -281,14 +281,13 @@ impl Shard {
             if stream.ending {
                 break After::End;
             }
-            let checkpoint = stream.subscriber.checkpoint();
             match stream.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
                     written += stream.push(parts);
                     // It lies behind the events: they can no longer be rolled back.
                     commit(&stream.subscriber, &mut self.uncommitted);
                 }
-                Step::Events(parts, events) => {
+                Step::Events(parts, events, checkpoint) => {
                     let bytes = stream.push(parts);
                     written += bytes;
                     self.uncommitted.push(Uncommitted { checkpoint, events, bytes });

@@ -6,7 +6,7 @@ use std::future::Future;
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Question, Step, Subscriber};
+use super::{Subscriber, question::Question, step::Step};
 use crate::{limits, log::Head, registry::Entry};
 
 /// Drives a subscriber.
@@ -14,12 +14,12 @@ use crate::{limits, log::Head, registry::Entry};
 pub struct Frames {
     subscriber: Subscriber,
     head: watch::Receiver<Head>,
-    /// What it was about to ask when there were events to write first.
+    /// A question that has to wait until the events before it are written.
     question: Option<Question>,
 }
 
-/// Waits for `work`, the wish to close, or `deadline`, in this order when several are due. `None`:
-/// not for the work.
+/// Waits for the wish to close, `work`, or `deadline`, in this order when several are due. `None`:
+/// it was not the work.
 async fn wait<T>(
     entry: &Entry,
     deadline: Option<Instant>,
@@ -51,7 +51,7 @@ impl Frames {
     /// the heartbeat interval plus one answer of the store.
     ///
     /// They are a copy of about [`limits::WRITE_BYTES`] at most, and the segment that they are of
-    /// is let go: nobody tells us whether the socket takes them.
+    /// is let go: hyper does not say whether the socket takes them.
     pub async fn next(&mut self) -> Option<Bytes> {
         let mut step = self.question.take().map(Step::Ask);
         let mut out = BytesMut::new();
@@ -63,7 +63,7 @@ impl Frames {
                     parts.iter().for_each(|part| out.extend_from_slice(part));
                     return Some(self.done(out));
                 }
-                Step::Events(parts, events) => {
+                Step::Events(parts, events, _) => {
                     let length = parts.iter().map(Bytes::len).sum();
                     out.reserve(length);
                     parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -76,7 +76,7 @@ impl Frames {
                     self.question = Some(question);
                     return Some(self.done(out));
                 }
-                // It says the same again.
+                // The next call of `step` says the same again.
                 Step::Wait(_) | Step::Yield | Step::End if !out.is_empty() => {
                     return Some(self.done(out));
                 }
@@ -87,7 +87,7 @@ impl Frames {
                 Step::Ask(question) => {
                     match wait(self.subscriber.entry(), None, question.ask()).await {
                         Some(answer) => step = Some(self.subscriber.answer(answer, Instant::now())),
-                        None => self.subscriber.unanswered(),
+                        None => self.subscriber.forget_question(),
                     }
                 }
                 Step::Yield => tokio::task::yield_now().await,

@@ -13,7 +13,7 @@ use crate::{
     source::Error,
 };
 
-/// A question to the store. It owns what it needs, so that it can be asked from anywhere.
+/// A question to the store. It owns what it needs, so that any task can ask it.
 #[derive(Debug)]
 pub enum Question {
     /// Where does it start?
@@ -91,7 +91,7 @@ pub struct SegmentKey {
 }
 
 impl SegmentKey {
-    /// The key of a question that others may have too.
+    /// The key of a question that other subscribers may have too.
     #[must_use]
     pub fn of(question: &Question) -> Option<Self> {
         match question {

@@ -1,19 +1,32 @@
-//! Where a subscriber starts, and what it has missed by then.
+//! What a subscriber asked for: where it starts, and what it has missed by then.
 
 use sluice_channel::{Cursor, Epoch, Filter, config};
 
 use crate::{
     channel::Channel,
-    frame::{Gap, GapReason},
+    frame::{Dialect, Gap, GapReason},
     limits,
     log::Head,
     source::Error,
 };
 
+/// What a subscriber asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where to start.
+    pub start: Start,
+    /// Which events.
+    pub filter: Filter,
+    /// In which form.
+    pub dialect: Dialect,
+    /// Whether `channel.open` is wanted.
+    pub open: bool,
+}
+
 /// What the request says of the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// After this place.
+    /// After this cursor.
     After(Cursor),
     /// A `Last-Event-ID` that is no cursor. A browser cannot change it, so it is answered with a
     /// gap.
@@ -33,7 +46,7 @@ pub enum Start {
 pub struct StartPosition {
     /// The sequence to deliver first.
     pub position: u64,
-    /// What the subscriber has to be told of first.
+    /// What is missing before it: to be announced first.
     pub gap: Option<Gap>,
     /// There was no cursor: nothing before the first event is missed.
     pub lossless: bool,
@@ -101,7 +114,7 @@ pub async fn resolve(
     })
 }
 
-/// The place to go on at when a cursor is of no use, by the channel's policy.
+/// Where to go on when a cursor is of no use, by the channel's policy.
 pub(super) fn after_gap(channel: &Channel, head: Head, reason: GapReason) -> StartPosition {
     let position = match channel.config().delivery.on_gap {
         config::Start::Earliest => head.first.max(1),

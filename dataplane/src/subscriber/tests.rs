@@ -101,7 +101,7 @@ async fn an_idle_stream_beats_and_a_filtered_one_moves_its_cursor() {
     fixture.memory.put("even", "not for this one");
     assert_eq!(next(&mut subscriber).await, "id: 00000001-3\nevent: channel.cursor\ndata: \n\n");
     assert_eq!(before.elapsed().as_secs(), 30);
-    assert_eq!(next(&mut subscriber).await, ": hb\n", "told once");
+    assert_eq!(next(&mut subscriber).await, ": hb\n", "announced once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +195,7 @@ async fn an_expired_cursor_names_what_is_gone() {
                 "id: 00000001-4\ndata: p4\n\nid: 00000001-5\ndata: p5\n\n"
             }
         );
-        // Who had no cursor has lost nothing.
+        // Without a cursor nothing is lost.
         let mut newcomer = fixture.subscribe(Start::Earliest, &[]);
         assert_eq!(
             opened(&mut newcomer).await,
@@ -287,4 +287,38 @@ async fn slots_are_bounded_and_given_back() {
     assert!(fixture.registry.register(&fixture.channel, &peer, String::new()).is_none());
     drop(one);
     assert!(fixture.registry.register(&fixture.channel, &peer, String::new()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_after_the_end_adds_nothing() {
+    let fixture = Fixture::new(3, |_| {}).await;
+    let peer = Arc::new(Peer::new("127.0.0.1:1".parse().unwrap()));
+    let entry = fixture.registry.register(&fixture.channel, &peer, String::new()).unwrap();
+    let request = Request {
+        start: Start::Last(1),
+        filter: Filter::default(),
+        dialect: Dialect::Plain,
+        open: false,
+    };
+    let mut subscriber = Subscriber::new(entry, request);
+    let mut step = || subscriber.step(fixture.channel.log().head_now(), Instant::now());
+    assert!(matches!(step(), Step::Write(_)), "retry");
+    let Step::Ask(question) = step() else { panic!("only the log can count events back") };
+    fixture
+        .registry
+        .entries()
+        .iter()
+        .for_each(|e| e.close(CloseReason::Drain, Duration::from_millis(1)));
+    assert!(matches!(step(), Step::Write(_)), "close");
+    assert!(matches!(step(), Step::End));
+    let after = subscriber.answer(question.ask().await, Instant::now());
+    assert!(!matches!(after, Step::Write(_)), "{after:?}");
+    let view = serde_json::to_value(fixture.registry.view(None)).unwrap();
+    assert_ne!(view[0]["state"], "Replaying", "{view}");
+}
+
+#[test]
+fn a_subscriber_stays_small() {
+    // There is one for each connection: what it grows by, the memory of a connection grows by.
+    assert!(size_of::<Subscriber>() <= 200, "{} bytes", size_of::<Subscriber>());
 }

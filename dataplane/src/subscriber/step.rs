@@ -1,0 +1,39 @@
+//! What a subscriber wants from the driver that writes its frames.
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{question::Question, rollback::Checkpoint};
+
+/// What a subscriber needs next.
+#[derive(Debug)]
+pub enum Step {
+    /// Write these: whole frames, in this order.
+    Write(Vec<Bytes>),
+    /// Write these frames of events, about [`limits::SLICE_BYTES`]; the number is how many events.
+    /// The driver counts them by [`Subscriber::count_delivered`] or, as long as none of their bytes
+    /// is written, goes back to the checkpoint by [`Subscriber::roll_back`].
+    ///
+    /// [`limits::SLICE_BYTES`]: crate::limits::SLICE_BYTES
+    /// [`Subscriber::count_delivered`]: super::Subscriber::count_delivered
+    /// [`Subscriber::roll_back`]: super::Subscriber::roll_back
+    Events(Vec<Bytes>, u64, Checkpoint),
+    /// Nothing to do until the head moves, the stream is to close, or this moment.
+    Wait(Instant),
+    /// Ask the store, and give its answer to [`Subscriber::answer`]. Until then the subscriber only
+    /// waits.
+    ///
+    /// [`Subscriber::answer`]: super::Subscriber::answer
+    Ask(Question),
+    /// A long run without a match: other streams have their turn first.
+    Yield,
+    /// The last frames were given out.
+    End,
+}
+
+impl Step {
+    /// One buffer of whole frames.
+    pub(super) fn write(frames: Vec<u8>) -> Self {
+        Self::Write(vec![frames.into()])
+    }
+}
