@@ -383,3 +383,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
