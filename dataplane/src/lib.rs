@@ -15,6 +15,8 @@ mod console;
 pub mod drain;
 pub mod fanout;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod log;
 pub mod memory;
 pub mod metrics;
