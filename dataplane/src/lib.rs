@@ -12,9 +12,10 @@ pub mod args;
 mod cgroup;
 mod channel;
 mod config_dir;
-#[allow(unreachable_pub)]
 mod fanout;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod limits;
 pub mod log;
 mod metrics;
@@ -25,6 +26,5 @@ mod registry;
 mod server;
 pub mod source;
 mod state;
-#[allow(unreachable_pub)]
 mod subscriber;
 mod throttle;

@@ -6,7 +6,7 @@ pub(crate) mod handoff;
 mod page;
 mod problem;
 mod publish;
-mod query;
+pub(crate) mod query;
 mod routes;
 mod stream;
 

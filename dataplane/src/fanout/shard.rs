@@ -382,3 +382,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

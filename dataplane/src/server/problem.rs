@@ -6,7 +6,7 @@ use serde_json::json;
 
 /// An error answer: a status and a sentence that says what to do.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
     header: Option<(header::HeaderName, HeaderValue)>,

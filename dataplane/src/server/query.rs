@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// The header a browser sends when it comes back (WHATWG HTML 9.2.4).
-pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Query parameters in the order they came.
-pub(super) type Parameters = Vec<(String, String)>;
+pub(crate) type Parameters = Vec<(String, String)>;
 
 /// What kind of answer the client takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Accepts {
+pub(crate) enum Accepts {
     /// `text/event-stream`.
     Stream,
     /// `application/json`: one page of history.
@@ -30,10 +30,10 @@ pub(super) enum Accepts {
 
 /// A request for events, read.
 #[derive(Debug)]
-pub(super) struct Query {
-    pub(super) request: Request,
+pub(crate) struct Query {
+    pub(crate) request: Request,
     /// Events of a page.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 fn value<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p str> {
@@ -42,7 +42,7 @@ fn value<'p>(parameters: &'p Parameters, name: &str) -> Option<&'p str> {
 
 impl Query {
     /// Reads headers and parameters; the channel's `start_at` is the last resort.
-    pub(super) fn read(
+    pub(crate) fn read(
         headers: &HeaderMap,
         parameters: &Parameters,
         start_at: config::Start,
@@ -143,7 +143,7 @@ fn since(text: &str) -> Result<i64, Problem> {
 
 /// Chooses by `Accept` (RFC 9110 section 12.5.1): the greater weight wins, then the more exact
 /// range, then the stream. `None` when the client takes neither.
-pub(super) fn accepts(headers: &HeaderMap) -> Option<Accepts> {
+pub(crate) fn accepts(headers: &HeaderMap) -> Option<Accepts> {
     let mut best: Option<((u32, u8, u8), Accepts)> = None;
     let mut any = false;
     for text in headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {

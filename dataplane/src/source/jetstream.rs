@@ -3,8 +3,8 @@
 //! Sources: ADR-8 (JetStream API), ADR-31 (direct get, batches), ADR-37 (pull consumers).
 
 mod connect;
-mod delivery;
-mod direct;
+pub(crate) mod delivery;
+pub(crate) mod direct;
 mod run;
 mod tail;
 

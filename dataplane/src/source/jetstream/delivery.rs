@@ -4,19 +4,19 @@
 
 /// The numbers of one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     /// The consumer's own count.
-    pub(super) delivery_sequence: u64,
+    pub(crate) delivery_sequence: u64,
     /// The event's.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// When the store took it, Unix nanoseconds.
-    pub(super) time_nanos: i64,
+    pub(crate) time_nanos: i64,
     /// Events that the consumer has yet to deliver.
-    pub(super) pending: u64,
+    pub(crate) pending: u64,
 }
 
 /// The numbers in a reply subject; `None` when it is none of JetStream's.
-pub(super) fn delivery(reply: &str) -> Option<Numbers> {
+pub(crate) fn delivery(reply: &str) -> Option<Numbers> {
     let words = reply.strip_prefix("$JS.ACK.")?;
     // Neither names nor domains contain a dot.
     let before = if words.bytes().filter(|byte| *byte == b'.').count() >= 8 { 5 } else { 3 };

@@ -115,7 +115,7 @@ fn raw_event(source: &JetStream, raw: &Raw) -> Result<Event, Error> {
 }
 
 /// NATS headers from their wire form (ADR-4): a version line, then `Name: value` lines.
-fn parse_headers(text: &str) -> async_nats::HeaderMap {
+pub(crate) fn parse_headers(text: &str) -> async_nats::HeaderMap {
     let mut headers = async_nats::HeaderMap::new();
     for (name, value) in text.split("\r\n").skip(1).filter_map(|line| line.split_once(':')) {
         headers.append(name.trim(), value.trim());
