@@ -9,7 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 use rand::Rng;
 use sluice_channel::{ChannelConfig, ChannelName};
 use std::time::Duration;
-use tracing::info_span;
+use tracing::error_span;
 
 use crate::{
     log::{Log, Options},
@@ -45,8 +45,9 @@ impl Channel {
         source: Arc<dyn Source>,
         metrics: ChannelMetrics,
     ) -> Self {
-        // The field is not called `name`: in JSON lines that is the span's own name.
-        let span = info_span!("channel", channel = %config.name);
+        // An error span, so that a filter for warnings does not take their subject away. The field
+        // is not called `name`: in JSON lines that is the span's own name.
+        let span = error_span!("channel", channel = %config.name);
         Self {
             name: config.name.clone(),
             log: Arc::new(Log::new(source, options(&config), span)),
@@ -133,6 +134,7 @@ mod tests {
 
     use parking_lot::Mutex;
     use tokio_util::sync::CancellationToken;
+    use tracing::Level;
 
     use super::*;
     use crate::{metrics::Metrics, source::memory::MemorySource};
@@ -156,12 +158,15 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn log_lines_of_an_outage_name_the_channel() {
+    /// What is logged from `level` on while the store of a channel is away and comes back.
+    async fn lines_of_an_outage(level: Level) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(level)
+            .with_writer(move || writer.clone())
+            .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         let source = MemorySource::default();
         let config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
@@ -179,8 +184,17 @@ mod tests {
             () = Arc::clone(channel.log()).run(CancellationToken::new()) => {}
             () = outage => {}
         }
-        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
-        for fault in ["the tail was interrupted", "the store is unreachable", "the store answers"] {
+        String::from_utf8(lines.0.lock().clone()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_lines_of_an_outage_name_the_channel() {
+        for (level, fault) in [
+            (Level::INFO, "the tail was interrupted"),
+            (Level::WARN, "the store is unreachable"),
+            (Level::INFO, "the store answers"),
+        ] {
+            let text = lines_of_an_outage(level).await;
             let line = text.lines().find(|line| line.contains(fault)).unwrap_or_default();
             assert!(line.contains("channel{channel=orders}"), "{fault}: {text}");
         }
