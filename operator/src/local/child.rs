@@ -26,11 +26,7 @@ const LOG_LINES: usize = 3;
 pub enum Error {
     /// It cannot be started at all.
     #[error("cannot start {name} ({}): {source}", program.display())]
-    Start {
-        name: &'static str,
-        program: PathBuf,
-        source: std::io::Error,
-    },
+    Start { name: &'static str, program: PathBuf, source: std::io::Error },
     /// It ends again and again.
     #[error("{name} ended {tries} times in a row; its log, {}, ends with:\n{tail}", log.display())]
     KeepsEnding {

@@ -20,10 +20,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 pub enum Error {
     /// Not there, or not ours to read.
     #[error("cannot read manifests in {}: {source}. Name a directory with *.yaml files", dir.display())]
-    Directory {
-        dir: PathBuf,
-        source: std::io::Error,
-    },
+    Directory { dir: PathBuf, source: std::io::Error },
     /// No manifest in it.
     #[error("no *.yaml or *.yml file in {}: put an SseChannel manifest there", .0.display())]
     Empty(PathBuf),

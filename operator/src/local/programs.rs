@@ -15,17 +15,10 @@ const VERSION_LIMIT: Duration = Duration::from_secs(5);
 pub enum Error {
     /// It is not where it should be.
     #[error("{name} was not found ({looked}); {fix}")]
-    Missing {
-        name: &'static str,
-        looked: String,
-        fix: &'static str,
-    },
+    Missing { name: &'static str, looked: String, fix: &'static str },
     /// It is there and of no use.
     #[error("{} cannot be used: {why}. nats-server 2.11 or newer is needed: name one with --nats-server", path.display())]
-    Unusable {
-        path: PathBuf,
-        why: String,
-    },
+    Unusable { path: PathBuf, why: String },
 }
 
 /// The data plane: as given, or beside this program, or on PATH.
