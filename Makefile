@@ -91,6 +91,14 @@ $(SUITES:%=test-%): test-%:
 	@$(CARGO) build --workspace --bins --locked $(QUIET)
 	@$(CARGO) test --locked $(QUIET) --workspace --test $* -- $(FILTER)
 
+# Seconds of each target, and the seed of a run to repeat.
+FUZZ_TIME ?= 60
+SEED      ?=
+.PHONY: fuzz
+fuzz: ## fuzz targets, FUZZ_TIME=60 seconds for each; SEED=N repeats a run, FILTER=query selects; a failing input is kept in tests/fuzz/corpus/
+	$(rust)
+	@FUZZ_SECONDS=$(FUZZ_TIME) FUZZ_SEED=$(SEED) $(CARGO) test --locked $(QUIET) --workspace --test fuzz -- --nocapture --test-threads 1 $(FILTER)
+
 .PHONY: cluster-test
 cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out
 	$(rust)

@@ -37,7 +37,7 @@ use crate::subscriber::Subscriber;
 
 /// The fan-out threads of a pod.
 #[derive(Debug)]
-pub struct FanOut {
+pub(crate) struct FanOut {
     inboxes: Vec<Arc<Inbox>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -67,7 +67,7 @@ impl FanOut {
     ///
     /// # Errors
     /// The operating system's, when it gives no thread or no `epoll`.
-    pub fn start(
+    pub(crate) fn start(
         threads: usize,
         tasks: &TaskTracker,
         abort: &CancellationToken,
@@ -99,7 +99,7 @@ impl FanOut {
 
     /// Gives a stream to the thread that has the fewest. `head` is the response head, which is not
     /// written yet; the body follows in chunks.
-    pub fn take(&self, socket: std::net::TcpStream, head: Bytes, subscriber: Subscriber) {
+    pub(crate) fn take(&self, socket: std::net::TcpStream, head: Bytes, subscriber: Subscriber) {
         if let Some(inbox) = self.inboxes.iter().min_by_key(|inbox| inbox.load()) {
             inbox.stream_added();
             inbox.send(Message::Arrived(Box::new(Arrival { socket, head, subscriber })));
@@ -107,7 +107,7 @@ impl FanOut {
     }
 
     /// Ends the threads and the streams that they still have. Blocks until the threads have ended.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         for inbox in &self.inboxes {
             inbox.send(Message::Stop);
         }

@@ -9,7 +9,11 @@ use sluice_channel::config;
 use crate::{
     server::query::{self, Accepts, Query},
     source::jetstream::{delivery, direct},
-    subscriber::Request,
+};
+
+pub use crate::{
+    limits::{PAGE_EVENTS, SLICE_BYTES},
+    subscriber::{Request, Start},
 };
 
 /// The header that a browser sends when it comes back.

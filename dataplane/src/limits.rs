@@ -13,9 +13,9 @@ pub(crate) const WRITE_BYTES: usize = 64 * 1024;
 /// What is read of the log at a time, bytes (one event may overshoot it): of a write that a full
 /// socket cuts short, the rest of one such slice has to be kept for as long as the subscriber
 /// stalls, and what follows it has not.
-pub(crate) const SLICE_BYTES: usize = 16 * 1024;
+pub const SLICE_BYTES: usize = 16 * 1024;
 /// Most events of one JSON page, and the most that `last=` may ask for.
-pub(crate) const PAGE_EVENTS: usize = 1_000;
+pub const PAGE_EVENTS: usize = 1_000;
 /// Most payload bytes of one JSON page; a page ends early rather than pass it.
 pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Events that `last=` with a filter looks back over before it settles for fewer.

@@ -31,15 +31,16 @@ use crate::{
     registry::{Entry, Registration, Stage},
 };
 
-pub use frames::Frames;
-pub use question::{Answer, Question, SegmentKey};
-pub use rollback::Checkpoint;
-pub use start::{Request, Start, StartPosition, resolve};
-pub use step::Step;
+pub(crate) use frames::Frames;
+pub(crate) use question::{Answer, Question, SegmentKey};
+pub(crate) use rollback::Checkpoint;
+pub use start::{Request, Start};
+pub(crate) use start::{StartPosition, resolve};
+pub(crate) use step::Step;
 
 /// One subscriber's way through the log.
 #[derive(Debug)]
-pub struct Subscriber {
+pub(crate) struct Subscriber {
     entry: Registration,
     request: Request,
     state: State,
@@ -74,38 +75,38 @@ struct Admission {
 impl Subscriber {
     /// A subscriber that is registered as `entry`.
     #[must_use]
-    pub fn new(entry: Registration, request: Request) -> Self {
+    pub(crate) fn new(entry: Registration, request: Request) -> Self {
         let clock = Clock::new(&entry.channel().config().delivery, Instant::now());
         Self { entry, request, state: State::Opening, clock }
     }
 
     /// Its entry in the registry.
     #[must_use]
-    pub fn entry(&self) -> &Entry {
+    pub(crate) fn entry(&self) -> &Entry {
         &self.entry
     }
 
     /// Which events it wants.
     #[must_use]
-    pub const fn filter(&self) -> &Filter {
+    pub(crate) const fn filter(&self) -> &Filter {
         &self.request.filter
     }
 
     /// In which form it wants them.
     #[must_use]
-    pub const fn dialect(&self) -> Dialect {
+    pub(crate) const fn dialect(&self) -> Dialect {
         self.request.dialect
     }
 
     /// When it has something to do even if nothing happens.
     #[must_use]
-    pub fn due(&self) -> Instant {
+    pub(crate) fn due(&self) -> Instant {
         self.clock.due()
     }
 
     /// Goes on as of `head` and `now`. A question that is on its way holds up events, never
     /// heartbeats or the end.
-    pub fn step(&mut self, head: Head, now: Instant) -> Step {
+    pub(crate) fn step(&mut self, head: Head, now: Instant) -> Step {
         let step = match self.state {
             State::Opening => self.open(),
             State::Admitting(_) | State::Reading(_) => self.go_on(head, now),
@@ -187,7 +188,7 @@ impl Subscriber {
     }
 
     /// Takes the answer to the question that [`Step::Ask`] gave out, and goes on.
-    pub fn answer(&mut self, answer: Answer, now: Instant) -> Step {
+    pub(crate) fn answer(&mut self, answer: Answer, now: Instant) -> Step {
         self.forget_question();
         let step = match (&mut self.state, answer) {
             (State::Admitting(_), Answer::Start(head, epoch, Ok(start))) => {
@@ -233,7 +234,7 @@ impl Subscriber {
 
     /// Whether a question is on its way: the head is nothing to wait for then.
     #[must_use]
-    pub const fn is_awaiting_answer(&self) -> bool {
+    pub(crate) const fn is_awaiting_answer(&self) -> bool {
         match &self.state {
             State::Admitting(admission) => admission.asked,
             State::Reading(reading) => reading.asked,
@@ -242,7 +243,7 @@ impl Subscriber {
     }
 
     /// Says that no answer will come to the question that is on its way.
-    pub fn forget_question(&mut self) {
+    pub(crate) fn forget_question(&mut self) {
         match &mut self.state {
             State::Admitting(admission) => admission.asked = false,
             State::Reading(reading) => reading.asked = false,
@@ -253,7 +254,7 @@ impl Subscriber {
     /// Its position, when all that it waits for is the next event. Then one write serves each
     /// subscriber at that position, and [`Self::delivered`] says how far it came.
     #[must_use]
-    pub fn live_at(&self, head: Head) -> Option<u64> {
+    pub(crate) fn live_at(&self, head: Head) -> Option<u64> {
         let State::Reading(reading) = &self.state else { return None };
         let waits = reading.live && !reading.asked && !self.clock.is_paused();
         let announced = reading.gap_sent_to < reading.next
@@ -263,7 +264,7 @@ impl Subscriber {
 
     /// Everything before `next` was delivered, or none of it passed the filter (`heartbeat_at` is
     /// `None` then, else the moment of the next heartbeat).
-    pub fn delivered(&mut self, next: u64, heartbeat_at: Option<Instant>) {
+    pub(crate) fn delivered(&mut self, next: u64, heartbeat_at: Option<Instant>) {
         let State::Reading(reading) = &mut self.state else { return };
         reading.next = next;
         if let Some(heartbeat_at) = heartbeat_at {
@@ -275,14 +276,14 @@ impl Subscriber {
     }
 
     /// Counts events and bytes that will be written.
-    pub fn count_delivered(&self, events: u64, bytes: usize) {
+    pub(crate) fn count_delivered(&self, events: u64, bytes: usize) {
         let metrics = self.entry.channel().metrics();
         metrics.events_delivered.inc_by(events);
         metrics.bytes_written.inc_by(bytes as u64);
     }
 
     /// Goes back to the state before [`Step::Events`]: of what came since, nothing was written.
-    pub fn roll_back(&mut self, checkpoint: Checkpoint) {
+    pub(crate) fn roll_back(&mut self, checkpoint: Checkpoint) {
         if let State::Reading(reading) = &mut self.state {
             reading.roll_back(&self.entry, checkpoint);
         }
@@ -290,7 +291,7 @@ impl Subscriber {
 
     /// Lets go of the segment that is being read: a subscriber that waits for its socket holds no
     /// memory.
-    pub fn release_segment(&mut self) {
+    pub(crate) fn release_segment(&mut self) {
         if let State::Reading(reading) = &mut self.state {
             reading.segment = None;
         }

@@ -11,7 +11,7 @@ use crate::{limits, log::Head, registry::Entry};
 
 /// Drives a subscriber.
 #[derive(Debug)]
-pub struct Frames {
+pub(crate) struct Frames {
     subscriber: Subscriber,
     head: watch::Receiver<Head>,
     /// A question that has to wait until the events before it are written.
@@ -42,7 +42,7 @@ async fn wait<T>(
 impl Frames {
     /// The frames of `subscriber`.
     #[must_use]
-    pub fn new(subscriber: Subscriber) -> Self {
+    pub(crate) fn new(subscriber: Subscriber) -> Self {
         let head = subscriber.entry().channel().log().head();
         Self { subscriber, head, question: None }
     }
@@ -52,7 +52,7 @@ impl Frames {
     ///
     /// They are a copy of about [`limits::WRITE_BYTES`] at most, and the segment that they are of
     /// is let go: hyper does not say whether the socket takes them.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
         let mut step = self.question.take().map(Step::Ask);
         let mut out = BytesMut::new();
         loop {

@@ -15,7 +15,7 @@ use crate::{
 
 /// A question to the store. It owns what it needs, so that any task can ask it.
 #[derive(Debug)]
-pub enum Question {
+pub(crate) enum Question {
     /// Where does it start?
     Start {
         /// The channel.
@@ -44,7 +44,7 @@ pub enum Question {
 
 /// What the store said.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The start position as of that head.
     Start(Head, Epoch, Result<StartPosition, Error>),
     /// The segment and where it came from; `None` when the log's life is over.
@@ -68,7 +68,7 @@ impl Question {
     }
 
     /// Asks it. Ends within the store's own time limits.
-    pub async fn ask(self) -> Answer {
+    pub(crate) async fn ask(self) -> Answer {
         match self {
             Self::Start { channel, start, filter, head, epoch } => {
                 Answer::Start(head, epoch, resolve(&channel, &start, &filter, head, epoch).await)
@@ -82,7 +82,7 @@ impl Question {
 
 /// A part of a log whose subscribers share one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SegmentKey {
+pub(crate) struct SegmentKey {
     /// Address of the log, which the question keeps alive.
     log: usize,
     life: u64,
@@ -93,7 +93,7 @@ pub struct SegmentKey {
 impl SegmentKey {
     /// The key of a question that other subscribers may have too.
     #[must_use]
-    pub fn of(question: &Question) -> Option<Self> {
+    pub(crate) fn of(question: &Question) -> Option<Self> {
         match question {
             Question::Segment { log, life, position, dialect } => Some(Self {
                 log: Arc::as_ptr(log) as usize,

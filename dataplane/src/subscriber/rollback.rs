@@ -2,7 +2,7 @@
 
 /// A subscriber's state before [`Step::Events`](super::Step::Events).
 #[derive(Debug, Clone, Copy)]
-pub struct Checkpoint {
+pub(crate) struct Checkpoint {
     pub(super) next: u64,
     pub(super) last_id_sent: u64,
     pub(super) lossless_start: bool,

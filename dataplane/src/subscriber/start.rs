@@ -43,13 +43,13 @@ pub enum Start {
 
 /// A start position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StartPosition {
+pub(crate) struct StartPosition {
     /// The sequence to deliver first.
-    pub position: u64,
+    pub(crate) position: u64,
     /// What is missing before it: to be announced first.
-    pub gap: Option<Gap>,
+    pub(crate) gap: Option<Gap>,
     /// There was no cursor: nothing before the first event is missed.
-    pub lossless: bool,
+    pub(crate) lossless: bool,
 }
 
 const fn lossless(position: u64) -> StartPosition {
@@ -83,7 +83,7 @@ pub(super) fn at_once(
 ///
 /// # Errors
 /// The store's, where it had to be asked: try again.
-pub async fn resolve(
+pub(crate) async fn resolve(
     channel: &Channel,
     start: &Start,
     filter: &Filter,

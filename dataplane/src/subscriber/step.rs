@@ -7,7 +7,7 @@ use super::{question::Question, rollback::Checkpoint};
 
 /// What a subscriber needs next.
 #[derive(Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Write these: whole frames, in this order.
     Write(Vec<Bytes>),
     /// Write these frames of events, about [`limits::SLICE_BYTES`]; the number is how many events.

@@ -4,11 +4,11 @@
 use axum::extract::Query;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::ACCEPT};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
-use sluice_channel::{Cursor, Epoch, config, limits};
+use sluice_channel::{Cursor, Epoch, config};
 use sluice_dataplane::{
     frame::Dialect,
     fuzz,
-    subscriber::{Request, Start},
+    fuzz::{Request, Start},
 };
 
 use super::filter;
@@ -204,7 +204,7 @@ impl Expected {
             None => assert!(matches!(request.start, Start::Since(0..)), "{:?}", request.start),
         }
         assert_eq!((request.dialect, request.open, limit), (self.dialect, self.open, self.limit));
-        assert!((1..=limits::PAGE_EVENTS).contains(&limit));
+        assert!((1..=fuzz::PAGE_EVENTS).contains(&limit));
         let patterns: Vec<_> = self.patterns.iter().map(String::as_str).collect();
         for topic in ["a", "a.b", "eu.orders.a", "b.ü.a.eu"] {
             assert_eq!(Some(request.filter.matches(topic)), filter::reference(&patterns, topic));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use rand::{Rng, RngCore, rngs::StdRng};
-use sluice_channel::{Epoch, Event, Filter, config::Encoding, limits};
+use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 use sluice_dataplane::{
     frame::{self, Dialect, Gap, GapReason},
+    fuzz,
     log::segment::{Segment, Slice},
 };
 
@@ -26,16 +27,8 @@ const EPOCH: Epoch = Epoch::from_bits(0xab);
 /// the greatest.
 const STARTS: [u64; 5] = [1, 1_024, (1 << 32) - 3, (1 << 53) - 3, u64::MAX - (1 << 40)];
 /// Payloads about as large as what a slice is bounded by, and others.
-const SIZES: [usize; 8] = [
-    0,
-    1,
-    100,
-    3_000,
-    limits::SLICE_BYTES / 2,
-    limits::SLICE_BYTES - 20,
-    limits::SLICE_BYTES,
-    40_000,
-];
+const SIZES: [usize; 8] =
+    [0, 1, 100, 3_000, fuzz::SLICE_BYTES / 2, fuzz::SLICE_BYTES - 20, fuzz::SLICE_BYTES, 40_000];
 const TOPICS: [&str; 5] = ["a", "b", "eu.orders", "eu.a.b", "orders.ü"];
 const PATTERNS: [&[&str]; 6] = [&[], &[">"], &["a"], &["eu.>"], &["*", "orders.*"], &["none"]];
 
@@ -86,7 +79,7 @@ impl Model {
             if filter::reference(patterns, event.topic) != Some(true) {
                 continue;
             }
-            if bytes.len() >= limits::SLICE_BYTES {
+            if bytes.len() >= fuzz::SLICE_BYTES {
                 next = event.sequence;
                 break;
             }

@@ -92,10 +92,10 @@ fn every_order_of_a_few_steps() {
     }
 }
 
-/// Events that are taken back leave nothing behind in the subscriber: its next heartbeat tells of
+/// Events that are rolled back leave nothing behind in the subscriber: its next heartbeat tells of
 /// the place before them, which no frame has told of.
 #[test]
-fn what_is_taken_back_was_never_shown() {
+fn what_is_rolled_back_was_never_sent() {
     let setting = Setting { history: 0, on_gap_latest: false, small_cache: false, outages: false };
     let mut world = World::new(&setting);
     let (mut subscriber, _) = world.register(Start::Earliest, Filter::new(["a"]).unwrap());
@@ -104,11 +104,11 @@ fn what_is_taken_back_was_never_shown() {
     (0..3).for_each(|_| world.publish(1, "a"));
     world.runtime(100);
     let (head, now) = (world.head(), Instant::now());
-    let step = (0..10)
-        .map(|_| (subscriber.mark(), subscriber.step(head, now)))
-        .find(|(_, step)| matches!(step, Step::Events(..)));
-    let (mark, _) = step.expect("events are there");
-    subscriber.back_to(mark);
+    let checkpoint = (0..10).map(|_| subscriber.step(head, now)).find_map(|step| match step {
+        Step::Events(_, _, checkpoint) => Some(checkpoint),
+        _ => None,
+    });
+    subscriber.roll_back(checkpoint.expect("events are there"));
     let Step::Write(parts) = subscriber.step(head, now + 2 * HEARTBEAT) else {
         panic!("a heartbeat")
     };

@@ -14,20 +14,21 @@ use tokio::{runtime::Runtime, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    super::{INBOX, Shard, VISITS_BEFORE_OTHERS},
+    super::{DELIVERIES_BEFORE_QUEUE, INBOX, Shard},
     peer::{Peer, Taken, Truth},
 };
 use crate::{
     channel::Channel,
     fanout::{
         inbox::{Arrival, Inbox, Message},
-        store::Store,
+        questions::Questions,
     },
     frame::{CloseReason, Dialect},
     log::Head,
     metrics::Metrics,
-    registry::{Connection, Entry, Registry},
-    source::memory::Memory,
+    peer,
+    registry::{Entry, Registry},
+    source::memory::MemorySource,
     subscriber::{Request, Start, Subscriber},
 };
 
@@ -44,7 +45,7 @@ const CONFIG: &str = r#"{
 const SIZES: [usize; 6] = [1, 60, 900, 2_100, 5_000, 20_000];
 const TOPICS: [&str; 2] = ["a", "b"];
 const FILTERS: [&[&str]; 4] = [&[], &["a"], &["b"], &["none"]];
-/// Peers at a time: more than the seats that have to change for a visit to be lost.
+/// Peers at a time: more than the slots that have to change for a visit to be lost.
 const PEERS: usize = 6;
 
 /// What the store's readers may wait for each other, all in all: a replica that lags is asked again
@@ -103,19 +104,19 @@ enum Call {
     Poll,
     Inbox,
     Live,
-    Share,
-    Tick,
+    Queue,
+    Timers,
 }
 
 pub(super) struct World {
     runtime: Runtime,
-    memory: Memory,
+    memory: MemorySource,
     channel: Arc<Channel>,
     registry: Arc<Registry>,
     shard: Shard,
     events: Events,
     call: Call,
-    roused: bool,
+    woken: bool,
     peers: Vec<Peer>,
     truth: Truth,
     published: u64,
@@ -134,7 +135,7 @@ impl World {
             .start_paused(true)
             .build()
             .unwrap();
-        let memory = Memory::default();
+        let memory = MemorySource::default();
         let mut config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
         config.delivery.on_gap =
             if setting.on_gap_latest { config::Start::Latest } else { config::Start::Earliest };
@@ -147,9 +148,9 @@ impl World {
         let tasks = TaskTracker::new();
         tasks.spawn_on(Arc::clone(channel.log()).run(stop.clone()), runtime.handle());
         let poll = Poll::new().unwrap();
-        let inbox = Arc::new(Inbox::new(Waker::new(poll.registry(), INBOX).unwrap()));
-        let store = Store { runtime: runtime.handle().clone(), tasks, abort: stop.clone() };
-        let shard = Shard::new(poll, inbox, store);
+        let inbox = Arc::new(Inbox::new(0, Waker::new(poll.registry(), INBOX).unwrap()));
+        let questions = Questions { runtime: runtime.handle().clone(), tasks, abort: stop.clone() };
+        let shard = Shard::new(poll, inbox, questions);
         let mut world = Self {
             runtime,
             memory,
@@ -158,7 +159,7 @@ impl World {
             shard,
             events: Events::with_capacity(16),
             call: Call::Poll,
-            roused: false,
+            woken: false,
             peers: Vec::new(),
             truth: Truth::default(),
             published: 0,
@@ -266,10 +267,10 @@ impl World {
         let _time = self.runtime.enter();
         self.arrived += 1;
         let address = SocketAddr::from(([127, 0, 0, 1], self.arrived));
-        let connection = Arc::new(Connection::new(address));
-        let registered = self.registry.register(&self.channel, &connection, String::new());
+        let other_end = Arc::new(peer::Peer::new(address));
+        let registered = self.registry.register(&self.channel, &other_end, String::new());
         let entries = self.registry.entries();
-        let entry = entries.into_iter().find(|entry| entry.connection().peer == address).unwrap();
+        let entry = entries.into_iter().find(|entry| entry.peer().address == address).unwrap();
         let request = Request { start, filter, dialect: Dialect::Plain, open: false };
         (Subscriber::new(registered.unwrap(), request), entry)
     }
@@ -307,7 +308,7 @@ impl World {
         let socket = TcpStream::from(OwnedFd::from(ours));
         let head = b"HTTP/1.1 200 OK\r\n\r\n"[..].into();
         let inbox = &self.shard.inbox;
-        inbox.came();
+        inbox.stream_added();
         inbox.send(Message::Arrived(Box::new(Arrival { socket, head, subscriber })));
         self.peers.push(Peer::new(theirs, entry, filter, named, self.setting.on_gap_latest));
     }
@@ -320,14 +321,14 @@ impl World {
             Call::Poll => {
                 shard.poll.poll(&mut self.events, Some(Duration::ZERO)).unwrap();
                 shard.now = Instant::now().into_std();
-                self.roused = false;
+                self.woken = false;
                 for event in &self.events {
                     if event.token() == INBOX {
-                        self.roused = true;
+                        self.woken = true;
                         continue;
                     }
                     let closed = event.is_read_closed() || event.is_error();
-                    shard.ready(event.token().0, closed, event.is_writable());
+                    shard.socket_ready(event.token().0, closed, event.is_writable());
                 }
                 (!self.events.is_empty(), Call::Inbox)
             }
@@ -335,27 +336,27 @@ impl World {
                 let mut messages = Vec::new();
                 shard.inbox.take(&mut messages);
                 let busy = !messages.is_empty();
-                messages.into_iter().for_each(|message| assert!(shard.told(message)));
+                messages.into_iter().for_each(|message| assert!(shard.handle(message)));
                 (busy, Call::Live)
             }
             Call::Live => {
-                if self.roused || shard.unserved {
-                    shard.live();
+                if self.woken || shard.live_due {
+                    shard.deliver_live();
                 }
-                (shard.unserved, Call::Share)
+                (shard.live_due, Call::Queue)
             }
-            Call::Share => {
+            Call::Queue => {
                 let busy = !shard.queue.is_empty();
-                if !shard.unserved || shard.visits >= VISITS_BEFORE_OTHERS {
-                    shard.visits = 0;
-                    shard.share();
+                if !shard.live_due || shard.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
+                    shard.live_deliveries = 0;
+                    shard.serve_queue();
                 }
-                (busy, Call::Tick)
+                (busy, Call::Timers)
             }
-            Call::Tick => {
-                shard.tick();
+            Call::Timers => {
+                shard.fire_timers();
                 // Else it would sleep.
-                (!shard.queue.is_empty() || shard.unserved, Call::Poll)
+                (!shard.queue.is_empty() || shard.live_due, Call::Poll)
             }
         };
         self.call = next;
