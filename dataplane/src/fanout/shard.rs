@@ -166,7 +166,7 @@ impl Shard {
         match self.sockets.get_mut(key) {
             Some(Socket::Stream(_)) if closed => self.remove(key),
             Some(Socket::Stream(stream)) if writable && stream.blocked => {
-                self.queue.push(key, stream)
+                self.queue.push(key, stream);
             }
             Some(Socket::Lingering(lingering)) => {
                 if lingering.drained() {
