@@ -73,7 +73,10 @@ pub(super) async fn run(ctx: &Context, channel: &ObjectRef<SseChannel>) -> Resul
     let api = Api::namespaced(ctx.client.clone(), namespace);
     if channel.metadata.deletion_timestamp.is_some() {
         return Ok(match delete::delete(ctx, &api, &channel).await? {
-            Left::Nothing => Action::await_change(),
+            Left::Nothing => {
+                remembered.forget();
+                Action::await_change()
+            }
             Left::Retry => Action::requeue(remembered.failed()),
         });
     }

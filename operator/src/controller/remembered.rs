@@ -74,6 +74,11 @@ impl RememberedChannels {
         Taken { from: self, channel: channel.clone(), era: inner.era, remembered, keep: true }
     }
 
+    #[cfg(test)]
+    pub(super) fn knows(&self, channel: &ObjectRef<SseChannel>) -> bool {
+        self.0.lock().channels.contains_key(channel)
+    }
+
     /// Forgets all channels. What is taken at this moment is not put back: it stems from before.
     pub(super) fn forget_all(&self) {
         let mut inner = self.0.lock();

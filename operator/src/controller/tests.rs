@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Client,
     client::Body,
@@ -102,6 +103,20 @@ async fn pause_after_a_pass_that_is(cut: impl AsyncFnOnce(&watch::Sender<Role>))
     cut(&role).await;
     let _ = pass.await.unwrap();
     ctx.remembered.take(&name).failed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_goes_with_the_channel() {
+    let mut channel = validate::tests::channel("orders", &json!({}));
+    for (deleted, known) in [(None, true), (Some(Time(Timestamp::UNIX_EPOCH)), false)] {
+        channel.metadata.deletion_timestamp = deleted;
+        let client = client(&channel, &Arc::default());
+        let ctx = context(&client, Lead::alone()).await;
+        let object = Arc::new(DeserializeGuard(Ok(channel.clone())));
+        let name = reference(&object);
+        let _ = reconcile(object, Arc::clone(&ctx)).await;
+        assert_eq!(ctx.remembered.knows(&name), known);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ use kube::{
         Controller,
         controller::{self, Error as ControllerError},
         events::{Recorder, Reporter},
+        reflector::ObjectRef,
         watcher,
     },
 };
@@ -241,8 +242,12 @@ async fn control(
             Ok(_) => trouble = None,
             // `on_error` has logged it.
             Err(ControllerError::ReconcilerFailed(..)) => {}
-            // The object has gone between being queued and being looked at.
-            Err(ControllerError::ObjectNotFound(object)) => tracing::debug!(%object, "gone"),
+            // The channel has gone: an object that it owned went after it, or it went itself between
+            // being queued and being looked at.
+            Err(ControllerError::ObjectNotFound(object)) => {
+                let namespace = object.namespace.as_deref().unwrap_or_default();
+                ctx.remembered.take(&ObjectRef::new(&object.name).within(namespace)).forget();
+            }
             Err(error) => {
                 // A watch is tried again for ever; one line for each fault is enough.
                 let text = kube_error::text(&error);
