@@ -80,7 +80,7 @@ test: ## everything: format, lints, build, all tests on real servers (first time
 .PHONY: unit
 unit: ## unit tests only: no servers, no tools, seconds once it is built
 	$(rust)
-	@$(CARGO) test --locked $(QUIET) --workspace --lib --bins -- $(FILTER)
+	@$(CARGO) test --locked $(QUIET) --workspace --exclude sluice-tests --lib --bins -- $(FILTER)
 
 # One for each test program of the tests crate, so that a shell completes them.
 SUITES := stream operator local docs jetstream source chart tidy fuzz
@@ -154,8 +154,8 @@ lint-shell: lint-tools ## shellcheck and shfmt
 
 .PHONY: lint-python
 lint-python: lint-tools ## ruff, the linter and the formatter
-	@$(SLUICE_TOOLS)/ruff check --quiet tests
-	@$(SLUICE_TOOLS)/ruff format --quiet --check tests
+	@git ls-files -z '*.py' | xargs -0 $(SLUICE_TOOLS)/ruff check --no-cache --quiet
+	@git ls-files -z '*.py' | xargs -0 $(SLUICE_TOOLS)/ruff format --no-cache --quiet --check
 
 # The generator prints to a file beside the target first: a failure must not leave half a CRD behind.
 .PHONY: crds

@@ -107,7 +107,7 @@ fn segments(c: &mut Criterion) {
 fn filter(c: &mut Criterion) {
     let filter = Filter::new(["orders.*.created", "orders.eu.>"]).unwrap();
     c.bench_function("match a topic with two patterns", |b| {
-        b.iter(|| filter.matches(black_box("orders.us.cancelled")))
+        b.iter(|| filter.matches(black_box("orders.us.cancelled")));
     });
 }
 
@@ -115,7 +115,7 @@ fn cursor(c: &mut Criterion) {
     let text = Cursor::new(EPOCH, 123_456_789).to_string();
     c.bench_function("read a cursor", |b| b.iter(|| black_box(&text).parse::<Cursor>()));
     c.bench_function("write a cursor", |b| {
-        b.iter(|| Cursor::new(EPOCH, black_box(123_456_789)).to_string())
+        b.iter(|| Cursor::new(EPOCH, black_box(123_456_789)).to_string());
     });
 }
 

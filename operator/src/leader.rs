@@ -205,10 +205,10 @@ impl Candidate {
             let Settings { name, namespace, .. } = self.election.settings();
             match &trouble {
                 Some(error) => {
-                    tracing::warn!(%error, "cannot hold or read the lease {namespace}/{name}; trying again")
+                    tracing::warn!(%error, "cannot hold or read the lease {namespace}/{name}; trying again");
                 }
                 None => {
-                    tracing::info!("the lease {namespace}/{name} can be read and written again")
+                    tracing::info!("the lease {namespace}/{name} can be read and written again");
                 }
             }
             self.trouble = trouble;
@@ -243,7 +243,7 @@ impl Candidate {
         let before = self.role.borrow().clone();
         match (&before, &role) {
             (Role::Standby { .. }, Role::Leader { identity, .. }) => {
-                tracing::info!(%identity, "became leader; reconciling channels")
+                tracing::info!(%identity, "became leader; reconciling channels");
             }
             (Role::Leader { .. }, Role::Standby { holder }) => {
                 tracing::warn!(
@@ -303,7 +303,7 @@ impl Candidate {
             Ok(Ok(true)) => tracing::info!("the lease is released"),
             Ok(Ok(false)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the lease could not be released; others wait for its end")
+                tracing::warn!(%error, "the lease could not be released; others wait for its end");
             }
             Err(_) => tracing::warn!(
                 "the lease could not be released within {RELEASE_LIMIT:?}; others wait for its end"

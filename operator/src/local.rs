@@ -193,7 +193,7 @@ async fn follow(
             Ok(None) => {}
             Ok(Some(found)) => {
                 found.problems.iter().for_each(|problem| {
-                    say(&format!("error: {problem} (keeping the previous configuration)"))
+                    say(&format!("error: {problem} (keeping the previous configuration)"));
                 });
                 channels.change(found).await;
             }

@@ -148,7 +148,7 @@ impl Pending {
                 match event {
                     Self { control: Some(name), .. } => on(Item::Control(name)),
                     Self { sequence: Some(sequence), stamp, has_data: true, .. } => {
-                        on(Item::Event { sequence, stamp })
+                        on(Item::Event { sequence, stamp });
                     }
                     _ => {}
                 }

@@ -72,21 +72,7 @@ fn main() -> anyhow::Result<ExitCode> {
     // Started while this thread is on the servers' core: what it starts inherits that, and sizes
     // its thread pools by it.
     machine::pin(server_core)?;
-    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-    let wanted = |name: &str| only.is_empty() || only.split(',').any(|word| word == name);
-    let mut sides = Vec::new();
-    if wanted("sluice") {
-        sides.push(runtime.block_on(Side::product())?);
-    }
-    if wanted("floor") {
-        sides.push(runtime.block_on(Side::floor())?);
-    }
-    if wanted("peer") {
-        sides.push(runtime.block_on(Side::peer())?);
-    }
-    if let Some(program) = std::env::var_os("BENCH_BEFORE").filter(|path| !path.is_empty()) {
-        sides.push(runtime.block_on(Side::before(program.into()))?);
-    }
+    let mut sides = runtime.block_on(sides())?;
     machine::pin(own_core)?;
     println!(
         "Servers (with nats-server) on core {server_core}, clients and publisher on core {own_core}; payload 256 bytes; plain HTTP/1.1."
@@ -137,6 +123,26 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     eprintln!("\n{} errors, the first of them:\n  {}", errors.count, errors.first.join("\n  "));
     Ok(ExitCode::FAILURE)
+}
+
+/// The servers to measure: those of `BENCH_ONLY`, and the build that `BENCH_BEFORE` names.
+async fn sides() -> anyhow::Result<Vec<Side>> {
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let wanted = |name: &str| only.is_empty() || only.split(',').any(|word| word == name);
+    let mut sides = Vec::new();
+    if wanted("sluice") {
+        sides.push(Side::product().await?);
+    }
+    if wanted("floor") {
+        sides.push(Side::floor().await?);
+    }
+    if wanted("peer") {
+        sides.push(Side::peer().await?);
+    }
+    if let Some(program) = std::env::var_os("BENCH_BEFORE").filter(|path| !path.is_empty()) {
+        sides.push(Side::before(program.into()).await?);
+    }
+    Ok(sides)
 }
 
 /// A whole number from the environment.
@@ -217,6 +223,27 @@ fn crowd(
         2,
     );
 
+    flat_out(side, generator, report, count, seconds)?;
+    generator.close();
+    if !closed(pid, files + 50) {
+        generator.errors.add(format!(
+            "{}: {} files still open 20 s after the clients left",
+            side.name,
+            machine::open_files(pid)
+        ));
+    }
+    Ok(())
+}
+
+/// The crowd is sent events as fast as it takes them.
+fn flat_out(
+    side: &mut Side,
+    generator: &mut Generator,
+    report: &mut Report,
+    count: usize,
+    seconds: u64,
+) -> anyhow::Result<()> {
+    let (index, pid) = (side.number, side.pid());
     generator.reset(u64::MAX);
     let window = if count > SMALL_CROWD { 4 } else { 16 };
     let (cpu, start) = (machine::cpu(pid), std::time::Instant::now());
@@ -237,14 +264,6 @@ fn crowd(
         generator.tally.latency.quantile_millis(0.99),
         2,
     );
-    generator.close();
-    if !closed(pid, files + 50) {
-        generator.errors.add(format!(
-            "{}: {} files still open 20 s after the clients left",
-            side.name,
-            machine::open_files(pid)
-        ));
-    }
     Ok(())
 }
 

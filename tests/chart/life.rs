@@ -77,6 +77,7 @@ fn every_variant_is_taken_by_the_api_server() {
 
 /// Everything that a release goes through, with its operators running as the chart starts them.
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 fn channels_outlive_upgrade_and_uninstall() {
     sluice_tests::run(Duration::from_secs(420), async {
         let site = Site::new().await;
@@ -392,7 +393,7 @@ impl Drop for Site {
             println!("--- {}", self.kubectl(self.shop(), &["get", "sse,deploy,pod,events"]).out);
             for namespace in &self.namespaces {
                 self.kube_api.node().each_process(namespace, |pod, process| {
-                    println!("--- {pod}\n{}", process.stderr())
+                    println!("--- {pod}\n{}", process.stderr());
                 });
             }
         }

@@ -81,7 +81,7 @@ fn walk(schema: &Value, path: &str, open: &mut Vec<String>) {
     }
     match schema {
         Value::Object(members) => {
-            members.iter().for_each(|(name, member)| walk(member, &format!("{path}/{name}"), open))
+            members.iter().for_each(|(name, member)| walk(member, &format!("{path}/{name}"), open));
         }
         Value::Array(items) => items.iter().for_each(|item| walk(item, path, open)),
         _ => {}

@@ -65,7 +65,7 @@ impl Tally {
         }
         match event.name.as_str() {
             "channel.gap" | "channel.invalid" => {
-                self.faults.push(format!("{}: {}", event.name, event.data))
+                self.faults.push(format!("{}: {}", event.name, event.data));
             }
             name if name.starts_with("channel.") => {}
             _ => {

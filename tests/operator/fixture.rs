@@ -407,7 +407,7 @@ impl Drop for Fixture {
                 println!("--- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments).1);
             }
             self.kube_api.node().each_process(self.namespace(), |pod, process| {
-                println!("--- pod {pod}\n{}", process.stderr())
+                println!("--- pod {pod}\n{}", process.stderr());
             });
             let telling: Vec<Entry> = self
                 .requests()

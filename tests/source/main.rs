@@ -289,7 +289,7 @@ async fn conformance(backend: &dyn Backend) {
 #[test]
 fn memory_conforms() {
     sluice_tests::run(Duration::from_secs(30), async {
-        conformance(&MemorySource::default()).await
+        conformance(&MemorySource::default()).await;
     });
 }
 

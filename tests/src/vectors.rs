@@ -56,7 +56,7 @@ fn read(items: Vec<Item>) -> (Vec<Expected>, Option<u64>) {
     for item in items {
         match item {
             Item::Event(e) => {
-                events.push(Expected { event: e.name, data: e.data, id: e.last_event_id })
+                events.push(Expected { event: e.name, data: e.data, id: e.last_event_id });
             }
             Item::Retry(millis) => retry = Some(millis),
             Item::Comment(_) => {}

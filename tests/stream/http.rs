@@ -284,6 +284,7 @@ fn pages_of_json_walk_through_2_500_events() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 fn only_listed_origins_may_read() {
     run(LIMIT, async {
         let fixture = Fixture::channel(|c| {
@@ -537,7 +538,7 @@ fn each_stream_begins_with_a_retry_of_its_own() {
     run(LIMIT, async {
         let fixture = Fixture::channel(|c| {
             (c.delivery.retry_min, c.delivery.retry_max) =
-                (Duration::from_millis(1_500), Duration::from_millis(4_000))
+                (Duration::from_millis(1_500), Duration::from_millis(4_000));
         })
         .await;
         let mut retries = HashSet::new();

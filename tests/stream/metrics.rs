@@ -14,6 +14,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const ORDERS_LABEL: &[(&str, &str)] = &[("channel", "orders")];
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in its order")]
 fn all_documented_metrics_are_there_and_count_what_was_delivered() {
     run(LIMIT, async {
         let fixture = Fixture::channel(|c| {

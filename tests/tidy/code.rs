@@ -17,7 +17,7 @@ fn modules_stay_small() {
         match (lines > MODULE_LINES, excused) {
             (true, false) => findings.push(format!("{} has {lines} lines", file.path)),
             (false, true) => {
-                findings.push(format!("{} is short again: take it off LONG_MODULES", file.path))
+                findings.push(format!("{} is short again: take it off LONG_MODULES", file.path));
             }
             _ => {}
         }

@@ -160,7 +160,7 @@ async fn connection(
         match serving.into_parts().io.into_inner().socket.into_std() {
             Ok(socket) => fan_out.take(socket, head, subscriber),
             Err(error) => {
-                tracing::debug!(peer = %address, %error, "a socket could not be taken from the runtime")
+                tracing::debug!(peer = %address, %error, "a socket could not be taken from the runtime");
             }
         }
     }

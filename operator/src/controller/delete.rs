@@ -128,7 +128,7 @@ pub(super) async fn delete(
                 &format!("stream {stream} and its events are deleted"),
                 false,
             )
-            .await
+            .await;
         }
         Ok(Deletion::NotFound) => {}
         Ok(Deletion::NotOurs) => {

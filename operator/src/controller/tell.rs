@@ -64,7 +64,7 @@ pub(super) async fn of_stream(
             Change::None => {}
             Change::Created if !had_one => {
                 ctx.tell(channel, "StreamCreated", &format!("stream {name} was created"), false)
-                    .await
+                    .await;
             }
             Change::Created | Change::Recreated => {
                 let note = format!(
@@ -79,7 +79,7 @@ pub(super) async fn of_stream(
                     &format!("stream {name} was taken over with its events"),
                     false,
                 )
-                .await
+                .await;
             }
             Change::Updated(fields) => {
                 let fields: Vec<_> = fields

@@ -118,7 +118,7 @@ fn every_string_and_list_of_the_spec_is_bounded() {
     fn walk(schema: &Value, path: &str, found: &mut Vec<String>) {
         match schema.get("type").and_then(Value::as_str) {
             Some("string") if schema.get("maxLength").is_none() && schema.get("enum").is_none() => {
-                found.push(path.to_owned())
+                found.push(path.to_owned());
             }
             Some("array") if schema.get("maxItems").is_none() => found.push(path.to_owned()),
             _ => {}

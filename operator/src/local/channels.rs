@@ -209,7 +209,7 @@ impl Channels {
                     "{name}: stream {stream} was set back to an older state; it has a new epoch"
                 )),
                 Change::Adopted => {
-                    say(&format!("{name}: stream {stream} was taken over with its events"))
+                    say(&format!("{name}: stream {stream} was taken over with its events"));
                 }
                 Change::Created | Change::Updated(_) | Change::None => {}
             }

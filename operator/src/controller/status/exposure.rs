@@ -160,7 +160,7 @@ fn objection(route: &HTTPRoute, parent: &ParentReference) -> Option<String> {
         match find("ResolvedRefs").filter(|c| c.status == "False") {
             None if accepted.status == "True" => return None,
             Some(refs) if accepted.status == "True" => {
-                objection = format!("{}: {}", refs.reason, refs.message)
+                objection = format!("{}: {}", refs.reason, refs.message);
             }
             _ => objection = format!("{}: {}", accepted.reason, accepted.message),
         }
