@@ -154,8 +154,9 @@ fn versions_are_the_workspace_s() {
     );
     let file = read("Dockerfile");
     for stage in ["operator", "dataplane"] {
+        // An argument of the build, as the head of the file shows: it is not written there again.
         let label = format!(
-            "org.opencontainers.image.title=\"sluice-{stage}\" org.opencontainers.image.version=\"{version}\""
+            "ARG VERSION\nLABEL org.opencontainers.image.title=\"sluice-{stage}\" org.opencontainers.image.version=\"$VERSION\""
         );
         assert!(file.contains(&label), "Dockerfile: {label}");
     }
