@@ -290,7 +290,7 @@ impl Log {
         let (mut events, proven) =
             self.history.events(position, limit).instrument(self.span.clone()).await?;
         if !is_of(proven, epoch)? {
-            self.history.check_epoch(epoch).await?;
+            self.history.check_epoch(epoch).instrument(self.span.clone()).await?;
         }
         events.retain(|event| event.sequence <= last);
         Ok(events)

@@ -77,6 +77,14 @@ fn twenty_seconds_without_nats_close_no_stream_and_lose_nothing() {
             assert_eq!(reader.ledger.gaps, [], "from {from}");
         }
         fixture.plane.ready().await;
+        // With several channels in one process, a line without its channel cannot be followed up.
+        let log = fixture.plane.log();
+        let of_the_log: Vec<_> =
+            log.lines().filter(|line| line.contains("sluice_dataplane::log")).collect();
+        assert!(!of_the_log.is_empty(), "the outage is logged");
+        for line in of_the_log {
+            assert!(line.contains("channel=orders"), "{line}");
+        }
     });
 }
 

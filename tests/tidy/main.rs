@@ -13,5 +13,6 @@ mod code;
 mod docs;
 mod generated;
 mod layering;
+mod logs;
 mod modules;
 mod tree;
