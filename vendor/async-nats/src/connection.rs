@@ -10,6 +10,8 @@
 // WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 // See the License for the specific language governing permissions and
 // limitations under the License.
+//
+// Changed in this copy: README.md beside Cargo.toml says what and why.
 
 //! This module provides a connection implementation for communicating with a NATS server.
 
@@ -54,6 +56,68 @@ pub(crate) trait AsyncReadWrite: AsyncWrite + AsyncRead + Send + Unpin {}
 
 /// Blanked implementation that applies to both TLS and non-TLS `TcpStream`.
 impl<T> AsyncReadWrite for T where T: AsyncRead + AsyncWrite + Unpin + Send {}
+
+/// What separates the arguments of a protocol line. A server lets any other byte into a subject.
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// A number that the server wrote.
+fn number<T: FromStr>(argument: &[u8], error: &'static str) -> io::Result<T> {
+    str::from_utf8(argument)
+        .ok()
+        .and_then(|argument| argument.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, error))
+}
+
+/// A subject as text, and as it came where that is no text.
+fn text(subject: &[u8]) -> (Subject, Option<Bytes>) {
+    match str::from_utf8(subject) {
+        Ok(subject) => (Subject::from(subject), None),
+        Err(_) => (
+            Subject::from(String::from_utf8_lossy(subject).into_owned()),
+            Some(Bytes::copy_from_slice(subject)),
+        ),
+    }
+}
+
+/// What of a block of headers is well formed. A publisher may have put any bytes into it: what
+/// cannot be a header is left out, for it must not cost the connection, nor the messages behind it.
+fn lenient_headers(block: &[u8]) -> (HeaderMap, Option<StatusCode>, Option<String>) {
+    let block = String::from_utf8_lossy(block);
+    let mut lines = block.lines().peekable();
+    let version_line_suffix = lines
+        .next()
+        .and_then(|line| line.strip_prefix("NATS/1.0"))
+        .map_or("", str::trim);
+    let (status, description) = version_line_suffix
+        .split_once(' ')
+        .map(|(status, description)| (status.trim(), description.trim()))
+        .unwrap_or((version_line_suffix, ""));
+    let status = status.parse::<StatusCode>().ok();
+    let description = (!description.is_empty()).then(|| description.to_owned());
+
+    let mut headers = HeaderMap::new();
+    while let Some(line) = lines.next() {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+
+        // Read the header value, which might have been split into multiple lines
+        // `trim_start` and `trim_end` do the same job as doing `value.trim().to_owned()` at the end, but without a reallocation
+        let mut value = value.trim_start().to_owned();
+        while let Some(v) = lines.next_if(|s| s.starts_with(char::is_whitespace)) {
+            value.push_str(v);
+        }
+        value.truncate(value.trim_end().len());
+
+        let (Ok(name), false) = (HeaderName::from_str(name), value.contains('\r')) else {
+            continue;
+        };
+        headers.append(name, value.into_header_value());
+    }
+    (headers, status, description)
+}
 
 /// An enum representing the state of the connection.
 #[derive(Debug, Eq, PartialEq, Clone)]
@@ -157,10 +221,11 @@ impl Connection {
         }
 
         if self.read_buf.starts_with(b"-ERR") {
-            let description = str::from_utf8(&self.read_buf[5..len])
-                .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?
-                .trim_matches('\'')
-                .to_owned();
+            // It may quote a subject, which may be any bytes.
+            let description =
+                String::from_utf8_lossy(self.read_buf.get(5..len).unwrap_or_default())
+                    .trim_matches('\'')
+                    .to_owned();
 
             self.read_buf.advance(len + 2);
             trace!(error = %description, "read operation: ERR");
@@ -177,9 +242,9 @@ impl Connection {
         }
 
         if self.read_buf.starts_with(b"MSG ") {
-            let line = str::from_utf8(&self.read_buf[4..len])
-                .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
-            let mut args = line.split(' ').filter(|s| !s.is_empty());
+            let mut args = self.read_buf[4..len]
+                .split(is_blank)
+                .filter(|s| !s.is_empty());
 
             // Parse the operation syntax: MSG <subject> <sid> [reply-to] <#bytes>
             let (subject, sid, reply_to, payload_len) = match (
@@ -203,14 +268,13 @@ impl Connection {
                 }
             };
 
-            let sid = sid
-                .parse::<u64>()
-                .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
+            let sid = number::<u64>(sid, "cannot parse sid argument after MSG")?;
 
             // Parse the number of payload bytes.
-            let payload_len = payload_len
-                .parse::<usize>()
-                .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
+            let payload_len = number::<usize>(
+                payload_len,
+                "cannot parse the number of bytes argument after MSG",
+            )?;
 
             // Return early without advancing if there is not enough data read the entire
             // message
@@ -222,8 +286,8 @@ impl Connection {
                 + reply_to.as_ref().map(|reply| reply.len()).unwrap_or(0)
                 + subject.len();
 
-            let subject = Subject::from(subject);
-            let reply = reply_to.map(Subject::from);
+            let (subject, subject_bytes) = text(subject);
+            let reply = reply_to.map(|reply| text(reply).0);
 
             self.read_buf.advance(len + 2);
             let payload = self.read_buf.split_to(payload_len).freeze();
@@ -246,14 +310,16 @@ impl Connection {
                 payload,
                 status: None,
                 description: None,
+                subject_bytes,
+                header_bytes: None,
             }));
         }
 
         if self.read_buf.starts_with(b"HMSG ") {
             // Extract whitespace-delimited arguments that come after "HMSG".
-            let line = std::str::from_utf8(&self.read_buf[5..len])
-                .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
-            let mut args = line.split_whitespace().filter(|s| !s.is_empty());
+            let mut args = self.read_buf[5..len]
+                .split(is_blank)
+                .filter(|s| !s.is_empty());
 
             // <subject> <sid> [reply-to] <# header bytes><# total bytes>
             let (subject, sid, reply_to, header_len, total_len) = match (
@@ -283,36 +349,20 @@ impl Connection {
                 }
             };
 
-            // Convert the slice into a subject
-            let subject = Subject::from(subject);
-
             // Parse the subject ID.
-            let sid = sid.parse::<u64>().map_err(|_| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "cannot parse sid argument after HMSG",
-                )
-            })?;
-
-            // Convert the slice into a subject.
-            let reply = reply_to.map(Subject::from);
+            let sid = number::<u64>(sid, "cannot parse sid argument after HMSG")?;
 
             // Parse the number of payload bytes.
-            let header_len = header_len.parse::<usize>().map_err(|_| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "cannot parse the number of header bytes argument after \
-                     HMSG",
-                )
-            })?;
+            let header_len = number::<usize>(
+                header_len,
+                "cannot parse the number of header bytes argument after HMSG",
+            )?;
 
             // Parse the number of payload bytes.
-            let total_len = total_len.parse::<usize>().map_err(|_| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "cannot parse the number of bytes argument after HMSG",
-                )
-            })?;
+            let total_len = number::<usize>(
+                total_len,
+                "cannot parse the number of bytes argument after HMSG",
+            )?;
 
             if total_len < header_len {
                 return Err(io::Error::new(
@@ -326,73 +376,18 @@ impl Connection {
                 return Ok(None);
             }
 
+            let length = reply_to.map_or(0, |reply| reply.len()) + subject.len() + total_len;
+
+            // Convert the slices into subjects.
+            let (subject, subject_bytes) = text(subject);
+            let reply = reply_to.map(|reply| text(reply).0);
+
             self.read_buf.advance(len + 2);
-            let header = self.read_buf.split_to(header_len);
+            let header = self.read_buf.split_to(header_len).freeze();
             let payload = self.read_buf.split_to(total_len - header_len).freeze();
             self.read_buf.advance(2);
 
-            let mut lines = std::str::from_utf8(&header)
-                .map_err(|_| {
-                    io::Error::new(io::ErrorKind::InvalidInput, "header isn't valid utf-8")
-                })?
-                .lines()
-                .peekable();
-            let version_line = lines.next().ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidInput, "no header version line found")
-            })?;
-
-            let version_line_suffix = version_line
-                .strip_prefix("NATS/1.0")
-                .map(str::trim)
-                .ok_or_else(|| {
-                    io::Error::new(
-                        io::ErrorKind::InvalidInput,
-                        "header version line does not begin with `NATS/1.0`",
-                    )
-                })?;
-
-            let (status, description) = version_line_suffix
-                .split_once(' ')
-                .map(|(status, description)| (status.trim(), description.trim()))
-                .unwrap_or((version_line_suffix, ""));
-            let status = if !status.is_empty() {
-                Some(
-                    status
-                        .parse::<StatusCode>()
-                        .map_err(|_| std::io::Error::other("could not parse status parameter"))?,
-                )
-            } else {
-                None
-            };
-            let description = if !description.is_empty() {
-                Some(description.to_owned())
-            } else {
-                None
-            };
-
-            let mut headers = HeaderMap::new();
-            while let Some(line) = lines.next() {
-                if line.is_empty() {
-                    continue;
-                }
-
-                let (name, value) = line.split_once(':').ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::InvalidInput, "no header version line found")
-                })?;
-
-                let name = HeaderName::from_str(name)
-                    .map_err(|err| io::Error::new(io::ErrorKind::InvalidInput, err))?;
-
-                // Read the header value, which might have been split into multiple lines
-                // `trim_start` and `trim_end` do the same job as doing `value.trim().to_owned()` at the end, but without a reallocation
-                let mut value = value.trim_start().to_owned();
-                while let Some(v) = lines.next_if(|s| s.starts_with(char::is_whitespace)) {
-                    value.push_str(v);
-                }
-                value.truncate(value.trim_end().len());
-
-                headers.append(name, value.into_header_value());
-            }
+            let (headers, status, description) = lenient_headers(&header);
 
             trace!(
                 subject = %subject,
@@ -406,7 +401,7 @@ impl Connection {
             );
 
             return Ok(Some(ServerOp::Message {
-                length: reply.as_ref().map_or(0, |reply| reply.len()) + subject.len() + total_len,
+                length,
                 sid,
                 reply,
                 subject,
@@ -414,6 +409,8 @@ impl Connection {
                 payload,
                 status,
                 description,
+                subject_bytes,
+                header_bytes: Some(header),
             }));
         }
 
@@ -987,6 +984,8 @@ mod read_op {
                 status: None,
                 description: None,
                 length: 7 + 11,
+                subject_bytes: None,
+                header_bytes: None,
             })
         );
 
@@ -1007,6 +1006,8 @@ mod read_op {
                 status: None,
                 description: None,
                 length: 7 + 8 + 11,
+                subject_bytes: None,
+                header_bytes: None,
             })
         );
 
@@ -1035,6 +1036,8 @@ mod read_op {
                 status: None,
                 description: None,
                 length: 7 + 8 + 34
+                subject_bytes: None,
+                header_bytes: Some("NATS/1.0\r\nHeader: X\r\n\r\n".into()),
             })
         );
 
@@ -1062,6 +1065,8 @@ mod read_op {
                 status: None,
                 description: None,
                 length: 7 + 8 + 34,
+                subject_bytes: None,
+                header_bytes: Some("NATS/1.0\r\nHeader: Y\r\n\r\n".into()),
             })
         );
 
@@ -1088,6 +1093,8 @@ mod read_op {
                 status: Some(StatusCode::NOT_FOUND),
                 description: Some("No Messages".to_string()),
                 length: 7 + 8 + 28,
+                subject_bytes: None,
+                header_bytes: Some("NATS/1.0 404 No Messages\r\n\r\n".into()),
             })
         );
 
@@ -1108,6 +1115,8 @@ mod read_op {
                 status: None,
                 description: None,
                 length: 7 + 11,
+                subject_bytes: None,
+                header_bytes: None,
             })
         );
     }
@@ -1152,6 +1161,8 @@ mod read_op {
                 status: Some(StatusCode::NOT_FOUND),
                 description: Some("No Messages".to_string()),
                 length: 7 + 8 + 28,
+                subject_bytes: None,
+                header_bytes: Some("NATS/1.0 404 No Messages\r\n\r\n".into()),
             })
         );
 

@@ -10,6 +10,8 @@
 // WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 // See the License for the specific language governing permissions and
 // limitations under the License.
+//
+// Changed in this copy: README.md beside Cargo.toml says what and why.
 
 //! A Rust asynchronous client for the NATS.io ecosystem.
 //!
@@ -369,6 +371,8 @@ pub(crate) enum ServerOp {
         status: Option<StatusCode>,
         description: Option<String>,
         length: usize,
+        subject_bytes: Option<Bytes>,
+        header_bytes: Option<Bytes>,
     },
 }
 
@@ -733,6 +737,8 @@ impl ConnectionHandler {
                 status,
                 description,
                 length,
+                subject_bytes,
+                header_bytes,
             } => {
                 debug!("received MESSAGE: sid={}, subject={}", sid, subject);
                 self.connector
@@ -749,6 +755,8 @@ impl ConnectionHandler {
                         status,
                         description,
                         length,
+                        subject_bytes,
+                        header_bytes,
                     };
 
                     // if the channel for subscription was dropped, remove the
@@ -797,6 +805,8 @@ impl ConnectionHandler {
                                     status,
                                     description,
                                     length,
+                                    subject_bytes,
+                                    header_bytes,
                                 };
 
                                 let _ = sender.send(message);

@@ -10,6 +10,8 @@
 // WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 // See the License for the specific language governing permissions and
 // limitations under the License.
+//
+// Changed in this copy: README.md beside Cargo.toml says what and why.
 
 //! A Core NATS message.
 use bytes::Bytes;
@@ -37,6 +39,15 @@ pub struct Message {
     pub description: Option<String>,
 
     pub length: usize,
+
+    /// The subject as it came, where it is not UTF-8: [subject][crate::Message::subject] has U+FFFD
+    /// in the place of what is not.
+    #[serde(skip)]
+    pub subject_bytes: Option<Bytes>,
+    /// The block of headers as it came, with its version line. [headers][crate::Message::headers]
+    /// has of it what is well formed.
+    #[serde(skip)]
+    pub header_bytes: Option<Bytes>,
 }
 
 /// An outbound message to be published.
