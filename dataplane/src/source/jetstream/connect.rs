@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use sluice_channel::Credentials;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::source::REQUEST_TIMEOUT;
 
@@ -32,14 +34,40 @@ pub struct Settings {
 
 /// A connection that mends itself and says whether it is up.
 #[derive(Debug, Clone)]
-pub struct Connection {
-    client: Client,
+pub struct Connection(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    current: Arc<ArcSwap<Current>>,
     domain: Option<String>,
     up: watch::Receiver<bool>,
+    /// Replaces a client that has ended, for as long as the connection lives.
+    _keeper: JoinSet<()>,
+}
+
+/// The client in use, and its JetStream side.
+#[derive(Debug)]
+struct Current {
+    client: Client,
+    context: jetstream::Context,
+}
+
+impl Current {
+    fn new(client: Client, domain: Option<&str>) -> Self {
+        let mut context = match domain {
+            Some(domain) => jetstream::with_domain(client.clone(), domain),
+            None => jetstream::new(client.clone()),
+        };
+        context.set_timeout(REQUEST_TIMEOUT);
+        Self { client, context }
+    }
 }
 
 /// Longest pause between two attempts to connect; the first ones follow faster.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// Pause before a client that has ended is replaced: whatever ends each new one must not keep a
+/// processor busy.
+const REPLACE_DELAY: Duration = Duration::from_millis(500);
 
 /// Starts connecting; returns at once and goes on trying for as long as the connection lives.
 ///
@@ -48,6 +76,20 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Error> {
     let (set_up, up) = watch::channel(false);
     let set_up = Arc::new(set_up);
+    let (client, ended) = start(settings, &set_up).await?;
+    let domain = settings.domain.clone();
+    let current = Arc::new(ArcSwap::from_pointee(Current::new(client, domain.as_deref())));
+    let mut keeper = JoinSet::new();
+    keeper.spawn(keep(settings.clone(), set_up, Arc::clone(&current), ended));
+    Ok(Connection(Arc::new(Shared { current, domain, up, _keeper: keeper })))
+}
+
+/// A client, and a token that is cancelled when the client's task has ended, for whatever reason:
+/// such a client says that it is connected, and does nothing any more.
+async fn start(
+    settings: &Settings,
+    up: &Arc<watch::Sender<bool>>,
+) -> Result<(Client, CancellationToken), async_nats::Error> {
     let mut options = match settings.credentials.clone() {
         None => ConnectOptions::new(),
         Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
@@ -55,6 +97,9 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
             async move { credentials(&path, &nonce).await.map_err(async_nats::AuthError::new) }
         }),
     };
+    let (up, ended) = (Arc::clone(up), CancellationToken::new());
+    // The callback lives as long as the task that feeds it with events.
+    let alive = ended.clone().drop_guard();
     options = options
         .name(&settings.name)
         .retry_on_initial_connect()
@@ -66,8 +111,9 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
             Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
         })
         .event_callback(move |event| {
-            let set_up = Arc::clone(&set_up);
-            async move { observe(&set_up, &event) }
+            let _ = &alive;
+            let up = Arc::clone(&up);
+            async move { observe(&up, &event) }
         });
     if let Some(ca) = &settings.ca {
         options = options.add_root_certificates(ca.clone());
@@ -75,8 +121,31 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
     if let Some((certificate, key)) = &settings.client_certificate {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    let client = options.connect(&settings.servers).await?;
-    Ok(Connection { client, domain: settings.domain.clone(), up })
+    Ok((options.connect(&settings.servers).await?, ended))
+}
+
+/// Puts a new client in the place of each one that has ended.
+async fn keep(
+    settings: Settings,
+    up: Arc<watch::Sender<bool>>,
+    current: Arc<ArcSwap<Current>>,
+    mut ended: CancellationToken,
+) {
+    loop {
+        ended.cancelled().await;
+        up.send_replace(false);
+        tracing::error!("the NATS client has ended; another takes its place");
+        tokio::time::sleep(REPLACE_DELAY).await;
+        match start(&settings, &up).await {
+            Ok((client, its_end)) => {
+                let domain = settings.domain.as_deref();
+                current.store(Arc::new(Current::new(client, domain)));
+                ended = its_end;
+            }
+            // Its token is cancelled, too: the next round follows.
+            Err(error) => tracing::error!(%error, "cannot start a NATS client"),
+        }
+    }
 }
 
 fn observe(up: &watch::Sender<bool>, event: &Event) {
@@ -113,36 +182,32 @@ async fn credentials(path: &Path, nonce: &[u8]) -> Result<async_nats::Auth, Stri
 }
 
 impl Connection {
-    /// The client underneath.
+    /// The client underneath, at this moment: it may be replaced by another.
     #[must_use]
-    pub const fn client(&self) -> &Client {
-        &self.client
+    pub fn client(&self) -> Client {
+        self.0.current.load().client.clone()
     }
 
     /// Whether there is a connection at this moment.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        *self.up.borrow()
+        *self.0.up.borrow()
     }
 
     /// Resolves when the connection goes down (at once when it is).
     pub async fn down(&self) {
-        let mut up = self.up.clone();
-        // An error means that the client is gone, which is down as well.
+        let mut up = self.0.up.clone();
+        // An error means that the keeper is gone, which is down as well.
         let _ = up.wait_for(|up| !up).await;
     }
 
     pub(super) fn context(&self) -> jetstream::Context {
-        let mut context = match &self.domain {
-            Some(domain) => jetstream::with_domain(self.client.clone(), domain),
-            None => jetstream::new(self.client.clone()),
-        };
-        context.set_timeout(REQUEST_TIMEOUT);
-        context
+        self.0.current.load().context.clone()
     }
 
     pub(super) fn api_prefix(&self) -> String {
-        self.domain
+        self.0
+            .domain
             .as_ref()
             .map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
     }
