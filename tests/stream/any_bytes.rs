@@ -515,7 +515,8 @@ fn random_message(number: usize, rng: &mut StdRng) -> Sent {
         bytes(rng, length, |byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'*' | b'>'))
     };
     let block = rng.random_bool(0.9).then(|| random_block(rng));
-    let length = rng.random_range(0..if rng.random_bool(0.1) { 10_000 } else { 100 });
+    let longest = if rng.random_bool(0.1) { 10_000 } else { 100 };
+    let length = rng.random_range(0..longest);
     let payload = if rng.random_bool(0.3) {
         bytes(rng, length, |_| true)
     } else {
