@@ -18,7 +18,8 @@ pub struct Event {
     pub sequence: u64,
     /// When the store took it, Unix time in nanoseconds (the store's clock).
     pub time_nanos: i64,
-    /// The subject after the channel's topic prefix.
+    /// The subject after the channel's topic prefix; [`topic::opaque`](crate::topic::opaque) where
+    /// it is not UTF-8.
     pub topic: String,
     /// The SSE `event:` name, already checked with [`check_name`].
     pub name: Option<String>,

@@ -59,6 +59,32 @@ fn well_formed(text: &str) -> bool {
         && !text.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
+/// Begins what stands for a topic that is not UTF-8. No subject has a blank, so nothing else does.
+const OPAQUE: char = ' ';
+
+/// What stands for a topic that is not UTF-8: another for each, equal to none that is, and selected
+/// by no pattern but `>`. [`shown`] has it as text.
+#[must_use]
+pub fn opaque(topic: &[u8]) -> String {
+    use fmt::Write as _;
+    let mut text = String::from(OPAQUE);
+    for byte in topic {
+        if byte.is_ascii_graphic() && *byte != b'%' {
+            text.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+/// Whether `topic` stands for one that is not UTF-8, and the text to show: percent-encoded if so.
+#[must_use]
+pub fn shown(topic: &str) -> (bool, &str) {
+    topic.strip_prefix(OPAQUE).map_or((false, topic), |encoded| (true, encoded))
+}
+
 /// One pattern in NATS's subject syntax.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
@@ -92,6 +118,9 @@ impl Pattern {
     /// Whether `subject` is one that the pattern selects (NATS subject semantics).
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
+        if subject.starts_with(OPAQUE) {
+            return self.0 == ">";
+        }
         let mut words = subject.split('.');
         for pattern in self.0.split('.') {
             match (pattern, words.next()) {
@@ -208,6 +237,19 @@ mod tests {
             assert!(Filter::new([bad]).is_err(), "{bad:?}");
         }
         assert_eq!(Filter::new(vec!["a"; 33]), Err(Error::TooMany));
+    }
+
+    #[test]
+    fn a_topic_that_is_no_text_is_selected_by_everything_only() {
+        let topic = opaque(b"a.\xff%\r");
+        assert_eq!(shown(&topic), (true, "a.%FF%25%0D"));
+        assert_eq!(shown("a.%FF%25%0D"), (false, "a.%FF%25%0D"));
+        for pattern in ["a.%FF%25%0D", "a.*", "a.>", "*.*", "*"] {
+            assert!(!Filter::new([pattern]).unwrap().matches(&topic), "{pattern}");
+        }
+        assert!(Filter::default().matches(&topic));
+        assert!(Filter::new(["a", ">"]).unwrap().matches(&topic));
+        assert!(Pattern::new(">").unwrap().matches(&topic));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Events as SSE bytes: each is encoded once per pod and dialect (WHATWG HTML 9.2.5 and 9.2.6).
 
-use std::{fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
-use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::Serialize;
 use serde_json::json;
-use sluice_channel::{Cursor, Epoch, Event, config::Encoding};
+use sluice_channel::{Cursor, Epoch, Event, config::Encoding, topic};
 
 /// What `data:` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,8 +100,11 @@ pub struct Gap {
 /// there was nothing but a comment.
 pub const HEARTBEAT: &[u8] = b": hb\n";
 
-/// Appends the frame of `event` to `out`. Returns `false` where the payload cannot be text and a
-/// `channel.invalid` event stands for it.
+/// Name of the event that stands for one that cannot be text.
+pub const INVALID: &str = "channel.invalid";
+
+/// Appends the frame of `event` to `out`. Returns `false` where topic or payload cannot be text and
+/// a `channel.invalid` event stands for it.
 pub fn encode(
     out: &mut Vec<u8>,
     epoch: Epoch,
@@ -110,16 +113,21 @@ pub fn encode(
     encoding: Encoding,
 ) -> bool {
     let cursor = Cursor::new(epoch, event.sequence);
-    let payload: std::borrow::Cow<'_, str> = match encoding {
-        Encoding::Base64 => base64::engine::general_purpose::STANDARD.encode(&event.payload).into(),
-        Encoding::Text => match std::str::from_utf8(&event.payload) {
-            Ok(text) => text.into(),
-            Err(_) => {
-                let data = json!({"sequence": event.sequence, "topic": event.topic, "bytes": event.payload.len(), "reason": "not UTF-8"});
-                control(out, "channel.invalid", Some(cursor), &data.to_string(), None);
-                return false;
-            }
-        },
+    let (opaque, topic) = topic::shown(&event.topic);
+    let payload: Result<Cow<'_, str>, _> = match encoding {
+        _ if opaque => Err("topic not UTF-8"),
+        Encoding::Base64 => Ok(BASE64_STANDARD.encode(&event.payload).into()),
+        Encoding::Text => {
+            std::str::from_utf8(&event.payload).map(Cow::from).map_err(|_| "not UTF-8")
+        }
+    };
+    let payload = match payload {
+        Ok(payload) => payload,
+        Err(reason) => {
+            let data = json!({"sequence": event.sequence, "topic": topic, "bytes": event.payload.len(), "reason": reason});
+            control(out, INVALID, Some(cursor), &data.to_string(), None);
+            return false;
+        }
     };
     id(out, cursor);
     if let Some(name) = &event.name {
@@ -291,6 +299,27 @@ mod tests {
             encoded(b"\xff\xfe", None, Dialect::Plain, Encoding::Base64),
             "id: 5f3c01aa-7\ndata: //4=\n\n"
         );
+    }
+
+    #[test]
+    fn a_topic_that_is_not_text_is_named_in_either_encoding() {
+        for (encoding, dialect) in
+            [(Encoding::Text, Dialect::Plain), (Encoding::Base64, Dialect::Envelope)]
+        {
+            let event = Event {
+                sequence: 7,
+                time_nanos: 0,
+                topic: topic::opaque(b"a.\xff"),
+                name: Some("n".into()),
+                payload: "x".into(),
+            };
+            let mut out = Vec::new();
+            assert!(!encode(&mut out, EPOCH, &event, dialect, encoding));
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                "id: 5f3c01aa-7\nevent: channel.invalid\ndata: {\"bytes\":1,\"reason\":\"topic not UTF-8\",\"sequence\":7,\"topic\":\"a.%FF\"}\n\n"
+            );
+        }
     }
 
     #[test]

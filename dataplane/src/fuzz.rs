@@ -8,7 +8,7 @@ use sluice_channel::config;
 
 use crate::{
     server::query::{self, Accepts, Query},
-    source::jetstream::{delivery, direct},
+    source::jetstream::{delivery, message},
 };
 
 pub use crate::{
@@ -48,9 +48,20 @@ pub fn reply_subject(reply: &str) -> Option<(u64, u64, i64, u64)> {
     delivery::delivery(reply).map(|n| (n.sequence, n.delivery_sequence, n.time_nanos, n.pending))
 }
 
-/// The value of a header in a block of NATS headers.
+/// Sequence, topic and name of the event of a delivery with this block of headers and this subject.
 #[must_use]
-pub fn header_value(block: &[u8], name: &str) -> Option<Vec<u8>> {
-    let headers = direct::parse_headers(&String::from_utf8_lossy(block));
-    headers.get(name).map(|value| value.as_str().as_bytes().to_vec())
+pub fn delivered(sequence: u64, block: &[u8], subject: &[u8]) -> (u64, String, Option<String>) {
+    let head = message::head(block);
+    parts(&message::Stored { sequence, time_nanos: 0, subject: subject.into(), head })
+}
+
+/// The same of the answer to a direct get of the stream `orders`; `None` where it is no message.
+#[must_use]
+pub fn direct(block: &[u8]) -> Option<(u64, String, Option<String>)> {
+    message::direct(block, &message::first_line("orders")).map(|stored| parts(&stored))
+}
+
+fn parts(stored: &message::Stored<'_>) -> (u64, String, Option<String>) {
+    let event = stored.event("p.", bytes::Bytes::new());
+    (event.sequence, event.topic, event.name)
 }

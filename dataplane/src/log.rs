@@ -16,7 +16,11 @@ pub mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, task::Waker};
+use std::{
+    sync::Arc,
+    task::Waker,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Mutex, RwLock};
 use sluice_channel::{Epoch, Event, Filter, config::Encoding};
@@ -35,6 +39,10 @@ use crate::{
 };
 
 pub(crate) use reader::Status;
+
+/// The log of the process names an event that cannot be text, but no more than one in this time: a
+/// publisher may write nothing else.
+const INVALID_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// What subscribers watch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -110,6 +118,7 @@ pub(crate) struct Log {
     /// Names the channel in the log lines of the reader, and of reads of the store.
     span: Span,
     invalid: std::sync::atomic::AtomicU64,
+    invalid_logged: Mutex<Option<Instant>>,
 }
 
 impl Log {
@@ -131,6 +140,7 @@ impl Log {
             status: Mutex::new(Status::default()),
             span,
             invalid: std::sync::atomic::AtomicU64::new(0),
+            invalid_logged: Mutex::new(None),
         }
     }
 
@@ -175,7 +185,7 @@ impl Log {
         self.status.lock().clone()
     }
 
-    /// Payloads that were not text on a text channel since the start.
+    /// Topics that were not text, and payloads that were not on a text channel, since the start.
     #[must_use]
     pub(crate) fn invalid_payloads(&self) -> u64 {
         self.invalid.load(std::sync::atomic::Ordering::Relaxed)
@@ -371,7 +381,7 @@ impl Log {
     fn append(&self, epoch: Epoch, events: &[Event]) {
         let options = *self.options.read();
         let first = self.head.borrow().first;
-        let mut invalid = 0;
+        let (mut invalid, mut named) = (0, None);
         let next = {
             let mut rings = self.rings.write();
             for event in events {
@@ -384,7 +394,10 @@ impl Log {
                     () if event.sequence <= first => GapReason::Expired,
                     () => GapReason::Deleted,
                 };
-                invalid += u64::from(!rings.plain.append(epoch, event, options.encoding, hole));
+                if !rings.plain.append(epoch, event, options.encoding, hole) {
+                    invalid += 1;
+                    named = named.or(Some(event.sequence));
+                }
                 if let Some(ring) = &mut rings.envelope {
                     ring.append(epoch, event, options.encoding, hole);
                 }
@@ -401,7 +414,19 @@ impl Log {
             plain.next()
         };
         self.invalid.fetch_add(invalid, std::sync::atomic::Ordering::Relaxed);
+        if let Some(sequence) = named {
+            self.tell_invalid(epoch, sequence);
+        }
         self.change_head(|head| std::mem::replace(&mut head.next, next) != next);
+    }
+
+    fn tell_invalid(&self, epoch: Epoch, sequence: u64) {
+        let mut last = self.invalid_logged.lock();
+        if last.is_none_or(|last| last.elapsed() >= INVALID_LOGGED_EVERY) {
+            *last = Some(Instant::now());
+            let total = self.invalid_payloads();
+            tracing::warn!(%epoch, sequence, total, "an event that is not text; channel.invalid stands for it");
+        }
     }
 
     /// Starts a new life at `start`.

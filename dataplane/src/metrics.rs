@@ -106,7 +106,7 @@ impl Default for Metrics {
         );
         registry.register(
             "invalid_payloads",
-            "Payloads that were not text on a text channel",
+            "Events that channel.invalid stands for: payload or topic is not text",
             metrics.invalid_payloads.clone(),
         );
         registry.register(

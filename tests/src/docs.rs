@@ -13,7 +13,7 @@
 use std::path::{Path, PathBuf};
 
 /// Folders that hold nothing of the project's own.
-const NOT_OURS: &[&str] = &[".git", ".data", ".tools", "target", "node_modules"];
+const NOT_OURS: &[&str] = &[".git", ".data", ".tools", "target", "node_modules", "vendor"];
 
 /// What runs a block.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -47,7 +47,16 @@ impl NatsServer {
     /// # Panics
     /// When it does not come up.
     pub async fn start() -> Self {
-        let mut server = Self::new("nats", Vec::new());
+        Self::start_with(&[]).await
+    }
+
+    /// The same with further arguments.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_with(arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self::new("nats", arguments);
         server.launch();
         server.ready().await;
         server

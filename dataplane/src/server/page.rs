@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderValue, header};
 use serde::Serialize;
-use sluice_channel::{Cursor, Epoch, Event, config::Encoding};
+use sluice_channel::{Cursor, Epoch, Event, config::Encoding, topic};
 
 use super::{problem::Problem, query::Query};
 use crate::{
@@ -119,14 +119,16 @@ fn hole(from: u64, to: u64, head: Head) -> Gap {
 
 fn page_event(epoch: Epoch, event: &Event, encoding: Encoding) -> PageEvent {
     let base64 = || base64::engine::general_purpose::STANDARD.encode(&event.payload);
+    let (opaque, topic) = topic::shown(&event.topic);
     let (name, data) = match (encoding, std::str::from_utf8(&event.payload)) {
+        _ if opaque => (Some(frame::INVALID.to_owned()), base64()),
         (Encoding::Base64, _) => (event.name.clone(), base64()),
         (Encoding::Text, Ok(text)) => (event.name.clone(), text.to_owned()),
-        (Encoding::Text, Err(_)) => (Some("channel.invalid".to_owned()), base64()),
+        (Encoding::Text, Err(_)) => (Some(frame::INVALID.to_owned()), base64()),
     };
     PageEvent {
         id: Cursor::new(epoch, event.sequence).to_string(),
-        topic: event.topic.clone(),
+        topic: topic.to_owned(),
         time: frame::rfc3339(event.time_nanos),
         event: name,
         data,

@@ -4,7 +4,8 @@
 
 mod connect;
 pub(crate) mod delivery;
-pub(crate) mod direct;
+mod direct;
+pub(crate) mod message;
 mod run;
 mod tail;
 
@@ -14,14 +15,15 @@ use async_nats::{
     Client,
     jetstream::{
         self,
-        consumer::{AckPolicy, Consumer, DeliverPolicy, pull},
+        consumer::{AckPolicy, DeliverPolicy, pull},
     },
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::Deserialize;
 use sluice_channel::{Epoch, Event, StreamName, cursor::EPOCH_METADATA, event};
 
-use delivery::delivery;
+use delivery::{Numbers, delivery};
+use message::Stored;
 
 pub use connect::{Connection, Settings, connect};
 
@@ -38,8 +40,9 @@ const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct JetStream {
     connection: Connection,
-    context: jetstream::Context,
     stream: StreamName,
+    /// Begins the lines that the store adds to a message when it answers a direct get.
+    first_line: Arc<[u8]>,
     /// What is cut off a subject to make the topic.
     topic_prefix: Arc<str>,
     /// Start of consumer names: shows in `nats consumer ls` which pod they are of.
@@ -56,7 +59,6 @@ impl JetStream {
         topic_prefix: &str,
         instance: &str,
     ) -> Self {
-        let context = connection.context();
         let safe: String = instance
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
@@ -64,7 +66,7 @@ impl JetStream {
             .collect();
         Self {
             connection,
-            context,
+            first_line: message::first_line(stream.as_str()).into(),
             stream,
             topic_prefix: topic_prefix.into(),
             reader_name: format!("sluice_{safe}").into(),
@@ -72,40 +74,22 @@ impl JetStream {
         }
     }
 
-    fn client(&self) -> &Client {
+    fn client(&self) -> Client {
         self.connection.client()
     }
 
-    fn topic<'s>(&self, subject: &'s str) -> &'s str {
-        subject.strip_prefix(&*self.topic_prefix).unwrap_or(subject)
-    }
-
-    /// An event from a message's parts. A name that could break the frame is dropped: the caller
-    /// counts it.
-    fn event(
-        &self,
-        sequence: u64,
-        time_nanos: i64,
-        subject: &str,
-        headers: Option<&async_nats::HeaderMap>,
-        payload: bytes::Bytes,
-    ) -> Event {
-        let name = headers
-            .and_then(|h| h.get(event::NAME_HEADER))
-            .map(|v| v.as_str())
-            .filter(|name| event::check_name(name).is_ok())
-            .map(str::to_owned);
-        Event { sequence, time_nanos, topic: self.topic(subject).to_owned(), name, payload }
+    /// The event of a consumer's delivery with these numbers.
+    fn delivered(&self, numbers: Numbers, message: async_nats::Message) -> Event {
+        let subject = message.subject_bytes.as_deref().unwrap_or(message.subject.as_bytes());
+        let head = message::head(message.header_bytes.as_deref().unwrap_or_default());
+        let Numbers { sequence, time_nanos, .. } = numbers;
+        let stored = Stored { sequence, time_nanos, subject: subject.into(), head };
+        stored.event(&self.topic_prefix, message.payload)
     }
 
     /// Creates a consumer that delivers from sequence `from` on. A random end of `name` keeps one
     /// that outlived its connection from standing in the way of the next one.
-    async fn create_consumer(
-        &self,
-        name: &str,
-        description: &str,
-        from: u64,
-    ) -> Result<Consumer<pull::Config>, Error> {
+    async fn create_consumer(&self, name: &str, description: &str, from: u64) -> Result<(), Error> {
         let config = pull::Config {
             name: Some(name.to_owned()),
             description: Some(description.to_owned()),
@@ -120,11 +104,9 @@ impl JetStream {
             num_replicas: 1,
             ..Default::default()
         };
-        self.ask(
-            "CONSUMER.CREATE",
-            self.context.create_consumer_on_stream(config, self.stream.as_str()),
-        )
-        .await
+        let context = self.connection.context();
+        let created = context.create_consumer_on_stream(config, self.stream.as_str());
+        self.ask("CONSUMER.CREATE", created).await.map(drop)
     }
 
     /// The next answer to `what`. Requests in flight die with the connection: their answers would
@@ -151,8 +133,8 @@ impl JetStream {
         let source = self.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let delete =
-                    source.context.delete_consumer_from_stream(consumer, source.stream.as_str());
+                let context = source.connection.context();
+                let delete = context.delete_consumer_from_stream(consumer, source.stream.as_str());
                 let _ = tokio::time::timeout(REQUEST_TIMEOUT, delete).await;
             });
         }
@@ -160,7 +142,8 @@ impl JetStream {
 
     async fn info(&self) -> Result<Info, Error> {
         let subject = format!("STREAM.INFO.{}", self.stream);
-        match self.ask("STREAM.INFO", self.context.request(subject, &())).await? {
+        let context = self.connection.context();
+        match self.ask("STREAM.INFO", context.request(subject, &())).await? {
             InfoResponse::Ok(info) => Ok(*info),
             InfoResponse::Err { error } if error.err_code == STREAM_NOT_FOUND => {
                 Err(Error::NoStream(self.stream.to_string()))
@@ -295,8 +278,9 @@ impl JetStream {
                 headers.insert(name, value);
             }
         }
+        let context = self.connection.context();
         let publish = async {
-            self.context.publish_with_headers(append.subject, headers, append.payload).await?.await
+            context.publish_with_headers(append.subject, headers, append.payload).await?.await
         };
         match tokio::time::timeout(REQUEST_TIMEOUT * 2, publish).await {
             Ok(Ok(ack)) => Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate }),

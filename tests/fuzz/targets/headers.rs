@@ -1,7 +1,11 @@
-//! Blocks of NATS headers (ADR-4): a second reader must find the same values.
+//! Subjects and blocks of NATS headers (ADR-4), of any bytes: an event is the same from a delivery
+//! and from a direct get, and what the publisher wrote moves nothing of the store's.
+//!
+//! An input is the subject up to the first line end, and then the publisher's block.
 
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
-use sluice_dataplane::fuzz::header_value;
+use sluice_channel::event;
+use sluice_dataplane::fuzz;
 
 use crate::engine::Target;
 
@@ -11,6 +15,7 @@ pub(crate) const TARGET: Target = Target {
     valid,
     words: &[
         "NATS/1.0\r\n",
+        "NATS/1.0 404 No Messages\r\n",
         "\r\n",
         "\r",
         "\n",
@@ -18,65 +23,56 @@ pub(crate) const TARGET: Target = Target {
         ": ",
         "Event-Name",
         "Event-Name: x\r\n",
+        "Nats-Stream: orders\r\nNats-Subject: p.other\r\n",
+        "Nats-Sequence: 1\r\nNats-Time-Stamp: 2023-11-14T22:13:20.123456789Z\r\n",
         "\t",
         "é",
         "\0",
     ],
 };
 
-/// Headers that the product reads.
 const NAMES: &[&str] = &["Event-Name", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Subject", "X"];
+const SEQUENCE: u64 = 7;
 
 fn valid(rng: &mut StdRng) -> Vec<u8> {
-    let mut block = "NATS/1.0\r\n".to_owned();
+    let mut input = ["p.a", "p.eu.1", "q", "p.\u{e9}"].choose(rng).unwrap().to_string();
+    input += "\r\nNATS/1.0\r\n";
     for _ in 0..rng.random_range(0..5) {
         let name = NAMES.choose(rng).unwrap();
         let value = ["order.created", "7", "", " a b ", "größe", "a: b"].choose(rng).unwrap();
-        block += &format!("{name}:{}{value}\r\n", ["", " "].choose(rng).unwrap());
+        input += &format!("{name}:{}{value}\r\n", ["", " "].choose(rng).unwrap());
     }
-    (block + "\r\n").into_bytes()
+    (input + "\r\n").into_bytes()
 }
 
-/// Names and values in their order: after the version line, what stands before and after the first
-/// colon of a line, without the white space around.
-fn reference(block: &[u8]) -> Vec<(String, String)> {
-    let text = String::from_utf8_lossy(block);
-    let mut headers = Vec::new();
-    let mut rest = text.find("\r\n").map_or("", |end| &text[end + 2..]);
-    while !rest.is_empty() {
-        let end = rest.find("\r\n").unwrap_or(rest.len());
-        let line = &rest[..end];
-        rest = rest.get(end + 2..).unwrap_or_default();
-        if let Some(colon) = line.find(':') {
-            headers.push((line[..colon].trim().to_owned(), line[colon + 1..].trim().to_owned()));
-        }
-    }
-    headers
+/// The block of nats-server's answer to a direct get: the publisher's without its last line end,
+/// then the store's headers. A CR of the subject is shown as a blank.
+fn answer(block: &[u8], subject: &[u8]) -> Vec<u8> {
+    let mut all = match block.len() {
+        0..=2 => b"NATS/1.0\r\n".to_vec(),
+        length => block[..length - 2].to_vec(),
+    };
+    all.extend(b"Nats-Stream: orders\r\nNats-Subject: ");
+    all.extend(subject.iter().map(|byte| if *byte == b'\r' { b' ' } else { *byte }));
+    all.extend(format!("\r\nNats-Sequence: {SEQUENCE}\r\n").bytes());
+    all.extend(b"Nats-Time-Stamp: 2023-11-14T22:13:20.123456789Z\r\n");
+    all.extend(b"Nats-Num-Pending: 3\r\nNats-Last-Sequence: 6\r\n\r\n");
+    all
 }
-
-/// The client library asserts that a header has a name of visible ASCII characters and a value
-/// without line ends; a block of a publisher that does not keep to that ends the task that reads
-/// it. `true` once such blocks are read: then this target covers them too.
-const ANY_BYTES: bool = false;
 
 fn check(input: &[u8]) -> bool {
-    let headers = reference(input);
-    let is_taken = |(name, value): &(String, String)| {
-        name.chars().all(|c| c.is_ascii_graphic()) && !value.contains(['\r', '\n'])
-    };
-    if !ANY_BYTES && !headers.iter().all(is_taken) {
+    let end = input.windows(2).position(|pair| pair == b"\r\n").unwrap_or(input.len());
+    let (subject, block) = (&input[..end], input.get(end + 2..).unwrap_or_default());
+    // No broker takes such a subject.
+    if subject.is_empty() || subject.iter().any(|byte| b" \t\n\0".contains(byte)) {
         return false;
     }
-    for name in NAMES {
-        let values: Vec<_> = headers.iter().filter(|(other, _)| other == name).collect();
-        let found = header_value(input, name).map(|v| String::from_utf8_lossy(&v).into_owned());
-        // The store's own rule is the last one of a name that is repeated; the product has taken
-        // the first. Both pass until it is the last one everywhere.
-        let mut expected = [values.last(), values.first()].into_iter();
-        assert!(
-            expected.any(|header| header.map(|(_, value)| value) == found.as_ref()),
-            "{name} is {found:?} in {headers:?}"
-        );
+    let delivered = fuzz::delivered(SEQUENCE, block, subject);
+    assert_eq!(fuzz::direct(&answer(block, subject)), Some(delivered.clone()));
+    let (sequence, _, name) = delivered;
+    assert_eq!(sequence, SEQUENCE, "the store's");
+    if let Some(name) = name {
+        assert!(event::check_name(&name).is_ok(), "{name:?}");
     }
-    !headers.is_empty()
+    block.starts_with(b"NATS/1.0")
 }

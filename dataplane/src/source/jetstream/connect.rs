@@ -2,14 +2,16 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use async_nats::{Client, ConnectOptions, Event, ServerInfo, jetstream};
 use parking_lot::Mutex;
 use sluice_channel::Credentials;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::{source::REQUEST_TIMEOUT, throttle::Throttle};
 
@@ -33,10 +35,33 @@ pub struct Settings {
 
 /// A connection that mends itself and says whether it is up.
 #[derive(Debug, Clone)]
-pub struct Connection {
-    client: Arc<Client>,
+pub struct Connection(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    current: Arc<ArcSwap<Current>>,
     domain: Option<String>,
     up: watch::Receiver<bool>,
+    /// Replaces a client that has ended, for as long as the connection lives.
+    _keeper: JoinSet<()>,
+}
+
+/// The client in use, and its JetStream side.
+#[derive(Debug)]
+struct Current {
+    client: Client,
+    context: jetstream::Context,
+}
+
+impl Current {
+    fn new(client: Client, domain: Option<&str>) -> Self {
+        let mut context = match domain {
+            Some(domain) => jetstream::with_domain(client.clone(), domain),
+            None => jetstream::new(client.clone()),
+        };
+        context.set_timeout(REQUEST_TIMEOUT);
+        Self { client, context }
+    }
 }
 
 /// Longest pause between two attempts to connect; the first ones follow faster.
@@ -47,6 +72,9 @@ const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
 /// microseconds, and events that follow wait meanwhile.
 const INFO_LOOKS: u32 = 10;
 const INFO_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before a client that has ended is replaced: whatever ends each new one must not keep a
+/// processor busy.
+const REPLACE_DELAY: Duration = Duration::from_millis(500);
 
 /// Starts connecting; returns at once and goes on trying for as long as the connection lives.
 ///
@@ -57,12 +85,29 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
     let observer = Arc::new(Observer {
         urls: settings.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(","),
         up,
-        client: OnceLock::new(),
+        current: Mutex::default(),
         known: Mutex::default(),
         failures: Throttle::new(FAILURE_LOG_PERIOD),
         reports: Throttle::new(FAILURE_LOG_PERIOD),
     });
-    let observing = Arc::clone(&observer);
+    let (current, ended) = start(settings, &observer).await?;
+    let current = Arc::new(ArcSwap::new(current));
+    let mut keeper = JoinSet::new();
+    keeper.spawn(keep(settings.clone(), observer, Arc::clone(&current), ended));
+    let domain = settings.domain.clone();
+    Ok(Connection(Arc::new(Shared { current, domain, up: up_now, _keeper: keeper })))
+}
+
+/// A client, and a token that is cancelled when the client's task has ended, for whatever reason:
+/// such a client says that it is connected, and does nothing any more.
+async fn start(
+    settings: &Settings,
+    observer: &Arc<Observer>,
+) -> Result<(Arc<Current>, CancellationToken), async_nats::Error> {
+    let observing = Arc::clone(observer);
+    let ended = CancellationToken::new();
+    // The callback lives as long as the task that feeds it with events.
+    let alive = ended.clone().drop_guard();
     let mut options = match settings.credentials.clone() {
         None => ConnectOptions::new(),
         Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
@@ -81,6 +126,7 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
             Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
         })
         .event_callback(move |event| {
+            let _ = &alive;
             let observer = Arc::clone(&observing);
             async move { observer.observe(event).await }
         });
@@ -90,10 +136,34 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
     if let Some((certificate, key)) = &settings.client_certificate {
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
-    let client = Arc::new(options.connect(&settings.servers).await?);
-    // The only one to set it.
-    let _ = observer.client.set(Arc::downgrade(&client));
-    Ok(Connection { client, domain: settings.domain.clone(), up: up_now })
+    let client = options.connect(&settings.servers).await?;
+    let current = Arc::new(Current::new(client, settings.domain.as_deref()));
+    *observer.current.lock() = Arc::downgrade(&current);
+    Ok((current, ended))
+}
+
+/// Puts a new client in the place of each one that has ended.
+async fn keep(
+    settings: Settings,
+    observer: Arc<Observer>,
+    current: Arc<ArcSwap<Current>>,
+    mut ended: CancellationToken,
+) {
+    loop {
+        ended.cancelled().await;
+        observer.up.send_replace(false);
+        let urls = &observer.urls;
+        tracing::error!(urls, "the NATS client has ended; another takes its place");
+        tokio::time::sleep(REPLACE_DELAY).await;
+        match start(&settings, &observer).await {
+            Ok((client, its_end)) => {
+                current.store(client);
+                ended = its_end;
+            }
+            // Its token is cancelled, too: the next round follows.
+            Err(error) => tracing::error!(urls, %error, "cannot start a NATS client"),
+        }
+    }
 }
 
 /// Sees what happens to the connection.
@@ -102,7 +172,7 @@ struct Observer {
     urls: String,
     up: watch::Sender<bool>,
     /// Weak: the client owns the task that owns this.
-    client: OnceLock<Weak<Client>>,
+    current: Mutex<Weak<Current>>,
     /// The server of this connection, or of the last one.
     known: Mutex<ServerInfo>,
     /// Attempts to connect, one every two seconds while there is no server.
@@ -150,8 +220,8 @@ impl Observer {
     /// moment before it has the server's information.
     async fn new_server(&self) -> String {
         for _ in 0..INFO_LOOKS {
-            let client = self.client.get().and_then(Weak::upgrade);
-            let info = client.map(|client| client.server_info()).unwrap_or_default();
+            let current = self.current.lock().upgrade();
+            let info = current.map(|current| current.client.server_info()).unwrap_or_default();
             let of = |info: &ServerInfo| (info.server_id.clone(), info.client_id);
             if !info.server_id.is_empty() && of(&info) != of(&self.known.lock()) {
                 let name = info.server_name.clone();
@@ -189,36 +259,32 @@ async fn credentials(path: &Path, nonce: &[u8]) -> Result<async_nats::Auth, Stri
 }
 
 impl Connection {
-    /// The client underneath.
+    /// The client underneath, at this moment: it may be replaced by another.
     #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
+    pub fn client(&self) -> Client {
+        self.0.current.load().client.clone()
     }
 
     /// Whether there is a connection at this moment.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        *self.up.borrow()
+        *self.0.up.borrow()
     }
 
     /// Resolves when the connection goes down (at once when it is).
     pub async fn down(&self) {
-        let mut up = self.up.clone();
-        // An error means that the client is gone, which is down as well.
+        let mut up = self.0.up.clone();
+        // An error means that the keeper is gone, which is down as well.
         let _ = up.wait_for(|up| !up).await;
     }
 
     pub(super) fn context(&self) -> jetstream::Context {
-        let mut context = match &self.domain {
-            Some(domain) => jetstream::with_domain(Client::clone(&self.client), domain),
-            None => jetstream::new(Client::clone(&self.client)),
-        };
-        context.set_timeout(REQUEST_TIMEOUT);
-        context
+        self.0.current.load().context.clone()
     }
 
     pub(super) fn api_prefix(&self) -> String {
-        self.domain
+        self.0
+            .domain
             .as_ref()
             .map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
     }

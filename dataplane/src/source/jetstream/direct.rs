@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sluice_channel::Event;
 
-use super::{ApiError, JetStream, STREAM_NOT_FOUND, time_nanos};
+use super::{ApiError, JetStream, STREAM_NOT_FOUND, message, message::Stored, time_nanos};
 use crate::source::{Batch, Error, ReadLimit};
 
 /// JetStream's `no message found`.
@@ -40,33 +40,33 @@ async fn batch(source: &JetStream, request: &serde_json::Value) -> Result<Batch,
     let mut batch = Batch::default();
     loop {
         let message = source.answer(&mut answers, "a direct get").await?;
-        match message.status.map(|status| status.as_u16()) {
-            None | Some(200) => {
-                let event = event(source, &message).ok_or_else(|| {
-                    Error::Refused("a direct get answer without its headers".into())
-                })?;
-                batch.events.push(event);
+        let block = message.header_bytes.as_deref().unwrap_or_default();
+        // Not by its status first: a publisher may have written one into the message.
+        if let Some(stored) = message::direct(block, &source.first_line) {
+            let last = batch.events.last().map_or(0, |event: &Event| event.sequence);
+            if stored.sequence <= last {
+                let what = format!("sequence {} after {last} in a batch", stored.sequence);
+                return Err(Error::Refused(what));
             }
+            batch.events.push(stored.event(&source.topic_prefix, message.payload.clone()));
+            // It has no end of batch.
+            if request.get("batch").is_none() {
+                return Ok(batch);
+            }
+            continue;
+        }
+        match message.status.map(|status| status.as_u16()) {
             Some(204) => {
-                batch.more = header(&message, "Nats-Num-Pending").is_some_and(|n| n != "0");
+                let pending = message.headers.as_ref().and_then(|h| h.get("Nats-Num-Pending"));
+                batch.more = pending.is_some_and(|n| n.as_str() != "0");
                 return Ok(batch);
             }
             Some(404) => return Ok(batch),
             Some(503) => return Err(Error::NoStream(source.stream.to_string())),
             Some(_) => return Err(Error::Refused(message.description.unwrap_or_default())),
+            None => return Err(Error::Refused("a direct get answer without its headers".into())),
         }
     }
-}
-
-fn header<'m>(message: &'m async_nats::Message, name: &str) -> Option<&'m str> {
-    message.headers.as_ref()?.get(name).map(|value| value.as_str())
-}
-
-fn event(source: &JetStream, message: &async_nats::Message) -> Option<Event> {
-    let sequence = header(message, "Nats-Sequence")?.parse().ok()?;
-    let time = time_nanos(header(message, "Nats-Time-Stamp")?)?;
-    let subject = header(message, "Nats-Subject")?;
-    Some(source.event(sequence, time, subject, message.headers.as_ref(), message.payload.clone()))
 }
 
 #[derive(Deserialize)]
@@ -90,9 +90,13 @@ struct Raw {
 pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<Event>, Error> {
     let request = json!({"seq": from.max(1), "next_by_subj": ">"});
     let subject = format!("STREAM.MSG.GET.{}", source.stream);
+    let context = source.connection.context();
     let answer: MessageResponse =
-        source.ask("STREAM.MSG.GET", source.context.request(subject, &request)).await?;
+        source.ask("STREAM.MSG.GET", context.request(subject, &request)).await?;
     match (answer.message, answer.error) {
+        (Some(raw), _) if raw.subject.contains(char::REPLACEMENT_CHARACTER) => {
+            exact(source, raw.seq).await.map(Some)
+        }
         (Some(raw), _) => raw_event(source, &raw).map(Some),
         (None, Some(error)) if error.err_code == MESSAGE_NOT_FOUND => Ok(None),
         (None, Some(error)) if error.err_code == STREAM_NOT_FOUND => {
@@ -104,21 +108,24 @@ pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<
     }
 }
 
+/// The message at `sequence`, which is there: JSON shows U+FFFD for what is not UTF-8 in its
+/// subject, and two topics would be one.
+async fn exact(source: &JetStream, sequence: u64) -> Result<Event, Error> {
+    let found = batch(source, &json!({"seq": sequence})).await?.events.pop();
+    let lags = || Error::Unreachable(format!("a replica does not have message {sequence} yet"));
+    found.ok_or_else(lags)
+}
+
 fn raw_event(source: &JetStream, raw: &Raw) -> Result<Event, Error> {
     let bad = |what: &str| Error::Refused(format!("unreadable {what} in a STREAM.MSG.GET answer"));
     let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text);
     let payload = decode(&raw.data).map_err(|_| bad("payload"))?;
-    let headers = raw.hdrs.as_deref().map(decode).transpose().map_err(|_| bad("headers"))?;
-    let headers = headers.map(|bytes| parse_headers(&String::from_utf8_lossy(&bytes)));
-    let time = time_nanos(&raw.time).ok_or_else(|| bad("time"))?;
-    Ok(source.event(raw.seq, time, &raw.subject, headers.as_ref(), payload.into()))
-}
-
-/// NATS headers from their wire form (ADR-4): a version line, then `Name: value` lines.
-pub(crate) fn parse_headers(text: &str) -> async_nats::HeaderMap {
-    let mut headers = async_nats::HeaderMap::new();
-    for (name, value) in text.split("\r\n").skip(1).filter_map(|line| line.split_once(':')) {
-        headers.append(name.trim(), value.trim());
-    }
-    headers
+    let block = raw.hdrs.as_deref().map(decode).transpose().map_err(|_| bad("headers"))?;
+    let stored = Stored {
+        sequence: raw.seq,
+        time_nanos: time_nanos(&raw.time).ok_or_else(|| bad("time"))?,
+        subject: raw.subject.as_bytes().into(),
+        head: message::head(block.as_deref().unwrap_or_default()),
+    };
+    Ok(stored.event(&source.topic_prefix, payload.into()))
 }

@@ -18,7 +18,7 @@ use rand::Rng;
 use serde_json::json;
 use sluice_channel::{Epoch, Event};
 
-use super::{JetStream, delivery};
+use super::{JetStream, Numbers, delivery};
 use crate::{
     limits,
     source::{Batch, Error, ReadLimit, Source},
@@ -257,12 +257,15 @@ impl Run {
         // The server says when it ends early, but not when the bytes are used up exactly.
         while left > 0 && bytes_left > 0 {
             let message = self.source.answer(&mut self.answers, "a pull").await?;
+            // Not by its status: a publisher may have written one into the message.
+            if let Some(numbers) = message.reply.as_deref().and_then(delivery) {
+                left -= 1;
+                bytes_left = bytes_left.saturating_sub(message.length);
+                self.take(numbers, message)?;
+                continue;
+            }
             match message.status.map(|status| status.as_u16()) {
-                None => {
-                    self.take(&message)?;
-                    left -= 1;
-                    bytes_left = bytes_left.saturating_sub(message.length);
-                }
+                None => return Err(Error::TailEnded("a delivery without its numbers".into())),
                 // What is left of the pull before.
                 Some(_) if message.subject.as_str() != reply => {}
                 // No more events, or none that is small enough.
@@ -274,28 +277,16 @@ impl Run {
         Ok(())
     }
 
-    fn take(&mut self, message: &Message) -> Result<(), Error> {
-        let delivery = message
-            .reply
-            .as_deref()
-            .and_then(delivery)
-            .ok_or_else(|| Error::TailEnded("a delivery without its numbers".into()))?;
-        if delivery.delivery_sequence != self.delivered + 1 {
+    fn take(&mut self, numbers: Numbers, message: Message) -> Result<(), Error> {
+        if numbers.delivery_sequence != self.delivered + 1 {
             return Err(Error::TailEnded(format!(
                 "delivery {} came where {} was due",
-                delivery.delivery_sequence,
+                numbers.delivery_sequence,
                 self.delivered + 1
             )));
         }
-        (self.delivered, self.more) = (delivery.delivery_sequence, delivery.pending > 0);
-        let (sequence, time_nanos) = (delivery.sequence, delivery.time_nanos);
-        self.surplus.push_back(self.source.event(
-            sequence,
-            time_nanos,
-            &message.subject,
-            message.headers.as_ref(),
-            message.payload.clone(),
-        ));
+        (self.delivered, self.more) = (numbers.delivery_sequence, numbers.pending > 0);
+        self.surplus.push_back(self.source.delivered(numbers, message));
         Ok(())
     }
 }
