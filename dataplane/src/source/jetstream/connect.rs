@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,7 @@ pub struct Connection {
     client: Client,
     domain: Option<String>,
     up: watch::Receiver<bool>,
+    number: Arc<AtomicU64>,
 }
 
 /// Longest pause between two attempts to connect; the first ones follow faster.
@@ -48,6 +52,8 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Error> {
     let (set_up, up) = watch::channel(false);
     let set_up = Arc::new(set_up);
+    let number = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&number);
     let mut options = match settings.credentials.clone() {
         None => ConnectOptions::new(),
         Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
@@ -66,6 +72,9 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
             Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
         })
         .event_callback(move |event| {
+            if matches!(event, Event::Connected) {
+                count.fetch_add(1, Relaxed);
+            }
             let set_up = Arc::clone(&set_up);
             async move { observe(&set_up, &event) }
         });
@@ -76,7 +85,7 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     let client = options.connect(&settings.servers).await?;
-    Ok(Connection { client, domain: settings.domain.clone(), up })
+    Ok(Connection { client, domain: settings.domain.clone(), up, number })
 }
 
 fn observe(up: &watch::Sender<bool>, event: &Event) {
@@ -123,6 +132,12 @@ impl Connection {
     #[must_use]
     pub fn is_up(&self) -> bool {
         *self.up.borrow()
+    }
+
+    /// How often it was made: answers over different ones may be of different servers.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number.load(Relaxed)
     }
 
     /// Resolves when the connection goes down (at once when it is).
