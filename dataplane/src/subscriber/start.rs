@@ -75,19 +75,13 @@ pub async fn resolve(
         return Ok(place);
     }
     Ok(match start {
-        Start::After(cursor) => {
-            // Another pod may be ahead of this one: only the store can say that there is no such
-            // event.
-            let state = channel.log().source().state().await?;
-            if state.epoch == epoch && cursor.sequence <= state.last {
-                after(*cursor)
-            } else {
-                after_gap(channel, head, GapReason::Unknown)
-            }
-        }
-        Start::Since(time) => {
-            fresh(channel.log().source().first_since(*time).await?.unwrap_or(head.next))
-        }
+        // Another pod may be ahead of this one: only the store can say that there is no such event,
+        // and has to prove it.
+        Start::After(cursor) => match channel.log().reaches(epoch, cursor.sequence).await? {
+            true => after(*cursor),
+            false => after_gap(channel, head, GapReason::Unknown),
+        },
+        Start::Since(time) => fresh(channel.log().since(*time).await?),
         Start::Last(count) => {
             fresh(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?)
         }
