@@ -10,12 +10,15 @@
 mod cluster;
 mod console;
 mod cursor;
+mod cut_off;
 mod drain;
 mod fanout;
 mod filter;
 mod http;
 mod metrics;
+mod newest_deleted;
 mod outage;
+mod page_holes;
 mod payload;
 mod publish;
 mod reload;
