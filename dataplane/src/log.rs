@@ -7,7 +7,9 @@
 //! ```
 //! Invariant: no I/O here beyond the `Source` (held by `tests/tidy`).
 
+mod absence;
 mod history;
+mod marks;
 mod reader;
 mod ring;
 mod room;
@@ -28,14 +30,16 @@ use tokio::sync::watch;
 use tracing::{Instrument, Span};
 
 use self::{
-    history::{History, Scope, is_of},
+    absence::missing,
+    history::{History, Scope},
+    marks::Marks,
     ring::Ring,
     segment::{Segment, Slice},
 };
 use crate::{
     frame::{Dialect, Gap, GapReason},
     limits,
-    source::{Error, ReadLimit, Source},
+    source::{Error, Source, proof::Proofs},
 };
 
 pub(crate) use reader::Status;
@@ -108,8 +112,12 @@ struct Rings {
 #[derive(Debug)]
 pub(crate) struct Log {
     source: Arc<dyn Source>,
+    /// What the store says is not there has to be proven.
+    proofs: Arc<Proofs>,
     options: RwLock<Options>,
     rings: RwLock<Rings>,
+    /// What the stream is known again by after an interruption.
+    marks: Mutex<Marks>,
     history: History,
     head: watch::Sender<Head>,
     /// Woken when the head changes: threads that cannot wait for the watch.
@@ -126,9 +134,16 @@ impl Log {
     /// `span`.
     #[must_use]
     pub(crate) fn new(source: Arc<dyn Source>, options: Options, span: Span) -> Self {
+        let proofs = Arc::new(Proofs::new(Arc::clone(&source)));
         Self {
-            history: History::new(Arc::clone(&source), options.cache_bytes / 2),
+            history: History::new(
+                Arc::clone(&source),
+                Arc::clone(&proofs),
+                options.cache_bytes / 2,
+            ),
             source,
+            proofs,
+            marks: Mutex::default(),
             options: RwLock::new(options),
             rings: RwLock::new(Rings {
                 life: 0,
@@ -286,26 +301,6 @@ impl Log {
         Ok(Some((segment, if asked { Origin::Store } else { Origin::Memory })))
     }
 
-    /// Events as the store has them from `position` up to the head, at least one if there is one.
-    /// Not cached.
-    ///
-    /// # Errors
-    /// The store's.
-    pub(crate) async fn events(&self, position: u64) -> Result<Vec<Event>, Error> {
-        let head = self.head_now();
-        let last = head.next.saturating_sub(1);
-        let Some(epoch) = head.epoch.filter(|_| position <= last) else { return Ok(Vec::new()) };
-        let count = (last + 1 - position).min(limits::PAGE_EVENTS as u64);
-        let limit = ReadLimit { events: count, bytes: limits::SEGMENT_BYTES };
-        let (mut events, proven) =
-            self.history.events(position, limit).instrument(self.span.clone()).await?;
-        if !is_of(proven, epoch)? {
-            self.history.check_epoch(epoch).instrument(self.span.clone()).await?;
-        }
-        events.retain(|event| event.sequence <= last);
-        Ok(events)
-    }
-
     /// Where the newest `count` events that pass `filter` start; the head when there are none.
     /// Looks back over at most [`limits::LAST_SCAN_EVENTS`].
     ///
@@ -389,11 +384,7 @@ impl Log {
                 if event.sequence < next {
                     continue;
                 }
-                let hole = match () {
-                    () if options.compacted => GapReason::Compacted,
-                    () if event.sequence <= first => GapReason::Expired,
-                    () => GapReason::Deleted,
-                };
+                let hole = missing(options.compacted, event.sequence - 1, first);
                 if !rings.plain.append(epoch, event, options.encoding, hole) {
                     invalid += 1;
                     named = named.or(Some(event.sequence));
@@ -413,6 +404,9 @@ impl Log {
             }
             plain.next()
         };
+        if let Some(last) = events.last() {
+            self.marks.lock().note(last.sequence, last.time_nanos);
+        }
         self.invalid.fetch_add(invalid, std::sync::atomic::Ordering::Relaxed);
         if let Some(sequence) = named {
             self.tell_invalid(epoch, sequence);
@@ -434,6 +428,7 @@ impl Log {
         let life = self.head.borrow().life + 1;
         *self.rings.write() =
             Rings { life, plain: Ring::new(Dialect::Plain, start), envelope: None };
+        *self.marks.lock() = Marks::default();
         self.history.clear();
         self.change_head(|head| {
             *head =

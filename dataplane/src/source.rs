@@ -4,8 +4,12 @@
 
 pub mod jetstream;
 pub mod memory;
+pub mod proof;
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -20,6 +24,37 @@ pub struct StreamState {
     pub first: u64,
     /// Highest sequence ever given out; 0 before the first.
     pub last: u64,
+    /// Which leader says so, and whether others still follow it.
+    pub lead: Lead,
+}
+
+/// The leader behind an answer. A leader that is cut off from its cluster goes on answering for a
+/// minute; what tells it from a real one is when the replicas were last heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lead {
+    /// Stands for the leader's name and the connection that its answer came over.
+    pub id: u64,
+    /// How long ago so many replicas were heard by it that they are, with itself, a majority. Zero
+    /// where one replica is all there is; `Duration::MAX` where no leader is known.
+    pub unheard: Duration,
+}
+
+impl Lead {
+    /// The leader `name` of a stream whose other replicas it heard so long ago, over the
+    /// connection of this number.
+    #[must_use]
+    pub fn new(name: Option<&str>, connection: u64, mut heard: Vec<Duration>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (name, connection).hash(&mut hasher);
+        heard.sort_unstable();
+        // Of R replicas, ⌊R/2⌋ beside the leader are a majority with it.
+        let unheard = match (name, heard.len().div_ceil(2)) {
+            (None, _) => Duration::MAX,
+            (Some(_), 0) => Duration::ZERO,
+            (Some(_), needed) => heard[needed - 1],
+        };
+        Self { id: hasher.finish(), unheard }
+    }
 }
 
 /// One event as the tail delivers it.
@@ -116,7 +151,8 @@ pub trait Source: Send + Sync + 'static {
     /// Events from `from` on. Any replica may answer, also one that lags: an early end is no proof
     /// of absence.
     fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>>;
-    /// The first event at or after `from` by the leader's word; `None` = there is none.
+    /// The first event at or after `from` by the leader's word; `None` = it knows of none, which
+    /// is no proof while it may be cut off: see [`proof`].
     fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>>;
     /// Sequence of the first event stored at or after `time_nanos` (Unix time); `None` = none yet.
     fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>>;

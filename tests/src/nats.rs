@@ -1,6 +1,8 @@
 //! Real nats-servers with JetStream, streams with the settings that the operator gives them, and a
 //! fast publisher.
 
+pub mod cut;
+
 use std::{
     collections::BTreeMap,
     process::Command,

@@ -10,6 +10,7 @@
 mod any_bytes;
 mod console;
 mod cursor;
+mod cut_off;
 mod drain;
 mod fanout;
 mod filter;
@@ -18,7 +19,9 @@ mod history;
 mod http;
 mod metrics;
 mod nats_cluster;
+mod newest_deleted;
 mod outage;
+mod page_holes;
 mod payload;
 mod publish;
 mod reload;

@@ -8,13 +8,16 @@ use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache, sync::DefaultLifecycle,
 };
 use sluice_channel::{Epoch, Event, config::Encoding};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 
-use super::{room::Room, segment::Segment};
+use super::{absence::missing, room::Room, segment::Segment};
 use crate::{
     frame::{Dialect, GapReason},
     limits,
-    source::{Batch, Error, ReadLimit, Source},
+    source::{Batch, Error, ReadLimit, Source, proof::Proofs},
 };
 
 /// Reads of the store at the same time, per channel and pod: replays share them and leave the
@@ -31,6 +34,9 @@ const LAG_PAUSE: Duration = Duration::from_millis(50);
 struct Key {
     life: u64,
     dialect: Dialect,
+    /// How payloads and holes were encoded (base64, compacted): a read that was under way when that
+    /// changed is of the old rule, and is not found by the new one.
+    rule: (bool, bool),
     start: u64,
 }
 
@@ -60,10 +66,18 @@ pub(super) struct Scope {
     pub(super) last: u64,
 }
 
+impl Scope {
+    fn key(&self, start: u64) -> Key {
+        let rule = (self.encoding == Encoding::Base64, self.compacted);
+        Key { life: self.life, dialect: self.dialect, rule, start }
+    }
+}
+
 /// Cached segments of the past.
 #[derive(Debug)]
 pub(super) struct History {
     source: Arc<dyn Source>,
+    proofs: Arc<Proofs>,
     cache: Cache<Key, Arc<Segment>, Cost>,
     /// Memory of all its segments, cached or still held by a subscriber.
     room: Arc<Room>,
@@ -100,7 +114,7 @@ impl std::fmt::Debug for dyn Source {
 impl History {
     /// A history over `source` that caches up to `capacity` bytes.
     #[must_use]
-    pub(super) fn new(source: Arc<dyn Source>, capacity: u64) -> Self {
+    pub(super) fn new(source: Arc<dyn Source>, proofs: Arc<Proofs>, capacity: u64) -> Self {
         let items = usize::try_from(capacity / (64 * 1024)).unwrap_or(usize::MAX).max(16);
         // One shard: a shard takes no entry larger than its own share of the capacity.
         let cache = match OptionsBuilder::new()
@@ -122,6 +136,7 @@ impl History {
         let room = Room::new(room_beside(capacity));
         Self {
             source,
+            proofs,
             cache,
             room,
             reads: Semaphore::new(CONCURRENT_READS),
@@ -143,7 +158,7 @@ impl History {
 
     /// Says that `start`, where a segment ends that is being read now, will be asked for next.
     pub(super) fn expect(&self, scope: Scope, start: u64) {
-        if self.cache.peek(&Key { life: scope.life, dialect: scope.dialect, start }).is_none() {
+        if self.cache.peek(&scope.key(start)).is_none() {
             let _ = self.ahead.try_send((scope, start));
         }
     }
@@ -164,8 +179,7 @@ impl History {
     pub(super) fn cached(&self, scope: Scope, from: u64) -> Option<Arc<Segment>> {
         let mut start = from - from % limits::SEGMENT_SEQUENCES;
         loop {
-            let segment =
-                self.cache.get(&Key { life: scope.life, dialect: scope.dialect, start })?;
+            let segment = self.cache.get(&scope.key(start))?;
             if segment.covers(from) {
                 return Some(segment);
             }
@@ -189,7 +203,7 @@ impl History {
         let mut start = from - from % limits::SEGMENT_SEQUENCES;
         let mut asked = false;
         loop {
-            let key = Key { life: scope.life, dialect: scope.dialect, start };
+            let key = scope.key(start);
             let read = async {
                 asked = true;
                 self.read(scope, start).await
@@ -222,7 +236,7 @@ impl History {
                 events: to + 1 - segment.end(),
                 bytes: limits::SEGMENT_BYTES - segment.bytes(),
             };
-            let (events, epoch) = self.events(segment.end(), limit).await?;
+            let (events, epoch) = self.events(segment.end(), limit, scope.last).await?;
             proven &= is_of(epoch, scope.epoch)?;
             if events.is_empty() {
                 let reason = self.hole_reason(scope, to, &mut first).await?;
@@ -254,17 +268,18 @@ impl History {
     /// Makes sure that what was just read is of `epoch`: the stream may have been recreated before
     /// the reader has noticed. Epochs do not come back, so asking *after* the read is proof.
     pub(super) async fn check_epoch(&self, epoch: Epoch) -> Result<(), Error> {
-        let now = self.source.state().await?.epoch;
+        let now = self.proofs.state().await?.state.epoch;
         if now == epoch { Ok(()) } else { Err(Error::TailEnded("the stream was recreated".into())) }
     }
 
-    /// Events from `next` on, at least one unless the leader says that there is none, and their
-    /// epoch where that is known. A replica may lag, so its silence is no proof: it is asked again,
-    /// then the leader is.
+    /// Events from `next` on, at least one unless there is none, and their epoch where that is
+    /// known. A replica may lag, so its silence is no proof: it is asked again, then the leader is,
+    /// which has to reach `known`, a sequence that was given out, and to prove that it leads.
     pub(super) async fn events(
         &self,
         next: u64,
         limit: ReadLimit,
+        known: u64,
     ) -> Result<(Vec<Event>, Option<Epoch>), Error> {
         for attempt in 0..=LAG_RETRIES {
             if attempt > 0 {
@@ -276,7 +291,18 @@ impl History {
                 return Ok((events, epoch));
             }
         }
-        Ok((self.source.read_leader(next).await?.into_iter().collect(), None))
+        let leader = self.proofs.state().await?.state;
+        if leader.last < known {
+            return Err(behind(leader.last, known));
+        }
+        if let Some(event) = self.source.read_leader(next).await? {
+            return Ok((vec![event], None));
+        }
+        let proven = self.proofs.prove(leader.lead, Instant::now()).await?;
+        if proven.last < known {
+            return Err(behind(proven.last, known));
+        }
+        Ok((Vec::new(), Some(proven.epoch)))
     }
 
     /// Why the sequences up to `to` are missing; asks the store for its first one at most once per
@@ -287,13 +313,15 @@ impl History {
         to: u64,
         first: &mut Option<u64>,
     ) -> Result<GapReason, Error> {
-        if scope.compacted {
-            return Ok(GapReason::Compacted);
-        }
         let first = match *first {
             Some(first) => first,
-            None => *first.insert(self.source.state().await?.first),
+            None if scope.compacted => 0,
+            None => *first.insert(self.proofs.state().await?.state.first),
         };
-        Ok(if to < first { GapReason::Expired } else { GapReason::Deleted })
+        Ok(missing(scope.compacted, to, first))
     }
+}
+
+fn behind(last: u64, known: u64) -> Error {
+    Error::Unreachable(format!("it is at {last}, but {known} is known to exist"))
 }

@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::Log;
 use crate::{
-    source::{Delivery, Error, StreamState, Tail},
+    source::{Delivery, Error, StreamState, Tail, proof::Asked},
     throttle::Throttle,
 };
 
@@ -29,9 +29,12 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Subscribers hear of an interruption that lasts longer than this; a change of leader is over
 /// sooner.
 const DEGRADED_AFTER: Duration = Duration::from_secs(2);
-/// A store that seems to have moved back is believed after this long: a new leader may not have
-/// applied all that it has.
+/// A store that seems to have moved back is believed when it was proven to be behind for this long:
+/// a new leader may not have applied all that it has.
 const MOVED_BACK_AFTER: Duration = Duration::from_secs(6);
+/// How soon after its opening a tail that has not come to the head is looked at: the newest events
+/// may be deleted.
+const FIRST_CHECK: Duration = Duration::from_millis(500);
 /// A tail that ended sooner than this was no success: the next attempt waits.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// Longest pause between attempts.
@@ -71,14 +74,25 @@ struct Reader {
     /// The log is warm once it has passed this sequence.
     warm_target: u64,
     failing_since: Option<Instant>,
+    /// By which leader's word the store is behind what was read from it, and since when.
+    behind: Option<(u64, Instant)>,
     attempts: u32,
     interruptions: Throttle,
 }
 
-/// A question to the store under way: the head when it was asked, and the answer.
-type Probe<'a> = BoxFuture<'a, (u64, Result<StreamState, Error>)>;
+/// What the store says of where it stands.
+struct Standing {
+    /// The head when it was asked.
+    asked_at: u64,
+    state: StreamState,
+    /// It is proven that there is nothing from `asked_at` to `state.last`: it was deleted.
+    is_end: bool,
+}
 
-async fn answer_of(probe: &mut Option<Probe<'_>>) -> (u64, Result<StreamState, Error>) {
+/// A question to the store under way.
+type Probe<'a> = BoxFuture<'a, Result<Standing, Error>>;
+
+async fn answer_of(probe: &mut Option<Probe<'_>>) -> Result<Standing, Error> {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
@@ -93,12 +107,38 @@ impl Log {
             log: self,
             warm_target: 0,
             failing_since: None,
+            behind: None,
             attempts: 0,
             interruptions: Throttle::new(INTERRUPTION_LOG_PERIOD),
         };
         // Cancelled as a whole: every await in it may be dropped.
         let both = futures::future::join(reader.run(), log.history.read_ahead());
         let _ = cancel.run_until_cancelled(both.instrument(log.span.clone())).await;
+    }
+}
+
+impl Log {
+    /// Asks where the store stands; where that is beyond a tail that has nothing more to deliver,
+    /// also whether anything is there at all.
+    async fn standing(&self) -> Result<Standing, Error> {
+        let asked_at = self.head_now().next;
+        let asked = self.proofs.state().await?;
+        let state = asked.state;
+        let waits = || state.last >= asked_at && self.head_now().next == asked_at;
+        let is_end = waits() && self.is_end(asked, asked_at).await.unwrap_or_default() && waits();
+        Ok(Standing { asked_at, state, is_end })
+    }
+
+    /// Whether it is proven that there is nothing from `next` to the end of the stream.
+    async fn is_end(&self, asked: Asked, next: u64) -> Result<bool, Error> {
+        let Asked { state, .. } = asked;
+        let newer = self.source.read_leader(next).await?;
+        if newer.is_some_and(|event| event.sequence <= state.last) {
+            // It is there: the tail is late.
+            return Ok(false);
+        }
+        let now = self.proofs.prove(state.lead, Instant::now()).await?;
+        Ok(now.epoch == state.epoch && now.last >= state.last)
     }
 }
 
@@ -128,54 +168,75 @@ impl Reader {
         }
     }
 
-    /// Finds out where the store stands and opens a tail at the log's own position.
+    /// Finds out where the store stands and opens a tail at the log's own position. A new life begins only
+    /// with a tail that is open: a leader that is cut off cannot open one for long.
     async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
-        let state = self.log.source.state().await?;
+        let asked = self.log.proofs.state().await?;
         if self.log.status.lock().activity == Activity::Interrupted {
             self.set(Activity::Reconciling, None);
         }
-        self.reconcile(state)?;
-        let tail = self.log.source.tail(self.log.head_now().next).await?;
+        let new_life = self.is_another(asked).await?;
+        let state = asked.state;
+        let start = (state.last + 1).saturating_sub(WARM_SEQUENCES).max(state.first).max(1);
+        let from = if new_life { start } else { self.log.head_now().next };
+        let tail = self.log.source.tail(from).await?;
+        if new_life {
+            self.behind = None;
+            self.log.begin(state.epoch, state.first, start);
+        } else {
+            self.log.change_head(|h| std::mem::replace(&mut h.first, state.first) != state.first);
+        }
+        self.warm_target = state.last;
         Ok((state.epoch, tail))
     }
 
-    /// Decides whether the stream is still the one that the log is of.
-    fn reconcile(&mut self, state: StreamState) -> Result<(), Error> {
+    /// Decides whether the stream is another one than the log is of: recreated, behind what was
+    /// read from it, or set back and filled again.
+    async fn is_another(&mut self, asked: Asked) -> Result<bool, Error> {
+        let Asked { at, state } = asked;
         let head = self.log.head_now();
-        let same = head.epoch == Some(state.epoch);
-        if same && state.last + 1 < head.next {
-            let failing = self.failing_since.map_or(Duration::ZERO, |since| since.elapsed());
-            if failing < MOVED_BACK_AFTER {
-                return Err(Error::Unreachable(format!(
-                    "it is at {} but {} was read from it",
-                    state.last,
-                    head.next - 1
-                )));
-            }
-            tracing::warn!(
-                last = state.last,
-                read = head.next - 1,
-                "the stream has moved back: a new life begins"
-            );
+        let Some(epoch) = head.epoch else { return Ok(true) };
+        if epoch != state.epoch {
+            self.log.proofs.prove(state.lead, at).await?;
+            tracing::warn!(epoch = %state.epoch, "the stream was recreated: a new life begins");
+            return Ok(true);
         }
-        if same && state.last + 1 >= head.next {
-            self.log.change_head(|h| std::mem::replace(&mut h.first, state.first) != state.first);
-        } else {
-            if !same && head.epoch.is_some() {
-                tracing::warn!(epoch = %state.epoch, "the stream was recreated: a new life begins");
-            }
-            let start = (state.last + 1).saturating_sub(WARM_SEQUENCES).max(state.first).max(1);
-            self.log.begin(state.epoch, state.first, start);
+        if state.last + 1 < head.next {
+            return self.has_moved_back(asked, head.next - 1).await.map(|()| true);
         }
-        self.warm_target = state.last;
+        self.behind = None;
+        if self.log.is_set_back(state).await? {
+            tracing::warn!("the stream was set back and filled again: a new life begins");
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Whether the store was proven to be behind `read` for long enough, by one leader over one
+    /// connection; an error until then.
+    async fn has_moved_back(&mut self, asked: Asked, read: u64) -> Result<(), Error> {
+        let Asked { at, state } = asked;
+        let by = state.lead.id;
+        let since = match self.behind {
+            Some((leader, since)) if leader == by => since,
+            _ => at,
+        };
+        self.behind = None;
+        self.log.proofs.prove(state.lead, at).await?;
+        self.behind = Some((by, since));
+        if since.elapsed() < MOVED_BACK_AFTER {
+            let last = state.last;
+            return Err(Error::Unreachable(format!("it is at {last} but {read} was read from it")));
+        }
+        tracing::warn!(last = state.last, read, "the stream has moved back: a new life begins");
         Ok(())
     }
 
     /// Feeds the log from `tail` until something is wrong with it.
     async fn follow(&mut self, epoch: Epoch, mut tail: Box<dyn Tail>) -> Error {
-        let source = Arc::clone(&self.log.source);
+        let log = Arc::clone(&self.log);
         let mut expected = 1;
-        let mut check = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        let mut check = tokio::time::interval_at(Instant::now() + FIRST_CHECK, CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probe: Option<Probe<'_>> = None;
         let mut stalled_at = None;
@@ -184,26 +245,23 @@ impl Reader {
             tokio::select! {
                 biased;
                 first = tail.next() => {
-                    if let Err(error) = self.take(epoch, first, &mut *tail, &mut expected) {
+                    if let Err(error) = self.take(epoch, first, &mut *tail, &mut expected).await {
                         return error;
                     }
                 }
-                (asked_at, answer) = answer_of(&mut probe) => {
+                answer = answer_of(&mut probe) => {
                     probe = None;
-                    if let Err(error) = self.probed(epoch, asked_at, answer, &mut stalled_at) {
+                    if let Err(error) = self.probed(epoch, answer, &mut stalled_at) {
                         return error;
                     }
                 }
-                _ = check.tick() => {
-                    let asked_at = self.log.head_now().next;
-                    probe = Some(source.state().map(move |state| (asked_at, state)).boxed());
-                }
+                _ = check.tick(), if probe.is_none() => probe = Some(log.standing().boxed()),
             }
         }
     }
 
     /// Appends a delivery, and the deliveries that wait behind it.
-    fn take(
+    async fn take(
         &mut self,
         epoch: Epoch,
         first: Result<Delivery, Error>,
@@ -230,6 +288,11 @@ impl Reader {
                 delivery = tail.next().now_or_never();
             }
         }
+        if self.log.is_torn(&events) {
+            // Whether it went from the front is what the reason of the hole depends on.
+            let first = self.log.proofs.state().await?.state.first;
+            self.log.change_head(|head| std::mem::replace(&mut head.first, first) != first);
+        }
         if !events.is_empty() {
             self.log.append(epoch, &events);
             self.note_progress();
@@ -239,14 +302,13 @@ impl Reader {
 
     /// Judges the store's answer to "where do you stand?".
     fn probed(
-        &self,
+        &mut self,
         epoch: Epoch,
-        asked_at: u64,
-        answer: Result<StreamState, Error>,
+        answer: Result<Standing, Error>,
         stalled_at: &mut Option<u64>,
     ) -> Result<(), Error> {
-        let state = match answer {
-            Ok(state) => state,
+        let Standing { asked_at, state, is_end } = match answer {
+            Ok(standing) => standing,
             // The tail says itself when it is broken; a late answer to one probe is no reason to
             // give it up.
             Err(error @ Error::NoStream(_)) => return Err(error),
@@ -255,7 +317,6 @@ impl Reader {
                 return Ok(());
             }
         };
-        let head = self.log.head_now();
         if state.epoch != epoch {
             return Err(Error::TailEnded("the stream was recreated".into()));
         }
@@ -263,6 +324,10 @@ impl Reader {
             return Err(Error::TailEnded("the stream has moved back".into()));
         }
         self.log.change_head(|h| std::mem::replace(&mut h.first, state.first) != state.first);
+        if is_end && self.log.end_at(asked_at, state) {
+            self.note_progress();
+        }
+        let head = self.log.head_now();
         let stalled = head.next == asked_at && state.last >= head.next;
         self.log.status.lock().lag = (state.last + 1).saturating_sub(head.next);
         if stalled && *stalled_at == Some(head.next) {

@@ -51,13 +51,23 @@ impl Ring {
         hole: GapReason,
     ) -> bool {
         let valid = self.open.append(epoch, event, self.dialect, encoding, hole);
+        self.seal_full();
+        valid
+    }
+
+    /// Moves `next` to `sequence`: what is between is missing.
+    pub(super) fn skip_to(&mut self, sequence: u64, reason: GapReason) {
+        self.open.skip_to(sequence, reason);
+        self.seal_full();
+    }
+
+    fn seal_full(&mut self) {
         if self.open.is_full() {
             let next = self.open.end();
             let sealed = std::mem::replace(&mut self.open, Segment::open(next)).seal();
             self.sealed_cost += sealed.cost();
             self.sealed.push_back(sealed);
         }
-        valid
     }
 
     /// Lets go of the oldest segments until at most `capacity` bytes are held (the open one always

@@ -1,3 +1,5 @@
+mod absence;
+
 use std::time::Duration;
 
 use proptest::prelude::*;

@@ -12,6 +12,7 @@ use crate::{
     frame::{self, Gap, GapReason},
     limits,
     log::Head,
+    source::REQUEST_TIMEOUT,
     subscriber,
 };
 
@@ -51,11 +52,12 @@ pub(super) async fn page(channel: &Channel, query: &Query) -> Result<Response, P
         subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch)
             .await
             .map_err(unavailable)?;
+    let head = caught_up(channel, head, start.position).await?;
     let mut page =
         collect(channel, query, head, epoch, start.position).await.map_err(unavailable)?;
-    if start.gap.is_some() || start.lossless {
-        page.gap = start.gap;
-    }
+    // A reader that begins anew has missed nothing before the first event.
+    let is_loss = |gap: &Gap| gap.reason == GapReason::Compacted || !start.lossless;
+    page.gap = start.gap.or(page.gap.filter(is_loss));
     if let Some(gap) = page.gap {
         channel.metrics().gap(gap.reason);
     }
@@ -70,6 +72,17 @@ pub(super) async fn page(channel: &Channel, query: &Query) -> Result<Response, P
     Ok((headers, body).into_response())
 }
 
+/// The head once it is at `position`, which the store has come to: before, this pod cannot say
+/// whether there is more.
+async fn caught_up(channel: &Channel, head: Head, position: u64) -> Result<Head, Problem> {
+    let mut heads = channel.log().head();
+    let reached = heads.wait_for(|now| now.life != head.life || now.next >= position);
+    match tokio::time::timeout(REQUEST_TIMEOUT, reached).await {
+        Ok(Ok(now)) if now.life == head.life => Ok(*now),
+        _ => Err(Problem::unavailable("this pod has not come to that event yet")),
+    }
+}
+
 async fn collect(
     channel: &Channel,
     query: &Query,
@@ -78,23 +91,21 @@ async fn collect(
     start: u64,
 ) -> Result<Page, crate::source::Error> {
     let config = channel.config();
+    let compacted = config.stream.compacted;
     let mut position = start;
     let mut events = Vec::new();
     let mut bytes = 0;
     let mut gap = None;
     'pages: while position < head.next && position - start < SCAN_EVENTS {
-        let batch = channel.log().events(position).await?;
-        if batch.is_empty() {
-            position = head.next;
-            break;
-        }
-        for event in batch {
-            if position == start && event.sequence > position && !config.stream.compacted {
-                gap = Some(hole(position, event.sequence - 1, head));
-            }
-            if event.sequence >= head.next {
-                position = head.next;
-                break 'pages;
+        let stretch = channel.log().events(position).await?;
+        for event in stretch.events.iter().take_while(|event| event.sequence < head.next) {
+            if event.sequence > position {
+                // The next page begins with it: its `gap` says what comes before its events.
+                if position > start && !compacted {
+                    break 'pages;
+                }
+                add_hole(&mut gap, position, event.sequence - 1, head, compacted);
+                position = event.sequence;
             }
             if query.request.filter.matches(&event.topic) {
                 if events.len() >= query.limit
@@ -103,18 +114,35 @@ async fn collect(
                     break 'pages;
                 }
                 bytes += event.payload.len();
-                events.push(page_event(epoch, &event, config.delivery.encoding));
+                events.push(page_event(epoch, event, config.delivery.encoding));
             }
             position = event.sequence + 1;
+        }
+        let end = stretch.end.min(head.next);
+        if end > position {
+            if position > start && !compacted {
+                break;
+            }
+            add_hole(&mut gap, position, end - 1, head, compacted);
+            position = end;
         }
     }
     let next = Cursor::new(epoch, position.saturating_sub(1)).to_string();
     Ok(Page { events, next, up_to_date: position >= head.next, gap })
 }
 
-fn hole(from: u64, to: u64, head: Head) -> Gap {
-    let reason = if to < head.first { GapReason::Expired } else { GapReason::Deleted };
-    Gap { from: Some(from), to: Some(to), missed: Some(to + 1 - from), reason }
+/// Names what is missing from `from` to `to`; compaction leaves many holes, and one gap names all of
+/// a page's.
+fn add_hole(gap: &mut Option<Gap>, from: u64, to: u64, head: Head, compacted: bool) {
+    let reason = match () {
+        () if compacted => GapReason::Compacted,
+        () if to < head.first => GapReason::Expired,
+        () => GapReason::Deleted,
+    };
+    let before = gap.and_then(|gap| gap.missed).unwrap_or_default();
+    let from_first = gap.and_then(|gap| gap.from).unwrap_or(from);
+    let missed = before + to + 1 - from;
+    *gap = Some(Gap { from: Some(from_first), to: Some(to), missed: Some(missed), reason });
 }
 
 fn page_event(epoch: Epoch, event: &Event, encoding: Encoding) -> PageEvent {

@@ -28,7 +28,7 @@ use message::Stored;
 pub use connect::{Connection, Settings, connect};
 
 use super::{
-    Append, Appended, Batch, Error, REQUEST_TIMEOUT, ReadLimit, Source, StreamState, Tail,
+    Append, Appended, Batch, Error, Lead, REQUEST_TIMEOUT, ReadLimit, Source, StreamState, Tail,
 };
 
 /// JetStream's `stream not found`.
@@ -198,6 +198,23 @@ struct Info {
     created: String,
     config: InfoConfig,
     state: InfoState,
+    /// Not there on a server of its own.
+    cluster: Option<InfoCluster>,
+}
+
+#[derive(Deserialize)]
+struct InfoCluster {
+    /// Empty while there is none.
+    leader: Option<String>,
+    #[serde(default)]
+    replicas: Option<Vec<InfoReplica>>,
+}
+
+/// One of the others.
+#[derive(Deserialize)]
+struct InfoReplica {
+    /// Time since it was last heard of, nanoseconds.
+    active: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -225,7 +242,8 @@ impl Source for JetStream {
             let first = if messages == 0 { last_seq + 1 } else { first_seq };
             let epoch = Epoch::of_stream(i128::from(created), mark);
             self.runs.saw(epoch, last_seq);
-            Ok(StreamState { epoch, first, last: last_seq })
+            let lead = lead(info.cluster, self.connection.number());
+            Ok(StreamState { epoch, first, last: last_seq, lead })
         }
         .boxed()
     }
@@ -297,6 +315,18 @@ impl JetStream {
             Err(_) => Err(Error::Unreachable("no acknowledgement in time".into())),
         }
     }
+}
+
+/// The leader that an answer names. `current` and `offline` are of no use: a leader that is cut off
+/// says `current` of replicas that it has not heard of for ten seconds.
+fn lead(cluster: Option<InfoCluster>, connection: u64) -> Lead {
+    let Some(InfoCluster { leader, replicas }) = cluster else {
+        return Lead::new(Some(""), connection, Vec::new());
+    };
+    let others = replicas.unwrap_or_default();
+    let heard = |replica: &InfoReplica| replica.active.map_or(Duration::MAX, Duration::from_nanos);
+    let heard = others.iter().map(heard).collect();
+    Lead::new(leader.as_deref().filter(|name| !name.is_empty()), connection, heard)
 }
 
 /// Nanoseconds of Unix time from RFC 3339 text.

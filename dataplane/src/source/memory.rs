@@ -1,15 +1,15 @@
-//! A store in memory, for tests of what is above the seam: it can lag, lose, and be unreachable on
-//! command.
+//! A store in memory, for tests of what is above the seam: it can lag, lose, be unreachable, and be
+//! a leader that is cut off from its cluster, on command.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 use sluice_channel::{Epoch, Event};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use super::{Append, Appended, Batch, Delivery, Error, ReadLimit, Source, StreamState, Tail};
+use super::{Append, Appended, Batch, Delivery, Error, Lead, ReadLimit, Source, StreamState, Tail};
 
 #[derive(Debug)]
 struct Inner {
@@ -20,7 +20,16 @@ struct Inner {
     reachable: bool,
     replica_last: Option<u64>,
     reads: u64,
+    states: u64,
     lose_delivery: bool,
+    /// Since when the leader that answers is cut off, and the last event that it knows of.
+    cut_off: Option<(Instant, u64)>,
+    /// Changes of the leader.
+    term: u64,
+    /// How often the replicas are heard; zero: there is one replica.
+    heard_every: Duration,
+    /// When the stream was made, for the moments at which they are.
+    since: Instant,
 }
 
 /// A stream in memory.
@@ -40,7 +49,12 @@ impl Default for MemorySource {
             reachable: true,
             replica_last: None,
             reads: 0,
+            states: 0,
             lose_delivery: false,
+            cut_off: None,
+            term: 1,
+            heard_every: Duration::ZERO,
+            since: Instant::now(),
         };
         Self { inner: Arc::new(Mutex::new(inner)), version: Arc::new(watch::Sender::new(0)) }
     }
@@ -113,6 +127,31 @@ impl MemorySource {
         });
     }
 
+    /// Makes it a stream of three replicas that the leader hears of at this interval.
+    pub fn set_replicated(&self, heard_every: Duration) {
+        self.change(|inner| inner.heard_every = heard_every);
+    }
+
+    /// From now on the leader that answers is cut off: it knows of nothing after `last`, hears of no
+    /// replica, and goes on answering. What is put meanwhile is stored by the others.
+    pub fn cut_off(&self, last: u64) {
+        self.change(|inner| inner.cut_off = Some((Instant::now(), last)));
+    }
+
+    /// The cut has healed: the leader that the others elected answers.
+    pub fn heal(&self) {
+        self.change(|inner| {
+            inner.cut_off = None;
+            inner.term += 1;
+        });
+    }
+
+    /// How often the state was asked for.
+    #[must_use]
+    pub fn states(&self) -> u64 {
+        self.inner.lock().states
+    }
+
     /// How many history reads were answered.
     #[must_use]
     pub fn reads(&self) -> u64 {
@@ -141,17 +180,43 @@ fn now_nanos() -> i64 {
 
 impl Inner {
     fn first(&self) -> u64 {
-        self.events.first_key_value().map_or(self.last + 1, |(sequence, _)| *sequence)
+        self.visible(0).next().map_or(self.last() + 1, |event| event.sequence)
+    }
+
+    fn last(&self) -> u64 {
+        self.cut_off.map_or(self.last, |(_, last)| last)
+    }
+
+    /// The events from `from` on that the one who answers knows of.
+    fn visible(&self, from: u64) -> impl Iterator<Item = &Event> {
+        let last = self.last();
+        self.events.range(from..).map(|(_, event)| event).take_while(move |e| e.sequence <= last)
+    }
+
+    fn lead(&self) -> Lead {
+        let others = match (self.cut_off, self.heard_every) {
+            (Some((since, _)), _) => vec![since.elapsed(); 2],
+            (None, Duration::ZERO) => Vec::new(),
+            (None, every) => {
+                let since = self.since.elapsed().as_nanos() % every.as_nanos();
+                vec![Duration::from_nanos(u64::try_from(since).unwrap_or(u64::MAX)); 2]
+            }
+        };
+        Lead::new(Some("leader"), self.term, others)
     }
 }
 
 impl Source for MemorySource {
     fn state(&self) -> BoxFuture<'_, Result<StreamState, Error>> {
         async {
-            self.asked(|inner| StreamState {
-                epoch: Epoch::from_bits(inner.epoch),
-                first: inner.first(),
-                last: inner.last,
+            self.asked(|inner| {
+                inner.states += 1;
+                StreamState {
+                    epoch: Epoch::from_bits(inner.epoch),
+                    first: inner.first(),
+                    last: inner.last(),
+                    lead: inner.lead(),
+                }
             })
         }
         .boxed()
@@ -179,12 +244,7 @@ impl Source for MemorySource {
                 let to = inner.replica_last.unwrap_or(u64::MAX);
                 let mut batch = Batch::default();
                 let mut bytes = 0;
-                for event in inner
-                    .events
-                    .range(from..)
-                    .map(|(_, event)| event)
-                    .take_while(|e| e.sequence <= to)
-                {
+                for event in inner.visible(from).take_while(|e| e.sequence <= to) {
                     if batch.events.len() as u64 >= limit.events
                         || (bytes >= limit.bytes && !batch.events.is_empty())
                     {
@@ -201,16 +261,15 @@ impl Source for MemorySource {
     }
 
     fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>> {
-        async move {
-            self.asked(|inner| inner.events.range(from..).next().map(|(_, event)| event.clone()))
-        }
-        .boxed()
+        async move { self.asked(|inner| inner.visible(from).next().cloned()) }.boxed()
     }
 
     fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>> {
         async move {
             self.asked(|inner| {
-                inner.events.values().find(|e| e.time_nanos >= time_nanos).map(|e| e.sequence)
+                let to = inner.replica_last.unwrap_or(u64::MAX);
+                let mut known = inner.visible(0).take_while(|e| e.sequence <= to);
+                known.find(|e| e.time_nanos >= time_nanos).map(|e| e.sequence)
             })
         }
         .boxed()
@@ -265,8 +324,7 @@ impl Tail for MemoryTail {
             loop {
                 self.version.mark_unchanged();
                 let found = self.source.asked(|inner| {
-                    let event =
-                        inner.events.range(self.next..).next().map(|(_, event)| event.clone());
+                    let event = inner.visible(self.next).next().cloned();
                     (inner.epoch == self.epoch).then_some(event)
                 })?;
                 match found {

@@ -94,19 +94,13 @@ pub(crate) async fn resolve(
         return Ok(found);
     }
     Ok(match start {
-        Start::After(cursor) => {
-            // Another pod may be ahead of this one: only the store can say that there is no such
-            // event.
-            let state = channel.log().source().state().await?;
-            if state.epoch == epoch && cursor.sequence <= state.last {
-                after(*cursor)
-            } else {
-                after_gap(channel, head, GapReason::Unknown)
-            }
-        }
-        Start::Since(time) => {
-            lossless(channel.log().source().first_since(*time).await?.unwrap_or(head.next))
-        }
+        // Another pod may be ahead of this one: only the store can say that there is no such event,
+        // and has to prove it.
+        Start::After(cursor) => match channel.log().reaches(epoch, cursor.sequence).await? {
+            true => after(*cursor),
+            false => after_gap(channel, head, GapReason::Unknown),
+        },
+        Start::Since(time) => lossless(channel.log().since(*time).await?),
         Start::Last(count) => {
             lossless(channel.log().newest((*count).min(limits::PAGE_EVENTS), filter).await?)
         }

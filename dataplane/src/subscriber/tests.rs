@@ -1,3 +1,5 @@
+mod absence;
+
 use std::sync::Arc;
 
 use sluice_channel::{ChannelConfig, config};

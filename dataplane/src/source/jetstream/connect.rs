@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,8 @@ struct Shared {
     current: Arc<ArcSwap<Current>>,
     domain: Option<String>,
     up: watch::Receiver<bool>,
+    /// How many connections there have been.
+    number: Arc<AtomicU64>,
     /// Replaces a client that has ended, for as long as the connection lives.
     _keeper: JoinSet<()>,
 }
@@ -82,9 +87,11 @@ const REPLACE_DELAY: Duration = Duration::from_millis(500);
 /// Only for settings that can never work (malformed URL, unreadable certificate).
 pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Error> {
     let (up, up_now) = watch::channel(false);
+    let number = Arc::new(AtomicU64::new(0));
     let observer = Arc::new(Observer {
         urls: settings.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(","),
         up,
+        number: Arc::clone(&number),
         current: Mutex::default(),
         known: Mutex::default(),
         failures: Throttle::new(FAILURE_LOG_PERIOD),
@@ -95,7 +102,7 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
     let mut keeper = JoinSet::new();
     keeper.spawn(keep(settings.clone(), observer, Arc::clone(&current), ended));
     let domain = settings.domain.clone();
-    Ok(Connection(Arc::new(Shared { current, domain, up: up_now, _keeper: keeper })))
+    Ok(Connection(Arc::new(Shared { current, domain, up: up_now, number, _keeper: keeper })))
 }
 
 /// A client, and a token that is cancelled when the client's task has ended, for whatever reason:
@@ -171,6 +178,8 @@ struct Observer {
     /// The configured URLs, for the log: without users and passwords.
     urls: String,
     up: watch::Sender<bool>,
+    /// How many connections there have been.
+    number: Arc<AtomicU64>,
     /// Weak: the client owns the task that owns this.
     current: Mutex<Weak<Current>>,
     /// The server of this connection, or of the last one.
@@ -186,6 +195,7 @@ impl Observer {
         let urls = &self.urls;
         match event {
             Event::Connected => {
+                self.number.fetch_add(1, Relaxed);
                 self.up.send_replace(true);
                 let server = self.new_server().await;
                 tracing::info!(server, urls, "connected to NATS");
@@ -269,6 +279,12 @@ impl Connection {
     #[must_use]
     pub fn is_up(&self) -> bool {
         *self.0.up.borrow()
+    }
+
+    /// How often it was made: answers over different ones may be of different servers.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.number.load(Relaxed)
     }
 
     /// Resolves when the connection goes down (at once when it is).
