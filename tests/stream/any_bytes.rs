@@ -169,8 +169,9 @@ fn topic_of(subject: &[u8], prefix: &str) -> (String, bool) {
     (encoded.collect(), false)
 }
 
-/// What the store has, by its own word in JSON. A payload begins with the number of its message:
-/// JSON cannot say what the bytes of a subject are.
+/// What the store has, by its own word in JSON. That cannot say what a subject is that is no text;
+/// a payload begins with the number of its message. (A CR in a subject is not always there: the
+/// server drops it where what it reads ends within the line.)
 async fn truth(fixture: &Fixture, sent: &[Sent]) -> Vec<Due> {
     let client = fixture.streams.context().client();
     let last = fixture.streams.info(fixture.names.stream.as_str()).await.state.last_sequence;
@@ -188,7 +189,10 @@ async fn truth(fixture: &Fixture, sent: &[Sent]) -> Vec<Due> {
             };
             let payload = bytes("data");
             let number: usize = std::str::from_utf8(&payload[..6]).unwrap().parse().unwrap();
-            let (topic, is_text) = topic_of(&sent[number].subject, &fixture.names.prefix);
+            let told = message["subject"].as_str().unwrap();
+            let is_exact = !told.contains(char::REPLACEMENT_CHARACTER);
+            let subject = if is_exact { told.as_bytes() } else { &sent[number].subject };
+            let (topic, is_text) = topic_of(subject, &fixture.names.prefix);
             let time = message["time"].as_str().unwrap().to_owned();
             Due { sequence, topic, is_text, name: name_in(&bytes("hdrs")), time, payload }
         }
@@ -628,8 +632,10 @@ fn a_client_that_has_ended_is_replaced() {
         connection.client().drain().await.unwrap();
         let ended = tokio::time::timeout(SOON, tail.next()).await.expect("the tail ends");
         assert!(ended.is_err());
-        is_up(&connection).await;
-        assert_eq!(source.state().await.unwrap().last, 1);
+        let state =
+            sluice_tests::eventually("another client", SOON, async || source.state().await.ok());
+        assert_eq!(state.await.last, 1);
+        assert!(connection.is_up());
         let mut tail = source.tail(1).await.unwrap();
         assert_eq!(tail.next().await.unwrap().event.sequence, 1);
         assert!(source.read_leader(1).await.unwrap().is_some());
