@@ -24,7 +24,7 @@ const DATAPLANE: &[&[&str]] = &[
     &["server"],
     &["admin"],
     &["pod"],
-    &["args"],
+    &["args", "fuzz"],
 ];
 
 /// The same for the operator.

@@ -242,8 +242,8 @@ async fn control(
             Ok(_) => trouble = None,
             // `on_error` has logged it.
             Err(ControllerError::ReconcilerFailed(..)) => {}
-            // The channel has gone: an object that it owned went after it, or it went itself between
-            // being queued and being looked at.
+            // The channel has gone: an object that it owned went after it, or it went itself
+            // between being queued and being looked at.
             Err(ControllerError::ObjectNotFound(object)) => {
                 let namespace = object.namespace.as_deref().unwrap_or_default();
                 ctx.remembered.take(&ObjectRef::new(&object.name).within(namespace)).forget();
