@@ -30,8 +30,7 @@ use tokio::sync::watch;
 use tracing::{Instrument, Span};
 
 use self::{
-    absence::missing,
-    history::{History, Scope},
+    history::{History, Scope, missing},
     marks::Marks,
     ring::Ring,
     segment::{Segment, Slice},

@@ -6,9 +6,11 @@ use sluice_channel::{Epoch, Event};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::{Log, history::is_of};
+use super::{
+    Log,
+    history::{is_of, missing},
+};
 use crate::{
-    frame::GapReason,
     limits,
     source::{Error, ReadLimit, StreamState, proof::Asked},
 };
@@ -28,15 +30,6 @@ pub(crate) struct Stretch {
     pub(crate) events: Vec<Event>,
     /// The sequence to go on at.
     pub(crate) end: u64,
-}
-
-/// Why what ends at `to` is missing of a stream whose first event is `first`.
-pub(super) const fn missing(compacted: bool, to: u64, first: u64) -> GapReason {
-    match (compacted, to < first) {
-        (true, _) => GapReason::Compacted,
-        (false, true) => GapReason::Expired,
-        (false, false) => GapReason::Deleted,
-    }
 }
 
 fn recreated() -> Error {

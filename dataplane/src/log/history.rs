@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{absence::missing, room::Room, segment::Segment};
+use super::{room::Room, segment::Segment};
 use crate::{
     frame::{Dialect, GapReason},
     limits,
@@ -85,6 +85,15 @@ pub(super) struct History {
     /// Places that will be read soon. Bounded; what does not fit is read when it is asked for.
     ahead: mpsc::Sender<(Scope, u64)>,
     ahead_queue: Mutex<Option<mpsc::Receiver<(Scope, u64)>>>,
+}
+
+/// Why what ends at `to` is missing of a stream whose first event is `first`.
+pub(super) const fn missing(compacted: bool, to: u64, first: u64) -> GapReason {
+    match (compacted, to < first) {
+        (true, _) => GapReason::Compacted,
+        (false, true) => GapReason::Expired,
+        (false, false) => GapReason::Deleted,
+    }
 }
 
 /// Whether events are proven to be of `epoch`.

@@ -168,8 +168,8 @@ impl Reader {
         }
     }
 
-    /// Finds out where the store stands and opens a tail at the log's own position. A new life begins only
-    /// with a tail that is open: a leader that is cut off cannot open one for long.
+    /// Finds out where the store stands and opens a tail at the log's own position. A new life
+    /// begins only with a tail that is open: a leader that is cut off cannot open one for long.
     async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
         let asked = self.log.proofs.state().await?;
         if self.log.status.lock().activity == Activity::Interrupted {

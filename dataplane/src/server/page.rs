@@ -131,8 +131,8 @@ async fn collect(
     Ok(Page { events, next, up_to_date: position >= head.next, gap })
 }
 
-/// Names what is missing from `from` to `to`; compaction leaves many holes, and one gap names all of
-/// a page's.
+/// Names what is missing from `from` to `to`; compaction leaves many holes, and one gap names all
+/// of a page's.
 fn add_hole(gap: &mut Option<Gap>, from: u64, to: u64, head: Head, compacted: bool) {
     let reason = match () {
         () if compacted => GapReason::Compacted,

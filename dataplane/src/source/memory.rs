@@ -132,8 +132,8 @@ impl MemorySource {
         self.change(|inner| inner.heard_every = heard_every);
     }
 
-    /// From now on the leader that answers is cut off: it knows of nothing after `last`, hears of no
-    /// replica, and goes on answering. What is put meanwhile is stored by the others.
+    /// From now on the leader that answers is cut off: it knows of nothing after `last`, hears of
+    /// no replica, and goes on answering. What is put meanwhile is stored by the others.
     pub fn cut_off(&self, last: u64) {
         self.change(|inner| inner.cut_off = Some((Instant::now(), last)));
     }

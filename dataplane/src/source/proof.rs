@@ -2,13 +2,13 @@
 //!
 //! An event that a store answers with is there, whoever answered. That none is there is another
 //! matter: a replica may lag, and a leader that is cut off from its cluster goes on answering as if
-//! it were not (nats-server 2.15: STREAM.INFO to the end of the cut, "no message found" for seconds).
-//! So no answer of absence (not found; a last sequence below one that was read or named; a stream
-//! that seems to be another) is claimed to anybody, or cached, before it is proven:
+//! it were not (nats-server 2.15: STREAM.INFO to the end of the cut, "no message found" for
+//! seconds). So no answer of absence (not found; a last sequence below one that was read or named;
+//! a stream that seems to be another) is claimed to anybody, or cached, before it is proven:
 //!
-//! > An answer given at *t* is proven by a STREAM.INFO that was asked later, at *t₂*, names the same
-//! > leader over the same connection, and says that a majority of the replicas was heard of less
-//! > than *t₂ − t* ago: after the answer, they still followed it.
+//! > An answer given at *t* is proven by a STREAM.INFO that was asked later, at *t₂*, names the
+//! > same leader over the same connection, and says that a majority of the replicas was heard of
+//! > less than *t₂ − t* ago: after the answer, they still followed it.
 //!
 //! That costs about a second where there are replicas, which answer the leader's heartbeats once a
 //! second, and one question where there are none. All who wait share the questions. What cannot be
@@ -43,8 +43,8 @@ pub struct Asked {
     pub state: StreamState,
 }
 
-/// A question under way. Shared, not locked: any of those who wait for it drives it, so that one who
-/// is held up holds up no other.
+/// A question under way. Shared, not locked: any of those who wait for it drives it, so that one
+/// who is held up holds up no other.
 type Question = Shared<BoxFuture<'static, Result<StreamState, Error>>>;
 
 #[derive(Default)]

@@ -52,11 +52,14 @@ async fn a_cursor_ahead_of_a_stream_that_a_majority_follows_is_unknown_within_se
 }
 
 #[tokio::test(start_paused = true)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the store's times are the real clock's, which the paused one does not move"
+)]
 async fn a_replica_that_lags_moves_no_start_by_time() {
     let fixture = Fixture::new(0, |_| {}).await;
     for i in 1..=9 {
         fixture.memory.put("odd", format!("p{i}"));
-        // The store's times are the real clock's.
         std::thread::sleep(Duration::from_millis(2));
     }
     let mut head = fixture.channel.log().head();
