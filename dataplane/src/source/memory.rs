@@ -187,7 +187,7 @@ impl Inner {
         self.cut_off.map_or(self.last, |(_, last)| last)
     }
 
-    /// The events from `from` on that the one who answers knows of.
+    /// The events from `from` on that the answering server knows of.
     fn visible(&self, from: u64) -> impl Iterator<Item = &Event> {
         let last = self.last();
         self.events.range(from..).map(|(_, event)| event).take_while(move |e| e.sequence <= last)

@@ -1,6 +1,6 @@
 //! What proves that something is not there.
 //!
-//! An event that a store answers with is there, whoever answered. That none is there is another
+//! An event that a store answers with is there, on any server's word. That none is there is another
 //! matter: a replica may lag, and a leader that is cut off from its cluster goes on answering as if
 //! it were not (nats-server 2.15: STREAM.INFO to the end of the cut, "no message found" for
 //! seconds). So no answer of absence (not found; a last sequence below one that was read or named;
@@ -11,7 +11,7 @@
 //! > less than *t₂ − t* ago: after the answer, they still followed it.
 //!
 //! That costs about a second where there are replicas, which answer the leader's heartbeats once a
-//! second, and one question where there are none. All who wait share the questions. What cannot be
+//! second, and one question where there are none. Waiting callers share a question. What cannot be
 //! proven is [`Error::Unreachable`]: streams wait, pages are answered 503.
 //!
 //! Events between two of one answer need no proof: a replica has a stream up to some place, so what
@@ -43,8 +43,8 @@ pub struct Asked {
     pub state: StreamState,
 }
 
-/// A question under way. Shared, not locked: any of those who wait for it drives it, so that one
-/// who is held up holds up no other.
+/// A question under way. Shared, not locked: any waiting caller drives it, so that one caller
+/// that is held up holds up no other.
 type Question = Shared<BoxFuture<'static, Result<StreamState, Error>>>;
 
 #[derive(Default)]
@@ -74,7 +74,7 @@ impl Proofs {
         Self { source, known: Mutex::default() }
     }
 
-    /// The state by a question that is asked after this call: one at a time for all who want that.
+    /// The state by a question that is asked after this call: one at a time for all callers.
     ///
     /// # Errors
     /// The store's.
@@ -114,7 +114,7 @@ impl Proofs {
         };
         let answer = question.clone().await.map(|state| Asked { at, state });
         let mut known = self.known.lock();
-        // The first of those who waited notes it.
+        // The first waiting caller notes it.
         if known.asking.as_ref().is_some_and(|(_, asking)| asking.ptr_eq(&question)) {
             known.asking = None;
             known.newest = answer.as_ref().ok().copied().or(known.newest);

@@ -29,7 +29,7 @@ pub(super) type Truth = BTreeMap<u32, BTreeMap<u64, Taken>>;
 struct Covered {
     epoch: u32,
     sequence: u64,
-    /// Nothing was delivered in this life yet: what was removed before the first event is nobody's
+    /// Nothing was delivered in this life yet: what was removed before the first event is no
     /// loss, unless the subscriber named a cursor.
     fresh: bool,
 }
