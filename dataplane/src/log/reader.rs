@@ -170,6 +170,7 @@ impl Reader {
 
     /// Finds out where the store stands and opens a tail at the log's own position. A new life
     /// begins only with a tail that is open: a leader that is cut off cannot open one for long.
+    /// The tail is one of the stream that was asked about if that one is still there afterwards.
     async fn connect(&mut self) -> Result<(Epoch, Box<dyn Tail>), Error> {
         let asked = self.log.proofs.state().await?;
         if self.log.status.lock().activity == Activity::Interrupted {
@@ -180,6 +181,9 @@ impl Reader {
         let start = (state.last + 1).saturating_sub(WARM_SEQUENCES).max(state.first).max(1);
         let from = if new_life { start } else { self.log.head_now().next };
         let tail = self.log.source.tail(from).await?;
+        if self.log.proofs.state().await?.state.epoch != state.epoch {
+            return Err(Error::TailEnded("the stream was recreated while it was opened".into()));
+        }
         if new_life {
             self.behind = None;
             self.log.begin(state.epoch, state.first, start);

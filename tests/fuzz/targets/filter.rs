@@ -94,14 +94,18 @@ fn selects(pattern: &[Word<'_>], subject: &[&str]) -> bool {
 }
 
 /// Whether a filter selects a topic; `None` where one of its patterns is none, or there are too
-/// many.
+/// many. A topic that begins with a blank stands for bytes that are no text: only `>` selects it.
 pub(crate) fn reference(patterns: &[&str], topic: &str) -> Option<bool> {
     if patterns.len() > limits::FILTERS_PER_SUBSCRIBER {
         return None;
     }
     let subject: Vec<_> = topic.split('.').collect();
     let patterns = patterns.iter().map(|text| words(text)).collect::<Option<Vec<_>>>()?;
-    Some(patterns.is_empty() || patterns.iter().any(|pattern| selects(pattern, &subject)))
+    let selects = |pattern: &Vec<Word<'_>>| match pattern[..] {
+        [Word::Rest] => true,
+        _ => !topic.starts_with(' ') && selects(pattern, &subject),
+    };
+    Some(patterns.is_empty() || patterns.iter().any(selects))
 }
 
 fn check(input: &[u8]) -> bool {
