@@ -137,6 +137,36 @@ fn a_cursor_of_an_event_that_the_others_stored_is_held_not_answered_unknown() {
 }
 
 #[test]
+fn a_quiet_channel_of_a_server_that_is_cut_off_is_degraded_and_never_up_to_date() {
+    run(LIMIT, async {
+        let mut bed = Bed::new().await;
+        let plane = DataPlane::start(&bed.alone_url(), &bed.configs).await;
+        let mut live =
+            Reader::open(plane.http(), &Request::get(ORDERS).resume(bed.cursor(0))).await;
+        live.until_sequence(100, SOON).await;
+        let (status, _, known) = page(&plane, bed.cursor(99)).await;
+        assert_eq!((status, &known["upToDate"]), (200, &Value::Bool(true)));
+        bed.cut.cut(bed.alone);
+        live.until("channel.degraded", HELD, |l| l.control_names().contains(&"channel.degraded"))
+            .await;
+        // It is not known whether the others have stored more.
+        let (status, retry_after, last) = page(&plane, bed.cursor(100)).await;
+        assert_eq!((status, retry_after.is_some()), (503, true), "{last}");
+        let (status, _, known) = page(&plane, bed.cursor(99)).await;
+        assert_eq!((status, &known["upToDate"]), (200, &Value::Bool(false)), "{known}");
+        bed.cut.heal(bed.alone);
+        live.until("channel.recovered", SOON * 2, |l| {
+            l.control_names().contains(&"channel.recovered")
+        })
+        .await;
+        bed.publish(1, 10).await;
+        live.until_sequence(101, SOON * 2).await;
+        assert_eq!(live.ledger.gaps, []);
+        live.ledger.assert_exactly("live", &bed.expected(0, 101));
+    });
+}
+
+#[test]
 fn a_data_plane_that_falls_to_a_server_that_is_cut_off_makes_no_hole_and_no_new_life() {
     run(LIMIT, async {
         let mut bed = Bed::new().await;

@@ -32,6 +32,10 @@ const DEGRADED_AFTER: Duration = Duration::from_secs(2);
 /// A store that seems to have moved back is believed when it was proven to be behind for this long:
 /// a new leader may not have applied all that it has.
 const MOVED_BACK_AFTER: Duration = Duration::from_secs(6);
+/// A leader that no majority of the replicas has answered for this long is cut off: what others
+/// store meanwhile does not come through its tail, however quiet that is. They answer it once a
+/// second.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(5);
 /// How soon after its opening a tail that has not come to the head is looked at: the newest events
 /// may be deleted.
 const FIRST_CHECK: Duration = Duration::from_millis(500);
@@ -331,6 +335,7 @@ impl Reader {
         if is_end && self.log.end_at(asked_at, state) {
             self.note_progress();
         }
+        self.note_followers(state.lead.unheard);
         let head = self.log.head_now();
         let stalled = head.next == asked_at && state.last >= head.next;
         self.log.status.lock().lag = (state.last + 1).saturating_sub(head.next);
@@ -350,6 +355,20 @@ impl Reader {
             status.warm = true;
             status.activity = Activity::Tailing;
             status.lag = 0;
+        }
+    }
+
+    /// Takes note of whether the leader that feeds the tail still leads. The tail stays open: if it
+    /// does again, nothing was missed.
+    fn note_followers(&mut self, unheard: Duration) {
+        if unheard > FOLLOWED_WITHIN {
+            let now = Instant::now();
+            self.failing_since.get_or_insert(now.checked_sub(unheard).unwrap_or(now));
+            let error = "no majority of the stream's replicas answers its leader";
+            self.failed(&Error::Unreachable(error.into()));
+        } else if self.failing_since.is_some() {
+            self.recovered();
+            self.note_progress();
         }
     }
 

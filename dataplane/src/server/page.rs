@@ -12,7 +12,7 @@ use crate::{
     frame::{self, Gap, GapReason},
     limits,
     log::Head,
-    source::REQUEST_TIMEOUT,
+    source::{Error, REQUEST_TIMEOUT},
     subscriber,
 };
 
@@ -89,7 +89,7 @@ async fn collect(
     head: Head,
     epoch: Epoch,
     start: u64,
-) -> Result<Page, crate::source::Error> {
+) -> Result<Page, Error> {
     let config = channel.config();
     let compacted = config.stream.compacted;
     let mut position = start;
@@ -127,8 +127,13 @@ async fn collect(
             position = end;
         }
     }
+    let is_away = head.down_since.is_some();
+    if is_away && position == start {
+        // Else a client that goes on until it is up to date would ask again at once.
+        return Err(Error::Unreachable("what comes next is not known".into()));
+    }
     let next = Cursor::new(epoch, position.saturating_sub(1)).to_string();
-    Ok(Page { events, next, up_to_date: position >= head.next, gap })
+    Ok(Page { events, next, up_to_date: position >= head.next && !is_away, gap })
 }
 
 /// Names what is missing from `from` to `to`; compaction leaves many holes, and one gap names all

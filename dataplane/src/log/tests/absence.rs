@@ -88,6 +88,33 @@ async fn a_leader_that_is_cut_off_never_begins_a_new_life() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quiet_leader_that_is_cut_off_is_an_outage_like_any_other() {
+    let memory = filled(10);
+    memory.set_replicated(HEARTBEAT);
+    let running = start(&memory, options());
+    running.reached(11).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(running.log.status().activity, Activity::Tailing);
+    assert_eq!(running.log.head_now().down_since, None);
+    memory.cut_off(10);
+    let mut head = running.log.head();
+    let told = tokio::time::timeout(Duration::from_secs(15), async {
+        head.wait_for(|head| head.down_since.is_some()).await.map(drop)
+    });
+    assert!(told.await.is_ok(), "{:?}", running.log.status());
+    assert!(running.log.status().error.is_some_and(|error| error.contains("majority")));
+    memory.heal();
+    let over = tokio::time::timeout(Duration::from_secs(10), async {
+        head.wait_for(|head| head.down_since.is_none()).await.map(drop)
+    });
+    assert!(over.await.is_ok(), "{:?}", running.log.status());
+    let status = running.log.status();
+    assert_eq!((status.activity, status.error), (Activity::Tailing, None));
+    memory.put("t", "11");
+    running.reached(12).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_does_not_count_for_a_store_that_moved_back() {
     let memory = filled(10);
     let running = start(&memory, options());
