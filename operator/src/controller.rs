@@ -3,7 +3,8 @@
 //!
 //! 1. [`validate`] (pure): the checks that the API server cannot make
 //! 2. [`crate::stream`] (NATS): the stream is compared, written and read back
-//! 3. [`live`] (client): the channel's objects and pods, read fresh
+//! 3. [`live`] (client): the channel's objects and pods, read fresh; what the pods say is asked by
+//!    the [`prober`], for which no pass waits
 //! 4. [`desired`] (pure): the objects that should exist
 //! 5. [`apply`] (client): those that differ are written
 //! 6. [`status`] (pure, then written where it differs): what was observed
@@ -17,7 +18,8 @@ mod hash;
 mod live;
 mod ownership;
 mod pass;
-pub(crate) mod pods;
+mod pods;
+pub(crate) mod prober;
 mod remembered;
 mod scaling;
 mod status;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::LocalArgs,
-    controller::pods::Prober,
+    controller::prober::Asker,
     english::count,
     nats::{self, Connection},
     stream::Streams,
@@ -177,7 +177,7 @@ async fn follow(
     admin: SocketAddr,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let prober = Prober::new(admin.port());
+    let asker = Asker::new(admin.port());
     let state = connection.state();
     let (mut synced, mut nats) = (Instant::now(), state.borrow().coming_and_going());
     loop {
@@ -204,7 +204,7 @@ async fn follow(
             (nats, synced) = (now, Instant::now());
             channels.sync_all().await;
         }
-        let served = prober.channels(admin.ip()).await;
+        let served = asker.channels(admin.ip()).await;
         channels.report(served.as_deref());
     }
 }

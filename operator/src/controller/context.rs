@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, runtime::events::Recorder};
 
-use super::{desired, pods::Prober, remembered::RememberedChannels};
+use super::{desired, prober::Prober, remembered::RememberedChannels};
 use crate::{leader::Lead, metrics::Metrics, stream::Streams};
 
 pub(super) struct Context {
@@ -16,7 +16,7 @@ pub(super) struct Context {
     pub(super) cluster: String,
     /// Longest time between two passes over a channel.
     pub(super) resync: Duration,
-    pub(super) prober: Prober,
+    pub(super) prober: Arc<Prober>,
     /// Every pass is held by it.
     pub(super) lead: Lead,
     pub(super) recorder: Recorder,

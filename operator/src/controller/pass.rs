@@ -17,6 +17,7 @@ use super::{
     desired::{self, Children},
     live::{self, Live},
     pods::Pods,
+    prober::Look,
     remembered::Taken,
     scaling,
     status::{self, Exposure, Observation, Workload},
@@ -26,15 +27,12 @@ use super::{
 use crate::{
     crd::{
         ManagementPolicy, SseChannel, SseChannelStatus,
-        condition::{EXPOSED, READY, reason},
+        condition::{EXPOSED, reason},
         status::StreamStatus,
     },
     kube_error,
     stream::{self, Difference, Mode, Report},
 };
-
-/// Pause while something is on its way that no watch tells of: the file that travels to the pods.
-const SOON: Duration = Duration::from_secs(2);
 
 /// Longest a pass may take: all waits for NATS added up, and room for an API server that is slow.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
@@ -54,12 +52,13 @@ pub(super) enum Error {
 }
 
 /// Reads the channel and does what it asks for.
-pub(super) async fn run(ctx: &Context, channel: &ObjectRef<SseChannel>) -> Result<Action, Error> {
-    let namespace = channel.namespace.as_deref().unwrap_or_default();
-    let mut remembered = ctx.remembered.take(channel);
+pub(super) async fn run(ctx: &Context, name: &ObjectRef<SseChannel>) -> Result<Action, Error> {
+    let namespace = name.namespace.as_deref().unwrap_or_default();
+    let mut remembered = ctx.remembered.take(name);
     let guarded: Api<DeserializeGuard<SseChannel>> = Api::namespaced(ctx.client.clone(), namespace);
-    let channel = match guarded.get_opt(&channel.name).await? {
+    let channel = match guarded.get_opt(&name.name).await? {
         None => {
+            ctx.prober.forget(name);
             remembered.forget();
             return Ok(Action::await_change());
         }
@@ -74,6 +73,7 @@ pub(super) async fn run(ctx: &Context, channel: &ObjectRef<SseChannel>) -> Resul
     if channel.metadata.deletion_timestamp.is_some() {
         return Ok(match delete::delete(ctx, &api, &channel).await? {
             Left::Nothing => {
+                ctx.prober.forget(name);
                 remembered.forget();
                 Action::await_change()
             }
@@ -81,7 +81,7 @@ pub(super) async fn run(ctx: &Context, channel: &ObjectRef<SseChannel>) -> Resul
         });
     }
     match validated(&channel, &ctx.cluster) {
-        Ok(valid) => Pass { ctx, api, channel: &channel, valid, remembered }.run().await,
+        Ok(valid) => Pass { ctx, api, name, channel: &channel, valid, remembered }.run().await,
         Err(Unobserved { reason, message, stalled }) => {
             let status = status::unobserved(&channel, reason, &message, stalled, ctx.now());
             status::write(&api, &channel, &status, &ctx.metrics).await?;
@@ -115,6 +115,7 @@ fn validated(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Unobse
 struct Pass<'a> {
     ctx: &'a Context,
     api: Api<SseChannel>,
+    name: &'a ObjectRef<SseChannel>,
     channel: &'a SseChannel,
     valid: ValidChannel,
     remembered: Taken<'a>,
@@ -192,7 +193,13 @@ impl Pass<'_> {
     }
 
     async fn look(&self, live: &Live) -> Pods {
-        self.ctx.prober.look(&live.pods, &self.valid.namespace, self.valid.name.as_str()).await
+        let look = Look {
+            channel: self.name,
+            pods: &live.pods,
+            generation: self.valid.config.generation,
+            every: self.pause(),
+        };
+        self.ctx.prober.look(&look).await
     }
 
     fn desired(
@@ -238,15 +245,17 @@ impl Pass<'_> {
     }
 
     /// The pods as `counted`, or asked now.
-    async fn pods(&mut self, counted: Option<Pods>, live: &Live) -> Pods {
-        let mut pods = match counted {
+    async fn pods(&self, counted: Option<Pods>, live: &Live) -> Pods {
+        match counted {
             Some(pods) => pods,
             None => self.look(live).await,
-        };
-        // A pod never goes back to an older file: one that gives no answer just now serves what it
-        // served. Whether it serves at all is for its readiness probe to say.
-        pods.recall(&mut self.remembered.served);
-        pods
+        }
+    }
+
+    /// How often the channel is looked at, and its pods are asked, while nothing happens.
+    fn pause(&self) -> Duration {
+        let pause = if self.by_connections() { scaling::LOOK } else { self.ctx.resync };
+        pause.min(self.ctx.resync)
     }
 
     /// When to look again without being told.
@@ -262,12 +271,7 @@ impl Pass<'_> {
             return Action::requeue(self.remembered.failed().min(self.ctx.resync));
         }
         self.remembered.succeeded();
-        let pause = match reason(READY) {
-            Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE) => SOON,
-            _ if self.by_connections() => scaling::LOOK,
-            _ => self.ctx.resync,
-        };
-        Action::requeue(pause.min(self.ctx.resync))
+        Action::requeue(self.pause())
     }
 }
 

@@ -32,8 +32,6 @@ pub(super) struct Remembered {
     pub(super) unmonitored: Option<String>,
     /// Version of the object whose last Event says that it cannot be decoded.
     pub(super) undecodable: Option<String>,
-    /// The generation that each ready pod served when it answered last.
-    pub(super) served: HashMap<String, i64>,
 }
 
 impl Remembered {

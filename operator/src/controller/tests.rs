@@ -69,7 +69,7 @@ async fn context(client: &Client, lead: Lead) -> Arc<Context> {
         settings: desired::tests::settings(),
         cluster: "c".to_owned(),
         resync: Duration::from_secs(30),
-        prober: pods::Prober::new(9),
+        prober: Arc::new(prober::Prober::new(9)),
         lead,
         recorder: Recorder::new(client.clone(), reporter),
         metrics: Arc::default(),

@@ -34,7 +34,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    context::Context, desired, hash::fnv1a64, on_error, pods::Prober, reconcile,
+    context::Context, desired, hash::fnv1a64, on_error, prober::Prober, reconcile,
     remembered::RememberedChannels,
 };
 use crate::{
@@ -114,13 +114,14 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     // In a pod, the namespace of its service account.
     let operator_namespace = config.default_namespace.clone();
     let client = Client::try_from(config)?;
+    let prober = Arc::new(Prober::new(options.pod_admin_port));
     let ctx = Arc::new(Context {
         client: client.clone(),
         streams: Streams::over(&connection),
         settings: desired::Settings { operator_namespace, ..options.settings },
         cluster,
         resync: options.resync,
-        prober: Prober::new(options.pod_admin_port),
+        prober: Arc::clone(&prober),
         lead: lead.clone(),
         recorder: Recorder::new(client, reporter),
         metrics: Arc::clone(&metrics),
@@ -131,6 +132,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let (passed, mut others) = (CancellationToken::new(), JoinSet::new());
     let admin = Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead };
     others.spawn(serve_admin(listener, admin, passed.clone()));
+    let asking = passed.clone();
+    others.spawn(async move { prober.run(asking).await });
     others.spawn(count_nats(connection.state(), metrics, passed.clone()));
     if let Some(candidate) = candidate {
         let ctx = Arc::clone(&ctx);
@@ -228,6 +231,9 @@ async fn control(
         // pass.
         .reconcile_all_on(ups_and_downs(nats))
         .reconcile_all_on(ctx.lead.terms())
+        .reconcile_on(ctx.prober.wakes(namespace.clone()).map(|channel| {
+            ObjectRef::new(&channel.name).within(channel.namespace.as_deref().unwrap_or_default())
+        }))
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop.cancelled_owned());
     let store = controller.store();
@@ -246,7 +252,9 @@ async fn control(
             // between being queued and being looked at.
             Err(ControllerError::ObjectNotFound(object)) => {
                 let namespace = object.namespace.as_deref().unwrap_or_default();
-                ctx.remembered.take(&ObjectRef::new(&object.name).within(namespace)).forget();
+                let channel = ObjectRef::new(&object.name).within(namespace);
+                ctx.prober.forget(&channel);
+                ctx.remembered.take(&channel).forget();
             }
             Err(error) => {
                 // A watch is tried again for ever; one line for each fault is enough.

@@ -10,7 +10,7 @@ use super::{manifests, say::say};
 use crate::{
     controller::{
         desired::config::file_name,
-        pods::ServedChannel,
+        prober::ServedChannel,
         validate::{self, ValidChannel},
     },
     crd::{

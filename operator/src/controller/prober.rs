@@ -1,0 +1,506 @@
+//! Asks the pods of all channels, in a task of its own, which generation they serve.
+//!
+//! A pass reads what was answered and waits for no pod, so that pods that accept and say nothing
+//! cost no other channel anything; it is started anew when an answer changes what it said.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures::{Stream, stream};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::ObjectRef;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::pods::{Pods, Serves, is_ready, trouble};
+use crate::crd::{SseChannel, condition::reason};
+
+/// How long one pod may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// Longest answer, bytes: an entry is a few hundred, and local mode serves many channels in one
+/// process.
+const ANSWER_BYTES: usize = 1024 * 1024;
+/// Pods asked at a time: with [`LAST_RETRY`], enough for 1,900 that are silent.
+const ASKED_AT_ONCE: usize = 64;
+/// Pods of one namespace asked at a time, so that those of another wait for none of them.
+const ASKED_OF_A_NAMESPACE: usize = 8;
+/// Pause before a pod is asked again that does not serve the wanted generation yet, or was silent
+/// for the first time; the latter is doubled each time.
+const SOON: Duration = Duration::from_secs(2);
+/// Longest pause before a silent pod is asked again.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+/// How long a file may take to the pods before they are asked less often.
+const PROPAGATION: Duration = Duration::from_secs(90);
+/// How long a pass may wait for the first answers of pods that have not been asked: a pod that is
+/// well answers in a few milliseconds, and is not told to be late because it is new.
+const FIRST_ANSWER: Duration = Duration::from_millis(250);
+/// Channels that no pass has looked at for so many of their pauses are forgotten.
+const FORGOTTEN_AFTER: u32 = 10;
+/// Channels that wait for a pass because an answer has changed; those beyond it wait for the next
+/// look.
+const WAKES: usize = 1_024;
+
+#[derive(Deserialize)]
+struct Readyz {
+    #[serde(default)]
+    channels: Vec<ServedChannel>,
+}
+
+/// What a data plane says of one of its channels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct ServedChannel {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) generation: i64,
+    /// What its reader is troubled by.
+    #[serde(default)]
+    pub(crate) error: Option<String>,
+    /// Streams that are open right now.
+    #[serde(default)]
+    pub(crate) connections: Option<u32>,
+}
+
+/// Asks one data plane.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
+    client: Client<HttpConnector, Empty<Bytes>>,
+    port: u16,
+}
+
+impl Asker {
+    /// Asks at `port`.
+    #[must_use]
+    pub(crate) fn new(port: u16) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(ANSWER_LIMIT));
+        Self {
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(0)
+                .build(connector),
+            port,
+        }
+    }
+
+    /// What the data plane at `ip` serves; `None` when it does not answer.
+    pub(crate) async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
+        let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
+        let answer = async {
+            let response = self.client.get(uri).await.ok()?;
+            let body =
+                Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
+            serde_json::from_slice::<Readyz>(&body).ok()
+        };
+        let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
+        Some(answer.channels)
+    }
+}
+
+type Channel = ObjectRef<SseChannel>;
+
+/// One pod of a channel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Place {
+    namespace: String,
+    channel: String,
+    pod: String,
+}
+
+impl Place {
+    fn channel(&self) -> Channel {
+        ObjectRef::new(&self.channel).within(&self.namespace)
+    }
+}
+
+/// What is known of a pod.
+#[derive(Debug)]
+struct Known {
+    ip: IpAddr,
+    /// What Kubernetes says of it: whether it is ready, and how often its containers were started
+    /// anew. Where that changes, it is asked at once.
+    sign: (bool, i32),
+    /// Its last answer: `Some(None)` when it does not know the channel.
+    answer: Option<Option<ServedChannel>>,
+    /// Silences since its last answer.
+    silences: u32,
+    /// When it is to be asked. `None` while it is, or waits for its turn.
+    due: Option<Instant>,
+    /// It is to be asked once more when its answer is here: what was asked is out of date.
+    again: bool,
+}
+
+/// A channel whose pods are asked.
+#[derive(Debug)]
+struct Watched {
+    generation: i64,
+    /// When this generation was first looked for.
+    since: Instant,
+    /// How often a pod that serves it is asked.
+    every: Duration,
+    /// When a pass last looked.
+    looked: Instant,
+    pods: HashMap<String, Known>,
+}
+
+impl Watched {
+    fn serves(&self, known: &Known) -> Serves {
+        match &known.answer {
+            // A pod never goes back to an older file: one that gives no answer just now serves
+            // what it served.
+            Some(Some(said)) if known.silences == 0 || said.generation == self.generation => {
+                Serves::Generation(said.generation)
+            }
+            Some(None) if known.silences == 0 => Serves::Nothing,
+            None if known.silences == 0 => Serves::Unasked,
+            _ => Serves::Unreachable,
+        }
+    }
+
+    /// What an answer has to change for a pass to be of use. Connections are not of it: they
+    /// change all the time.
+    fn said(&self, pod: &str) -> Option<(Serves, Option<String>)> {
+        let known = self.pods.get(pod)?;
+        let error = known.answer.iter().flatten().find_map(|said| said.error.clone());
+        Some((self.serves(known), error))
+    }
+
+    fn pause(&self, known: &Known, now: Instant) -> Duration {
+        if known.silences > 0 {
+            return (SOON * 2_u32.saturating_pow(known.silences.saturating_sub(1).min(10)))
+                .min(LAST_RETRY);
+        }
+        let is_late = self.serves(known) != Serves::Generation(self.generation);
+        if is_late && now.saturating_duration_since(self.since) < PROPAGATION {
+            SOON.min(self.every)
+        } else {
+            self.every
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    channels: HashMap<Channel, Watched>,
+    /// When which pod is due; entries that no longer agree with the pod are passed over.
+    due: BinaryHeap<Reverse<(Instant, Place)>>,
+    /// Pods whose time has come, by namespace; the namespaces take turns.
+    waiting: VecDeque<(String, VecDeque<Place>)>,
+    asked: HashMap<String, usize>,
+    /// Where changes are told: for all namespaces, or for one.
+    wakes: Vec<(Option<String>, mpsc::Sender<Channel>)>,
+}
+
+impl Inner {
+    fn known(&mut self, place: &Place) -> Option<&mut Known> {
+        self.channels.get_mut(&place.channel())?.pods.get_mut(&place.pod)
+    }
+
+    fn set_due(&mut self, place: Place, at: Instant) {
+        if let Some(known) = self.known(&place) {
+            known.due = Some(at);
+            self.due.push(Reverse((at, place)));
+        }
+    }
+
+    /// Puts the pods whose time has come behind the others of their namespace. Returns when the
+    /// next one's comes.
+    fn collect(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(Reverse((at, _))) = self.due.peek() {
+            if *at > now {
+                return Some(*at);
+            }
+            let Some(Reverse((at, place))) = self.due.pop() else { break };
+            match self.known(&place) {
+                Some(known) if known.due == Some(at) => known.due = None,
+                _ => continue,
+            }
+            let queue =
+                self.waiting.iter_mut().find(|(namespace, _)| *namespace == place.namespace);
+            match queue {
+                Some((_, queue)) => queue.push_back(place),
+                None => self.waiting.push_back((place.namespace.clone(), VecDeque::from([place]))),
+            }
+        }
+        None
+    }
+
+    /// The next pod to ask, and its address.
+    fn next(&mut self) -> Option<(Place, IpAddr)> {
+        for _ in 0..self.waiting.len() {
+            let (namespace, mut queue) = self.waiting.pop_front()?;
+            let asked = self.asked.get(&namespace).copied().unwrap_or_default();
+            let mut found = None;
+            while asked < ASKED_OF_A_NAMESPACE && found.is_none() {
+                let Some(place) = queue.pop_front() else { break };
+                found = self.known(&place).map(|known| known.ip).map(|ip| (place, ip));
+            }
+            if !queue.is_empty() {
+                self.waiting.push_back((namespace.clone(), queue));
+            }
+            if let Some(found) = found {
+                *self.asked.entry(namespace).or_default() += 1;
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    fn answered(&mut self, place: &Place, answer: Option<Vec<ServedChannel>>, now: Instant) {
+        if let Some(asked) = self.asked.get_mut(&place.namespace) {
+            *asked -= 1;
+            if *asked == 0 {
+                self.asked.remove(&place.namespace);
+            }
+        }
+        let channel = place.channel();
+        let Some(watched) = self.channels.get_mut(&channel) else { return };
+        let before = watched.said(&place.pod);
+        let Some(known) = watched.pods.get_mut(&place.pod) else { return };
+        match answer {
+            Some(channels) => {
+                let of_it = |said: &ServedChannel| {
+                    said.name == place.channel && said.namespace == place.namespace
+                };
+                known.answer = Some(channels.into_iter().find(of_it));
+                known.silences = 0;
+            }
+            None => known.silences = known.silences.saturating_add(1),
+        }
+        let again = std::mem::take(&mut known.again);
+        let changed = watched.said(&place.pod) != before;
+        let pause =
+            watched.pods.get(&place.pod).map_or(watched.every, |known| watched.pause(known, now));
+        self.set_due(place.clone(), if again { now } else { now + pause });
+        if changed {
+            self.wake(channel);
+        }
+    }
+
+    fn wake(&self, channel: Channel) {
+        let namespace = &channel.namespace;
+        let to = self.wakes.iter().find(|(scope, _)| scope.is_none() || scope == namespace);
+        if let Some((_, wakes)) = to {
+            // Where too many wait already, the next look of a pass sees it.
+            let _ = wakes.try_send(channel);
+        }
+    }
+
+    fn forget_idle(&mut self, now: Instant) {
+        self.channels.retain(|_, watched| {
+            now.saturating_duration_since(watched.looked) < watched.every * FORGOTTEN_AFTER
+        });
+    }
+}
+
+/// Asks pods, and keeps their answers.
+#[derive(Debug)]
+pub(super) struct Prober {
+    asker: Asker,
+    inner: Mutex<Inner>,
+    /// There may be a pod to ask.
+    work: Notify,
+    /// A pod was asked.
+    answered: Notify,
+}
+
+/// What a pass wants to know of a channel's pods.
+pub(super) struct Look<'a> {
+    pub(super) channel: &'a Channel,
+    pub(super) pods: &'a [Pod],
+    /// What they should serve.
+    pub(super) generation: i64,
+    /// How often to ask them when they do.
+    pub(super) every: Duration,
+}
+
+impl Prober {
+    /// Asks at `port` of each pod, once [`Prober::run`] runs.
+    pub(super) fn new(port: u16) -> Self {
+        Self {
+            asker: Asker::new(port),
+            inner: Mutex::default(),
+            work: Notify::new(),
+            answered: Notify::new(),
+        }
+    }
+
+    /// The channels of `namespace`, or of all, whose pods answer otherwise than before.
+    pub(super) fn wakes(
+        &self,
+        namespace: Option<String>,
+    ) -> impl Stream<Item = Channel> + Send + use<> {
+        let (wakes, woken) = mpsc::channel(WAKES);
+        self.inner.lock().wakes.push((namespace, wakes));
+        stream::unfold(woken, |mut woken| async { woken.recv().await.map(|one| (one, woken)) })
+    }
+
+    /// What is known of the pods. Waits for those that were never asked, for a moment.
+    pub(super) async fn look(&self, look: &Look<'_>) -> Pods {
+        self.note(look, Instant::now());
+        self.work.notify_one();
+        let all_asked = async {
+            loop {
+                let answered = self.answered.notified();
+                if !self.pods(look).ready.iter().any(|(_, serves)| *serves == Serves::Unasked) {
+                    return;
+                }
+                answered.await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_ANSWER, all_asked).await;
+        self.pods(look)
+    }
+
+    /// The channel has gone.
+    pub(super) fn forget(&self, channel: &Channel) {
+        self.inner.lock().channels.remove(channel);
+    }
+
+    /// Takes in which pods there are and what they should serve.
+    fn note(&self, look: &Look<'_>, now: Instant) {
+        let mut inner = self.inner.lock();
+        let watched = inner.channels.entry(look.channel.clone()).or_insert_with(|| Watched {
+            generation: look.generation,
+            since: now,
+            every: look.every,
+            looked: now,
+            pods: HashMap::new(),
+        });
+        (watched.looked, watched.every) = (now, look.every);
+        let is_new = std::mem::replace(&mut watched.generation, look.generation) != look.generation;
+        if is_new {
+            watched.since = now;
+        }
+        let mut before = std::mem::take(&mut watched.pods);
+        let mut due = Vec::new();
+        for pod in present(look.pods) {
+            let (Some(name), Some(ip)) = (pod.metadata.name.clone(), address(pod)) else {
+                continue;
+            };
+            let sign = (is_ready(pod), restarts(pod));
+            let known = before.remove(&name).filter(|known| known.ip == ip);
+            let mut known = known.unwrap_or(Known {
+                ip,
+                sign,
+                answer: None,
+                silences: 0,
+                due: Some(now),
+                again: false,
+            });
+            let changed = std::mem::replace(&mut known.sign, sign) != sign;
+            let is_first = known.due == Some(now);
+            if is_first || is_new || changed {
+                match known.due {
+                    Some(_) => due.push(name.clone()),
+                    // It is being asked, or about to be: by the answer, it may be out of date.
+                    None => known.again = true,
+                }
+            }
+            watched.pods.insert(name, known);
+        }
+        let namespace = look.channel.namespace.clone().unwrap_or_default();
+        for pod in due {
+            let channel = look.channel.name.clone();
+            inner.set_due(Place { namespace: namespace.clone(), channel, pod }, now);
+        }
+    }
+
+    fn pods(&self, look: &Look<'_>) -> Pods {
+        let inner = self.inner.lock();
+        let mut found = Pods::default();
+        let Some(watched) = inner.channels.get(look.channel) else { return found };
+        let mut present: Vec<_> = present(look.pods).collect();
+        present.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        for pod in present {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            let known = watched.pods.get(&name);
+            let said = known.and_then(|known| known.answer.as_ref()).and_then(Option::as_ref);
+            let connections = said
+                .filter(|_| known.is_some_and(|known| known.silences == 0))
+                .and_then(|said| said.connections);
+            found.connections += connections.map_or(0, u64::from);
+            found.uncounted |= connections.is_none() && is_ready(pod);
+            if is_ready(pod) {
+                let serves = known.map_or(Serves::Unreachable, |known| watched.serves(known));
+                found.ready.push((name, serves));
+            } else if found.trouble.is_none() {
+                let error = said.and_then(|said| said.error.as_ref());
+                found.trouble = trouble(pod).or_else(|| {
+                    error.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
+                });
+            }
+        }
+        found
+    }
+
+    /// Asks pods until `stop`.
+    pub(super) async fn run(&self, stop: CancellationToken) {
+        let mut asking = JoinSet::new();
+        let mut tidy = tokio::time::interval(LAST_RETRY);
+        loop {
+            let (due, idle) = {
+                let mut inner = self.inner.lock();
+                let now = Instant::now();
+                let due = inner.collect(now);
+                while asking.len() < ASKED_AT_ONCE
+                    && let Some((place, ip)) = inner.next()
+                {
+                    let asker = self.asker.clone();
+                    asking.spawn(async move { (place, asker.channels(ip).await) });
+                }
+                (due, asking.is_empty())
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.work.notified() => {}
+                () = sleep_until(due) => {}
+                _ = tidy.tick() => self.inner.lock().forget_idle(Instant::now()),
+                Some(answer) = asking.join_next(), if !idle => {
+                    if let Ok((place, answer)) = answer {
+                        self.inner.lock().answered(&place, answer, Instant::now());
+                        self.answered.notify_waiters();
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Pods that are there to stay.
+fn present(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
+    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none())
+}
+
+fn address(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let status = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    status.map(|container| container.restart_count).sum()
+}
+
+#[cfg(test)]
+mod tests;
