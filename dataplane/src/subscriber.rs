@@ -117,7 +117,7 @@ impl Subscriber {
 
     /// Counts what `step` writes, except for events: those may still be rolled back.
     fn counted(&mut self, step: Step, now: Instant) -> Step {
-        if let Step::Write(_) | Step::Events(..) = &step {
+        if let Step::Write(_) | Step::Events { .. } = &step {
             self.clock.wrote(now + self.entry.channel().config().delivery.heartbeat);
         }
         if let Step::Write(parts) = &step {
@@ -208,7 +208,7 @@ impl Subscriber {
             (State::Reading(reading), Answer::Segment(Ok(segment))) => {
                 self.clock.reset_backoff();
                 reading.segment = segment;
-                Step::Yield
+                Step::YIELD
             }
             (State::Reading(reading), Answer::Segment(Err(error))) => {
                 tracing::debug!(
@@ -221,7 +221,7 @@ impl Subscriber {
                 self.pause(now)
             }
             // The stream was closed while the question was on its way.
-            (_, Answer::Start(..) | Answer::Segment(_)) => Step::Yield,
+            (_, Answer::Start(..) | Answer::Segment(_)) => Step::YIELD,
         };
         self.counted(step, now)
     }
@@ -229,7 +229,7 @@ impl Subscriber {
     fn pause(&mut self, now: Instant) -> Step {
         self.clock.pause(now);
         // An outage may have to be announced first.
-        Step::Yield
+        Step::YIELD
     }
 
     /// Whether a question is on its way: the head is nothing to wait for then.
@@ -262,16 +262,21 @@ impl Subscriber {
         (waits && announced && reading.life == head.life).then_some(reading.next)
     }
 
-    /// Everything before `next` was delivered, or none of it passed the filter (`heartbeat_at` is
-    /// `None` then, else the moment of the next heartbeat).
-    pub(crate) fn delivered(&mut self, next: u64, heartbeat_at: Option<Instant>) {
+    /// Everything before `next` was delivered; of it, `last` is the last event that passed the
+    /// filter. The next heartbeat is due at `heartbeat_at`.
+    pub(crate) fn delivered(&mut self, next: u64, last: u64, heartbeat_at: Instant) {
         let State::Reading(reading) = &mut self.state else { return };
         reading.next = next;
-        if let Some(heartbeat_at) = heartbeat_at {
-            reading.lossless_start = false;
-            reading.last_id_sent = next.saturating_sub(1);
-            self.clock.wrote(heartbeat_at);
-        }
+        reading.lossless_start = false;
+        reading.last_id_sent = last;
+        self.clock.wrote(heartbeat_at);
+        self.entry.moved(next);
+    }
+
+    /// Nothing before `next` passed the filter.
+    pub(crate) fn passed(&mut self, next: u64) {
+        let State::Reading(reading) = &mut self.state else { return };
+        reading.next = next;
         self.entry.moved(next);
     }
 

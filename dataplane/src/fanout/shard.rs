@@ -15,7 +15,6 @@ use std::{
     collections::HashMap,
     io,
     sync::Arc,
-    task::Waker,
     time::{Duration, Instant},
 };
 
@@ -24,7 +23,7 @@ use slab::Slab;
 
 use super::{
     group::Group,
-    inbox::{Address, Arrival, Inbox, Message},
+    inbox::{Address, Arrival, HeadWatch, Inbox, Message},
     questions::Questions,
     queue::Queue,
     socket::Socket,
@@ -46,6 +45,9 @@ const EVENTS: usize = 1_024;
 const TURN_BYTES: usize = 1024 * 1024;
 /// What a stream from the queue costs its turn at least: a system call is not free.
 const LEAST_BYTES: usize = 4 * 1024;
+/// What a comparison of a pattern with a topic costs a turn: it takes as long as to write so many
+/// bytes. A replay whose filter selects nothing writes nothing, and is no cheaper for that.
+const COMPARISON_BYTES: usize = 32;
 /// Live deliveries, some tens of milliseconds' worth, after which the queue is served although more
 /// are due.
 const DELIVERIES_BEFORE_QUEUE: usize = 8 * 1024;
@@ -57,16 +59,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Shard {
     poll: Poll,
     inbox: Arc<Inbox>,
-    /// The inbox as logs know it, which wake it when their heads move.
-    waker: Waker,
     sockets: Slab<Socket>,
     groups: Slab<Group>,
     /// Groups by the address of their channel, which they keep alive.
     by_channel: HashMap<usize, usize>,
     queue: Queue,
     timers: Timers,
-    /// Whether a stream that waits for a head has yet to be given all of it.
-    live_due: bool,
+    /// Keys of the groups with streams that may have yet to be given all of the head.
+    live: Vec<usize>,
+    /// Empty; here, so that its memory is used again.
+    moved: Vec<usize>,
+    /// Keys of groups whose last stream has left.
+    emptied: Vec<usize>,
     /// Live deliveries since the queue was served.
     live_deliveries: usize,
     last_generation: u64,
@@ -102,14 +106,15 @@ impl Shard {
     pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, questions: Questions) -> Self {
         Self {
             poll,
-            waker: Waker::from(Arc::clone(&inbox)),
             inbox,
             sockets: Slab::new(),
             groups: Slab::new(),
             by_channel: HashMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
-            live_due: false,
+            live: Vec::new(),
+            moved: Vec::new(),
+            emptied: Vec::new(),
             live_deliveries: 0,
             last_generation: 0,
             questions,
@@ -127,7 +132,7 @@ impl Shard {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
         loop {
-            let idle = self.queue.is_empty() && !self.live_due;
+            let idle = self.queue.is_empty() && self.live.is_empty();
             let wait =
                 if idle { self.timers.until_next(self.now, LONGEST_WAIT) } else { Duration::ZERO };
             match self.poll.poll(&mut events, Some(wait)) {
@@ -150,10 +155,11 @@ impl Shard {
                     return Ok(());
                 }
             }
-            if woken || self.live_due {
-                self.deliver_live();
+            if woken {
+                self.take_moved();
             }
-            if !self.live_due || self.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
+            self.deliver_live();
+            if self.live.is_empty() || self.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
                 self.live_deliveries = 0;
                 self.serve_queue();
             }
@@ -208,8 +214,10 @@ impl Shard {
         let channel = Arc::clone(subscriber.entry().channel());
         let address = Arc::as_ptr(&channel) as usize;
         let group_key = *self.by_channel.entry(address).or_insert_with(|| {
-            channel.log().wake_on_change(self.waker.clone());
-            self.groups.insert(Group::new(channel))
+            let vacant = self.groups.vacant_entry();
+            let key = vacant.key();
+            vacant.insert(Group::new(channel, HeadWatch::new(&self.inbox, key)));
+            key
         });
         let Some(group) = self.groups.get_mut(group_key) else { return };
         let filter = group.join(subscriber.filter());
@@ -248,15 +256,16 @@ impl Shard {
         // Streams that come back to the queue in this turn wait for the next.
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop() else { break };
-            let written = self.advance(key).max(LEAST_BYTES);
-            left = left.saturating_sub(written);
+            let cost = self.advance(key).max(LEAST_BYTES);
+            left = left.saturating_sub(cost);
             if left == 0 {
                 break;
             }
         }
     }
 
-    /// Takes a stream as far as it comes without waiting; returns the bytes given to it.
+    /// Takes a stream as far as it comes without waiting; returns what that has cost: the bytes given
+    /// to it, and what was looked at on the way, as bytes.
     fn advance(&mut self, key: usize) -> usize {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
         let Some(group) = self.groups.get(stream.group as usize) else { return 0 };
@@ -276,28 +285,31 @@ impl Shard {
             }
         }
         let head = group.channel.log().head_now();
-        let mut written = 0;
+        let mut cost = 0;
         let after = loop {
             if stream.ending {
                 break After::End;
             }
             match stream.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
-                    written += stream.push(parts);
+                    cost += stream.push(parts);
                     // It lies behind the events: they can no longer be rolled back.
                     commit(&stream.subscriber, &mut self.uncommitted);
                 }
-                Step::Events(parts, events, checkpoint) => {
+                Step::Events { parts, events, checkpoint, compared } => {
                     let bytes = stream.push(parts);
-                    written += bytes;
+                    cost += bytes + compared * COMPARISON_BYTES;
                     self.uncommitted.push(Uncommitted { checkpoint, events, bytes });
                 }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),
-                Step::Yield => break After::More,
+                Step::Yield { compared } => {
+                    cost += compared * COMPARISON_BYTES;
+                    break After::More;
+                }
                 Step::End => stream.push_end(),
             }
-            if written >= limits::WRITE_BYTES {
+            if cost >= limits::WRITE_BYTES {
                 break After::More;
             }
         };
@@ -320,7 +332,7 @@ impl Shard {
             (Ok(false), _) => self.await_writable(key),
             (Err(_), _) => self.remove(key),
         }
-        written
+        cost
     }
 
     /// Has a stream wait for what comes next, once everything was written.

@@ -150,19 +150,19 @@ impl Reading {
             metrics.replay_read(origin);
         }
         match slice {
-            Slice::Frames { parts, events, oldest_nanos, next } => {
-                let before = self.checkpoint();
+            Slice::Frames { parts, events, oldest_nanos, next, compared, .. } => {
+                let checkpoint = self.checkpoint();
                 self.next = next;
                 if parts.is_empty() {
                     self.note(entry);
-                    return Step::Yield;
+                    return Step::Yield { compared };
                 }
                 if self.live {
                     metrics.publish_to_write.observe(seconds_since(oldest_nanos), 1);
                 }
                 self.lossless_start = false;
                 self.cursor_sent(entry);
-                Step::Events(parts, events, before)
+                Step::Events { parts, events, checkpoint, compared }
             }
             Slice::Gap { gap, next } => {
                 let begins_here = gap.from == Some(self.next);
@@ -170,7 +170,7 @@ impl Reading {
                 self.next = next;
                 if self.lossless_start && begins_here && gap.reason != GapReason::Compacted {
                     self.note(entry);
-                    return Step::Yield;
+                    return Step::YIELD;
                 }
                 self.gap(entry, gap, head)
             }
