@@ -151,6 +151,12 @@ impl Subscriber {
             return Step::Wait(self.due());
         }
         match &mut self.state {
+            // Nothing was said of a place in the former life: it is none to go on from.
+            State::Reading(reading) if reading.unplaced && reading.life != head.life => {
+                let degraded_sent = reading.degraded_sent;
+                self.state = State::Admitting(Admission { degraded_sent, ..Admission::default() });
+                self.admit(head, now)
+            }
             State::Reading(reading) => reading
                 .step(&self.entry, &self.request, head)
                 .unwrap_or_else(|| Step::Wait(self.clock.due())),
@@ -171,7 +177,7 @@ impl Subscriber {
         };
         let (channel, request) = (self.entry.channel(), &self.request);
         match start::at_once(channel, &request.start, head, epoch) {
-            Some(start) => self.begin(head, epoch, start),
+            Some(start) => self.begin(head, epoch, start).unwrap_or_else(|| self.go_on(head, now)),
             None => {
                 admission.asked = true;
                 Step::Ask(Question::start(channel, &request.start, &request.filter, head, epoch))
@@ -179,7 +185,8 @@ impl Subscriber {
         }
     }
 
-    fn begin(&mut self, head: Head, epoch: Epoch, start: StartPosition) -> Step {
+    /// `None`: there is something to read first.
+    fn begin(&mut self, head: Head, epoch: Epoch, start: StartPosition) -> Option<Step> {
         let degraded_sent = self.degraded_sent();
         let (reading, step) =
             Reading::begin(&self.entry, &self.request, head, epoch, start, degraded_sent);
@@ -193,7 +200,7 @@ impl Subscriber {
         let step = match (&mut self.state, answer) {
             (State::Admitting(_), Answer::Start(head, epoch, Ok(start))) => {
                 self.clock.reset_backoff();
-                self.begin(head, epoch, start)
+                self.begin(head, epoch, start).unwrap_or(Step::YIELD)
             }
             (State::Admitting(admission), Answer::Start(_, _, Err(error))) => {
                 tracing::debug!(
@@ -267,7 +274,6 @@ impl Subscriber {
     pub(crate) fn delivered(&mut self, next: u64, last: u64, heartbeat_at: Instant) {
         let State::Reading(reading) = &mut self.state else { return };
         reading.next = next;
-        reading.lossless_start = false;
         reading.last_id_sent = last;
         self.clock.wrote(heartbeat_at);
         self.entry.moved(next);
@@ -306,7 +312,7 @@ impl Subscriber {
     /// has named.
     const fn cursor(&self) -> Option<Cursor> {
         match (&self.state, &self.request.start) {
-            (State::Reading(reading), _) => Some(reading.cursor()),
+            (State::Reading(reading), _) if !reading.unplaced => Some(reading.cursor()),
             (_, Start::After(cursor)) => Some(*cursor),
             (_, _) => None,
         }
@@ -332,6 +338,12 @@ impl Subscriber {
     }
 
     fn outage(&mut self, head: Head) -> Step {
+        let mut out = match &mut self.state {
+            State::Reading(reading) if reading.unplaced => {
+                reading.place(&self.entry, &self.request, head, None)
+            }
+            _ => Vec::new(),
+        };
         let (cursor, down) = (self.cursor(), head.down_since.is_some());
         match &mut self.state {
             State::Admitting(admission) => admission.degraded_sent = down,
@@ -341,7 +353,6 @@ impl Subscriber {
             }
             State::Opening | State::Closed => {}
         }
-        let mut out = Vec::new();
         control::outage(&mut out, cursor, head.down_since);
         Step::write(out)
     }
@@ -349,7 +360,9 @@ impl Subscriber {
     /// A cursor when it has moved without being shown, else a comment.
     fn heartbeat(&mut self) -> Step {
         match &mut self.state {
-            State::Reading(reading) if reading.cursor().sequence > reading.last_id_sent => {
+            State::Reading(reading)
+                if !reading.unplaced && reading.cursor().sequence > reading.last_id_sent =>
+            {
                 let cursor = reading.cursor();
                 reading.last_id_sent = cursor.sequence;
                 let mut out = Vec::new();

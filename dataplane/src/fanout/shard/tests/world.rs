@@ -502,12 +502,17 @@ impl World {
 
     pub(super) fn end(mut self) {
         self.rest_and_judge();
+        // Some of what comes at once is for each, and the end of it for few.
+        TOPICS.iter().rev().chain([&TOPICS[1]]).for_each(|topic| self.publish(SIZES[0], topic));
+        self.rest(Duration::ZERO);
         self.peers.retain(|peer| !peer.closed);
         let beats: Vec<_> = self.peers.iter().map(|peer| peer.beats).collect();
         self.advance(HEARTBEAT);
         self.rest(Duration::ZERO);
         for (peer, before) in self.peers.iter().zip(beats) {
             assert_eq!(peer.beats, before + 1, "one heartbeat");
+            let all = self.head().next - 1;
+            assert_eq!(peer.place(), Some(all), "it knows that everything is behind it");
         }
         assert_eq!(self.registry.len(), self.peers.len(), "streams that are open");
         self.stop.cancel();
