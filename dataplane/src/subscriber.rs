@@ -104,6 +104,11 @@ impl Subscriber {
         self.clock.due()
     }
 
+    /// Has the next heartbeat due at `now`.
+    pub(crate) const fn beat_at(&mut self, now: Instant) {
+        self.clock.wrote(now);
+    }
+
     /// Goes on as of `head` and `now`. A question that is on its way holds up events, never
     /// heartbeats or the end.
     pub(crate) fn step(&mut self, head: Head, now: Instant) -> Step {

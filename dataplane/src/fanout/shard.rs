@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use slab::Slab;
 
 use super::{
@@ -27,7 +27,7 @@ use super::{
     questions::Questions,
     queue::Queue,
     socket::Socket,
-    stream::{Stream, Uncommitted},
+    stream::{READ_BYTES, Received, Stream, Uncommitted},
     timers::Timers,
     waiters::NOT_WAITING,
 };
@@ -78,6 +78,8 @@ pub(super) struct Shard {
     /// Events added to the stream that is being advanced; empty otherwise. Here, so that its memory
     /// is used again.
     uncommitted: Vec<Uncommitted>,
+    /// What peers have sent, which nothing looks at.
+    received: Box<[u8; READ_BYTES]>,
     /// The streams that share a read of the store that is on its way.
     segment_requests: HashMap<SegmentKey, Vec<Address>>,
     /// When this turn began. One reading of the clock serves all of it.
@@ -90,6 +92,26 @@ enum After {
     Wait(Instant),
     Ask(Question),
     End,
+}
+
+/// What the kernel reports of a socket.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    /// The connection is gone, in both directions.
+    broken: bool,
+    /// There is something to read, if only the end.
+    readable: bool,
+    writable: bool,
+}
+
+impl Ready {
+    fn of(event: &Event) -> Self {
+        Self {
+            broken: event.is_error() || event.is_write_closed(),
+            readable: event.is_readable() || event.is_read_closed(),
+            writable: event.is_writable(),
+        }
+    }
 }
 
 /// Counts events that can no longer be rolled back.
@@ -119,6 +141,7 @@ impl Shard {
             last_generation: 0,
             questions,
             uncommitted: Vec::new(),
+            received: Box::new([0; READ_BYTES]),
             segment_requests: HashMap::new(),
             now: Instant::now(),
         }
@@ -146,8 +169,7 @@ impl Shard {
                     woken = true;
                     continue;
                 }
-                let closed = event.is_read_closed() || event.is_error();
-                self.socket_ready(event.token().0, closed, event.is_writable());
+                self.socket_ready(event.token().0, Ready::of(event));
             }
             self.inbox.take(&mut messages);
             for message in messages.drain(..) {
@@ -168,18 +190,21 @@ impl Shard {
     }
 
     /// Acts on what the kernel reports of a socket.
-    fn socket_ready(&mut self, key: usize, closed: bool, writable: bool) {
+    fn socket_ready(&mut self, key: usize, ready: Ready) {
         match self.sockets.get_mut(key) {
-            Some(Socket::Stream(_)) if closed => self.remove(key),
-            Some(Socket::Stream(stream)) if writable && stream.blocked => {
-                self.queue.push(key, stream);
+            Some(Socket::Stream(_)) if ready.broken => self.remove(key),
+            Some(Socket::Stream(stream)) => {
+                stream.unread |= ready.readable && !stream.half_closed;
+                if stream.unread || (ready.writable && stream.blocked) {
+                    self.queue.push(key, stream);
+                }
             }
             Some(Socket::Lingering(lingering)) => {
                 if lingering.drained() {
                     self.sockets.try_remove(key);
                 }
             }
-            Some(_) | None => {}
+            None => {}
         }
     }
 
@@ -256,12 +281,38 @@ impl Shard {
         // Streams that come back to the queue in this turn wait for the next.
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop() else { break };
-            let cost = self.advance(key).max(LEAST_BYTES);
-            left = left.saturating_sub(cost);
+            let cost = self.receive(key) + self.advance(key);
+            if let Some(Socket::Stream(stream)) = self.sockets.get_mut(key)
+                && stream.unread
+            {
+                self.queue.push(key, stream);
+            }
+            left = left.saturating_sub(cost.max(LEAST_BYTES));
             if left == 0 {
                 break;
             }
         }
+    }
+
+    /// Reads away what a stream's peer has sent; returns how many bytes.
+    ///
+    /// A peer that has closed its side of the connection may go on reading, or be gone: both look the
+    /// same. So it is sent a heartbeat at once: where no socket is left, the answer to that is a reset.
+    fn receive(&mut self, key: usize) -> usize {
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
+        if !stream.unread {
+            return 0;
+        }
+        match stream.receive(&mut self.received) {
+            Received::More(bytes) => return bytes,
+            Received::Nothing => {}
+            Received::End => {
+                stream.half_closed = true;
+                stream.subscriber.beat_at(self.now.into());
+            }
+            Received::Broken => self.remove(key),
+        }
+        0
     }
 
     /// Takes a stream as far as it comes without waiting; returns what that has cost: the bytes given

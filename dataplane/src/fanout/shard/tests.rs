@@ -33,6 +33,9 @@ fn action() -> impl Strategy<Value = Action> {
         5 => (any::<prop::sample::Index>(), 0usize..6_000)
             .prop_map(|(peer, bytes)| Action::Read(peer, bytes)),
         1 => any::<prop::sample::Index>().prop_map(Action::Leave),
+        1 => any::<prop::sample::Index>().prop_map(Action::HalfClose),
+        1 => (any::<prop::sample::Index>(), 1usize..50_000)
+            .prop_map(|(peer, bytes)| Action::Send(peer, bytes)),
         1 => any::<prop::sample::Index>().prop_map(Action::Close),
         1 => any::<prop::sample::Index>().prop_map(Action::Delete),
         1 => any::<prop::sample::Index>().prop_map(Action::Purge),

@@ -1,6 +1,7 @@
 //! A thread, its channel, the store, and the peers; and what may happen to them.
 
 use std::{
+    io::Write,
     net::{SocketAddr, TcpStream},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
@@ -14,7 +15,7 @@ use tokio::{runtime::Runtime, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    super::{DELIVERIES_BEFORE_QUEUE, INBOX, Shard},
+    super::{DELIVERIES_BEFORE_QUEUE, INBOX, Ready, Shard},
     peer::{Peer, Taken, Truth},
 };
 use crate::{
@@ -82,6 +83,10 @@ pub(super) enum Action {
     ReadFrom(usize, usize),
     /// A peer goes.
     Leave(Index),
+    /// A peer closes its side, and goes on reading.
+    HalfClose(Index),
+    /// A peer sends something.
+    Send(Index, usize),
     /// A stream is to end.
     Close(Index),
     /// The store removes an event.
@@ -200,7 +205,21 @@ impl World {
                 let peer = &self.peers[peer.index(self.peers.len())];
                 peer.entry.close(CloseReason::Drain, Duration::from_secs(1));
             }
-            Action::Read(..) | Action::Leave(_) | Action::Close(_) => {}
+            Action::HalfClose(peer) if !self.peers.is_empty() => {
+                let peer = &self.peers[peer.index(self.peers.len())];
+                // It may have ended.
+                let _ = peer.socket.shutdown(std::net::Shutdown::Write);
+            }
+            Action::Send(peer, bytes) if !self.peers.is_empty() => {
+                let peer = peer.index(self.peers.len());
+                // It may have ended, or have no room.
+                let _ = self.peers[peer].socket.write(&vec![b'x'; *bytes]);
+            }
+            Action::Read(..)
+            | Action::Leave(_)
+            | Action::Close(_)
+            | Action::HalfClose(_)
+            | Action::Send(..) => {}
             Action::Delete(which) => self.remove(|sequences| {
                 let sequence = sequences[which.index(sequences.len())];
                 (sequence, sequence)
@@ -400,8 +419,7 @@ impl World {
                         self.woken = true;
                         continue;
                     }
-                    let closed = event.is_read_closed() || event.is_error();
-                    shard.socket_ready(event.token().0, closed, event.is_writable());
+                    shard.socket_ready(event.token().0, Ready::of(event));
                 }
                 (!self.events.is_empty(), Call::Inbox)
             }
