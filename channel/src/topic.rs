@@ -164,6 +164,12 @@ impl Filter {
         self.0.is_empty()
     }
 
+    /// How many patterns a topic that does not pass is compared with.
+    #[must_use]
+    pub const fn patterns(&self) -> usize {
+        self.0.len()
+    }
+
     /// Memory that it takes, bytes, roughly.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -9,8 +9,8 @@
 //! new frames are put into one chunk, and that is written to each of them. HTTP/2 and HTTP/1.0 stay
 //! with hyper, over the same [`Subscriber`]; `--fanout-threads 0` leaves everything there.
 
+mod batch;
 mod chunk;
-
 mod group;
 mod inbox;
 mod questions;

@@ -256,7 +256,7 @@ impl Log {
     /// was removed is not served, whichever pod a subscriber comes to.
     fn gone(&self, first: u64, position: u64, told: u64) -> Slice {
         if told + 1 >= first {
-            return Slice::Frames { parts: Vec::new(), events: 0, oldest_nanos: 0, next: first };
+            return Slice::nothing(first);
         }
         let reason =
             if self.options.read().compacted { GapReason::Compacted } else { GapReason::Expired };

@@ -104,6 +104,11 @@ impl Subscriber {
         self.clock.due()
     }
 
+    /// Has the next heartbeat due at `now`.
+    pub(crate) const fn beat_at(&mut self, now: Instant) {
+        self.clock.wrote(now);
+    }
+
     /// Goes on as of `head` and `now`. A question that is on its way holds up events, never
     /// heartbeats or the end.
     pub(crate) fn step(&mut self, head: Head, now: Instant) -> Step {
@@ -117,7 +122,7 @@ impl Subscriber {
 
     /// Counts what `step` writes, except for events: those may still be rolled back.
     fn counted(&mut self, step: Step, now: Instant) -> Step {
-        if let Step::Write(_) | Step::Events(..) = &step {
+        if let Step::Write(_) | Step::Events { .. } = &step {
             self.clock.wrote(now + self.entry.channel().config().delivery.heartbeat);
         }
         if let Step::Write(parts) = &step {
@@ -151,6 +156,12 @@ impl Subscriber {
             return Step::Wait(self.due());
         }
         match &mut self.state {
+            // Nothing was said of a place in the former life: it is none to go on from.
+            State::Reading(reading) if reading.unplaced && reading.life != head.life => {
+                let degraded_sent = reading.degraded_sent;
+                self.state = State::Admitting(Admission { degraded_sent, ..Admission::default() });
+                self.admit(head, now)
+            }
             State::Reading(reading) => reading
                 .step(&self.entry, &self.request, head)
                 .unwrap_or_else(|| Step::Wait(self.clock.due())),
@@ -171,7 +182,7 @@ impl Subscriber {
         };
         let (channel, request) = (self.entry.channel(), &self.request);
         match start::at_once(channel, &request.start, head, epoch) {
-            Some(start) => self.begin(head, epoch, start),
+            Some(start) => self.begin(head, epoch, start).unwrap_or_else(|| self.go_on(head, now)),
             None => {
                 admission.asked = true;
                 Step::Ask(Question::start(channel, &request.start, &request.filter, head, epoch))
@@ -179,7 +190,8 @@ impl Subscriber {
         }
     }
 
-    fn begin(&mut self, head: Head, epoch: Epoch, start: StartPosition) -> Step {
+    /// `None`: there is something to read first.
+    fn begin(&mut self, head: Head, epoch: Epoch, start: StartPosition) -> Option<Step> {
         let degraded_sent = self.degraded_sent();
         let (reading, step) =
             Reading::begin(&self.entry, &self.request, head, epoch, start, degraded_sent);
@@ -193,7 +205,7 @@ impl Subscriber {
         let step = match (&mut self.state, answer) {
             (State::Admitting(_), Answer::Start(head, epoch, Ok(start))) => {
                 self.clock.reset_backoff();
-                self.begin(head, epoch, start)
+                self.begin(head, epoch, start).unwrap_or(Step::YIELD)
             }
             (State::Admitting(admission), Answer::Start(_, _, Err(error))) => {
                 tracing::debug!(
@@ -208,7 +220,7 @@ impl Subscriber {
             (State::Reading(reading), Answer::Segment(Ok(segment))) => {
                 self.clock.reset_backoff();
                 reading.segment = segment;
-                Step::Yield
+                Step::YIELD
             }
             (State::Reading(reading), Answer::Segment(Err(error))) => {
                 tracing::debug!(
@@ -221,7 +233,7 @@ impl Subscriber {
                 self.pause(now)
             }
             // The stream was closed while the question was on its way.
-            (_, Answer::Start(..) | Answer::Segment(_)) => Step::Yield,
+            (_, Answer::Start(..) | Answer::Segment(_)) => Step::YIELD,
         };
         self.counted(step, now)
     }
@@ -229,7 +241,7 @@ impl Subscriber {
     fn pause(&mut self, now: Instant) -> Step {
         self.clock.pause(now);
         // An outage may have to be announced first.
-        Step::Yield
+        Step::YIELD
     }
 
     /// Whether a question is on its way: the head is nothing to wait for then.
@@ -262,16 +274,20 @@ impl Subscriber {
         (waits && announced && reading.life == head.life).then_some(reading.next)
     }
 
-    /// Everything before `next` was delivered, or none of it passed the filter (`heartbeat_at` is
-    /// `None` then, else the moment of the next heartbeat).
-    pub(crate) fn delivered(&mut self, next: u64, heartbeat_at: Option<Instant>) {
+    /// Everything before `next` was delivered; of it, `last` is the last event that passed the
+    /// filter. The next heartbeat is due at `heartbeat_at`.
+    pub(crate) fn delivered(&mut self, next: u64, last: u64, heartbeat_at: Instant) {
         let State::Reading(reading) = &mut self.state else { return };
         reading.next = next;
-        if let Some(heartbeat_at) = heartbeat_at {
-            reading.lossless_start = false;
-            reading.last_id_sent = next.saturating_sub(1);
-            self.clock.wrote(heartbeat_at);
-        }
+        reading.last_id_sent = last;
+        self.clock.wrote(heartbeat_at);
+        self.entry.moved(next);
+    }
+
+    /// Nothing before `next` passed the filter.
+    pub(crate) fn passed(&mut self, next: u64) {
+        let State::Reading(reading) = &mut self.state else { return };
+        reading.next = next;
         self.entry.moved(next);
     }
 
@@ -301,7 +317,7 @@ impl Subscriber {
     /// has named.
     const fn cursor(&self) -> Option<Cursor> {
         match (&self.state, &self.request.start) {
-            (State::Reading(reading), _) => Some(reading.cursor()),
+            (State::Reading(reading), _) if !reading.unplaced => Some(reading.cursor()),
             (_, Start::After(cursor)) => Some(*cursor),
             (_, _) => None,
         }
@@ -327,6 +343,12 @@ impl Subscriber {
     }
 
     fn outage(&mut self, head: Head) -> Step {
+        let mut out = match &mut self.state {
+            State::Reading(reading) if reading.unplaced => {
+                reading.place(&self.entry, &self.request, head, None)
+            }
+            _ => Vec::new(),
+        };
         let (cursor, down) = (self.cursor(), head.down_since.is_some());
         match &mut self.state {
             State::Admitting(admission) => admission.degraded_sent = down,
@@ -336,7 +358,6 @@ impl Subscriber {
             }
             State::Opening | State::Closed => {}
         }
-        let mut out = Vec::new();
         control::outage(&mut out, cursor, head.down_since);
         Step::write(out)
     }
@@ -344,7 +365,9 @@ impl Subscriber {
     /// A cursor when it has moved without being shown, else a comment.
     fn heartbeat(&mut self) -> Step {
         match &mut self.state {
-            State::Reading(reading) if reading.cursor().sequence > reading.last_id_sent => {
+            State::Reading(reading)
+                if !reading.unplaced && reading.cursor().sequence > reading.last_id_sent =>
+            {
                 let cursor = reading.cursor();
                 reading.last_id_sent = cursor.sequence;
                 let mut out = Vec::new();

@@ -151,6 +151,101 @@ fn a_head_in_pieces_and_bytes_after_it_do_no_harm() {
     });
 }
 
+/// Bytes that the kernel has received on this address' connections and no program has read
+/// (`rx_queue` of Linux's `/proc/net/tcp`).
+fn unread(address: std::net::SocketAddr) -> u64 {
+    let port = format!(":{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let sockets = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let established = sockets.filter(|words| words[1].ends_with(&port) && words[3] == "01");
+    established
+        .map(|words| u64::from_str_radix(words[4].split_once(':').unwrap().1, 16).unwrap())
+        .sum()
+}
+
+#[test]
+fn what_a_peer_sends_after_its_request_is_not_kept_and_holds_up_nothing() {
+    run(LIMIT, async {
+        // More than both ends' kernels have room for.
+        const BYTES: usize = 64 * 1024 * 1024;
+        let fixture =
+            Fixture::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() })
+                .await;
+        let mut quiet = fixture.open(ORDERS).await;
+        let mut talkers = Vec::new();
+        for _ in 0..20 {
+            let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();
+            let request = format!("GET {ORDERS} HTTP/1.1\r\nHost: x\r\n\r\n");
+            socket.write_all(request.as_bytes()).await.unwrap();
+            read_until(&mut socket, &mut Vec::new(), |text| text.contains("data: \n\n")).await;
+            talkers.push(socket);
+        }
+        let mut loudest = talkers.pop().unwrap();
+        let sending = tokio::spawn(async move {
+            for _ in 0..BYTES / (64 * 1024) {
+                loudest.write_all(&[b'x'; 64 * 1024]).await.unwrap();
+            }
+            loudest
+        });
+        for socket in &mut talkers {
+            socket.write_all(&[b'x'; 100_000]).await.unwrap();
+        }
+        while !sending.is_finished() {
+            let published = fixture.publish("a", "live").await;
+            quiet.until_sequence(published.sequence, SOON).await;
+        }
+        talkers.push(sending.await.unwrap());
+        sluice_tests::eventually("all of it was read", SOON, async || {
+            (unread(fixture.plane.http()) == 0).then_some(())
+        })
+        .await;
+        fixture.publish("a", "after the noise").await;
+        for socket in &mut talkers {
+            let mut bytes = Vec::new();
+            read_until(socket, &mut bytes, |text| text.contains("data: after the noise\n\n")).await;
+        }
+    });
+}
+
+#[test]
+fn a_client_that_closes_its_side_goes_on_receiving() {
+    run(LIMIT, async {
+        let fixture = Fixture::new().await;
+        let mut sockets = Vec::new();
+        for _ in 0..10 {
+            let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();
+            let request = format!("GET {ORDERS} HTTP/1.1\r\nHost: x\r\n\r\n");
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut bytes = Vec::new();
+            read_until(&mut socket, &mut bytes, |text| text.contains("data: \n\n")).await;
+            socket.shutdown().await.unwrap();
+            // What tells it from one that is gone.
+            read_until(&mut socket, &mut bytes, |text| text.contains(": hb\n")).await;
+            sockets.push((socket, bytes));
+        }
+        for number in 0..3 {
+            fixture.publish("a", format!("live/{number}")).await;
+            for (socket, bytes) in &mut sockets {
+                let event = format!("data: live/{number}\n\n");
+                read_until(socket, bytes, |text| text.contains(&event)).await;
+            }
+            tokio::time::sleep(QUIET).await;
+        }
+        for (_, bytes) in &sockets {
+            let text = String::from_utf8_lossy(bytes);
+            assert_eq!(text.matches(": hb\n").count(), 1, "one for each: {text}");
+        }
+        assert_eq!(fixture.plane.subscribers().await.len(), 10);
+        // Both sides are closed now, which the next write finds out.
+        drop(sockets);
+        fixture.publish("a", "after the end").await;
+        sluice_tests::eventually("all left", Duration::from_secs(5), async || {
+            fixture.plane.subscribers().await.is_empty().then_some(())
+        })
+        .await;
+    });
+}
+
 #[test]
 fn one_connection_serves_other_requests_before_its_stream() {
     run(LIMIT, async {

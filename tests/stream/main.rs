@@ -17,6 +17,7 @@ mod filter;
 mod fixture;
 mod history;
 mod http;
+mod memory;
 mod metrics;
 mod nats_cluster;
 mod newest_deleted;

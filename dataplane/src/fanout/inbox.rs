@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{AcqRel, Relaxed},
+        },
     },
     task::Wake,
 };
@@ -54,13 +57,21 @@ pub(super) struct Inbox {
     /// The thread's number, as in its name.
     thread: usize,
     messages: Mutex<Vec<Message>>,
+    /// Keys of the groups whose heads have moved; each once, so that the groups bound it.
+    moved: Mutex<Vec<usize>>,
     waker: mio::Waker,
     load: AtomicUsize,
 }
 
 impl Inbox {
     pub(super) fn new(thread: usize, waker: mio::Waker) -> Self {
-        Self { thread, messages: Mutex::default(), waker, load: AtomicUsize::new(0) }
+        Self {
+            thread,
+            messages: Mutex::default(),
+            moved: Mutex::default(),
+            waker,
+            load: AtomicUsize::new(0),
+        }
     }
 
     /// Sends a message. Only the first one that waits has to wake the thread.
@@ -81,8 +92,14 @@ impl Inbox {
         std::mem::swap(&mut *self.messages.lock(), into);
     }
 
-    /// Wakes the thread: it takes its messages and reads the heads.
-    pub(super) fn wake_thread(&self) {
+    /// Takes the keys of the groups whose heads have moved; `into` must be empty.
+    pub(super) fn take_moved(&self, into: &mut Vec<usize>) {
+        debug_assert!(into.is_empty(), "all were noted");
+        std::mem::swap(&mut *self.moved.lock(), into);
+    }
+
+    /// Wakes the thread: it takes its messages, and the groups whose heads have moved.
+    fn wake_thread(&self) {
         if let Err(error) = self.waker.wake() {
             // The counter behind the waker is full at 2^64 - 2 wake-ups that the thread has not
             // seen: it is about to see them.
@@ -110,13 +127,38 @@ impl Writer for Inbox {
     }
 }
 
-/// Logs wake the thread when their heads change.
-impl Wake for Inbox {
+/// Tells a thread that the head of one channel's log has moved. Until the thread has taken note, it
+/// is told once: an event costs it the groups that have something to do, not all that it has.
+#[derive(Debug)]
+pub(super) struct HeadWatch {
+    inbox: Arc<Inbox>,
+    group: usize,
+    told: AtomicBool,
+}
+
+impl HeadWatch {
+    /// For the group with the key `group`.
+    pub(super) fn new(inbox: &Arc<Inbox>, group: usize) -> Arc<Self> {
+        Arc::new(Self { inbox: Arc::clone(inbox), group, told: AtomicBool::new(false) })
+    }
+
+    /// Notes that the thread will read the head: what moves it from now on is told anew.
+    pub(super) fn forget(&self) {
+        // Both ways: the head is read after this, and what set the flag has moved the head before.
+        self.told.swap(false, AcqRel);
+    }
+}
+
+/// Logs wake it when their heads change.
+impl Wake for HeadWatch {
     fn wake(self: Arc<Self>) {
-        self.wake_thread();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_thread();
+        if !self.told.swap(true, AcqRel) {
+            self.inbox.moved.lock().push(self.group);
+            self.inbox.wake_thread();
+        }
     }
 }

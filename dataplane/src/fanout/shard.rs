@@ -15,20 +15,19 @@ use std::{
     collections::HashMap,
     io,
     sync::Arc,
-    task::Waker,
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use slab::Slab;
 
 use super::{
     group::Group,
-    inbox::{Address, Arrival, Inbox, Message},
+    inbox::{Address, Arrival, HeadWatch, Inbox, Message},
     questions::Questions,
     queue::Queue,
     socket::Socket,
-    stream::{Stream, Uncommitted},
+    stream::{READ_BYTES, Received, Stream, Uncommitted},
     timers::Timers,
     waiters::NOT_WAITING,
 };
@@ -46,6 +45,9 @@ const EVENTS: usize = 1_024;
 const TURN_BYTES: usize = 1024 * 1024;
 /// What a stream from the queue costs its turn at least: a system call is not free.
 const LEAST_BYTES: usize = 4 * 1024;
+/// What a comparison of a pattern with a topic costs a turn: it takes as long as to write so many
+/// bytes. A replay whose filter selects nothing writes nothing, and is no cheaper for that.
+const COMPARISON_BYTES: usize = 32;
 /// Live deliveries, some tens of milliseconds' worth, after which the queue is served although more
 /// are due.
 const DELIVERIES_BEFORE_QUEUE: usize = 8 * 1024;
@@ -57,16 +59,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Shard {
     poll: Poll,
     inbox: Arc<Inbox>,
-    /// The inbox as logs know it, which wake it when their heads move.
-    waker: Waker,
     sockets: Slab<Socket>,
     groups: Slab<Group>,
     /// Groups by the address of their channel, which they keep alive.
     by_channel: HashMap<usize, usize>,
     queue: Queue,
     timers: Timers,
-    /// Whether a stream that waits for a head has yet to be given all of it.
-    live_due: bool,
+    /// Keys of the groups with streams that may have yet to be given all of the head.
+    live: Vec<usize>,
+    /// Empty; here, so that its memory is used again.
+    moved: Vec<usize>,
+    /// Keys of groups whose last stream has left.
+    emptied: Vec<usize>,
     /// Live deliveries since the queue was served.
     live_deliveries: usize,
     last_generation: u64,
@@ -74,6 +78,8 @@ pub(super) struct Shard {
     /// Events added to the stream that is being advanced; empty otherwise. Here, so that its memory
     /// is used again.
     uncommitted: Vec<Uncommitted>,
+    /// What peers have sent, which nothing looks at.
+    received: Box<[u8; READ_BYTES]>,
     /// The streams that share a read of the store that is on its way.
     segment_requests: HashMap<SegmentKey, Vec<Address>>,
     /// When this turn began. One reading of the clock serves all of it.
@@ -86,6 +92,26 @@ enum After {
     Wait(Instant),
     Ask(Question),
     End,
+}
+
+/// What the kernel reports of a socket.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    /// The connection is gone, in both directions.
+    broken: bool,
+    /// There is something to read, if only the end.
+    readable: bool,
+    writable: bool,
+}
+
+impl Ready {
+    fn of(event: &Event) -> Self {
+        Self {
+            broken: event.is_error() || event.is_write_closed(),
+            readable: event.is_readable() || event.is_read_closed(),
+            writable: event.is_writable(),
+        }
+    }
 }
 
 /// Counts events that can no longer be rolled back.
@@ -102,18 +128,20 @@ impl Shard {
     pub(super) fn new(poll: Poll, inbox: Arc<Inbox>, questions: Questions) -> Self {
         Self {
             poll,
-            waker: Waker::from(Arc::clone(&inbox)),
             inbox,
             sockets: Slab::new(),
             groups: Slab::new(),
             by_channel: HashMap::new(),
             queue: Queue::default(),
             timers: Timers::default(),
-            live_due: false,
+            live: Vec::new(),
+            moved: Vec::new(),
+            emptied: Vec::new(),
             live_deliveries: 0,
             last_generation: 0,
             questions,
             uncommitted: Vec::new(),
+            received: Box::new([0; READ_BYTES]),
             segment_requests: HashMap::new(),
             now: Instant::now(),
         }
@@ -127,7 +155,7 @@ impl Shard {
         let mut events = Events::with_capacity(EVENTS);
         let mut messages = Vec::new();
         loop {
-            let idle = self.queue.is_empty() && !self.live_due;
+            let idle = self.queue.is_empty() && self.live.is_empty();
             let wait =
                 if idle { self.timers.until_next(self.now, LONGEST_WAIT) } else { Duration::ZERO };
             match self.poll.poll(&mut events, Some(wait)) {
@@ -141,8 +169,7 @@ impl Shard {
                     woken = true;
                     continue;
                 }
-                let closed = event.is_read_closed() || event.is_error();
-                self.socket_ready(event.token().0, closed, event.is_writable());
+                self.socket_ready(event.token().0, Ready::of(event));
             }
             self.inbox.take(&mut messages);
             for message in messages.drain(..) {
@@ -150,10 +177,11 @@ impl Shard {
                     return Ok(());
                 }
             }
-            if woken || self.live_due {
-                self.deliver_live();
+            if woken {
+                self.take_moved();
             }
-            if !self.live_due || self.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
+            self.deliver_live();
+            if self.live.is_empty() || self.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
                 self.live_deliveries = 0;
                 self.serve_queue();
             }
@@ -162,18 +190,21 @@ impl Shard {
     }
 
     /// Acts on what the kernel reports of a socket.
-    fn socket_ready(&mut self, key: usize, closed: bool, writable: bool) {
+    fn socket_ready(&mut self, key: usize, ready: Ready) {
         match self.sockets.get_mut(key) {
-            Some(Socket::Stream(_)) if closed => self.remove(key),
-            Some(Socket::Stream(stream)) if writable && stream.blocked => {
-                self.queue.push(key, stream);
+            Some(Socket::Stream(_)) if ready.broken => self.remove(key),
+            Some(Socket::Stream(stream)) => {
+                stream.unread |= ready.readable && !stream.half_closed;
+                if stream.unread || (ready.writable && stream.blocked) {
+                    self.queue.push(key, stream);
+                }
             }
             Some(Socket::Lingering(lingering)) => {
                 if lingering.drained() {
                     self.sockets.try_remove(key);
                 }
             }
-            Some(_) | None => {}
+            None => {}
         }
     }
 
@@ -208,8 +239,10 @@ impl Shard {
         let channel = Arc::clone(subscriber.entry().channel());
         let address = Arc::as_ptr(&channel) as usize;
         let group_key = *self.by_channel.entry(address).or_insert_with(|| {
-            channel.log().wake_on_change(self.waker.clone());
-            self.groups.insert(Group::new(channel))
+            let vacant = self.groups.vacant_entry();
+            let key = vacant.key();
+            vacant.insert(Group::new(channel, HeadWatch::new(&self.inbox, key)));
+            key
         });
         let Some(group) = self.groups.get_mut(group_key) else { return };
         let filter = group.join(subscriber.filter());
@@ -248,15 +281,42 @@ impl Shard {
         // Streams that come back to the queue in this turn wait for the next.
         for _ in 0..self.queue.len() {
             let Some(key) = self.queue.pop() else { break };
-            let written = self.advance(key).max(LEAST_BYTES);
-            left = left.saturating_sub(written);
+            let cost = self.receive(key) + self.advance(key);
+            if let Some(Socket::Stream(stream)) = self.sockets.get_mut(key)
+                && stream.unread
+            {
+                self.queue.push(key, stream);
+            }
+            left = left.saturating_sub(cost.max(LEAST_BYTES));
             if left == 0 {
                 break;
             }
         }
     }
 
-    /// Takes a stream as far as it comes without waiting; returns the bytes given to it.
+    /// Reads away what a stream's peer has sent; returns how many bytes.
+    ///
+    /// A peer that has closed its side of the connection may go on reading, or be gone: both look the
+    /// same. So it is sent a heartbeat at once: where no socket is left, the answer to that is a reset.
+    fn receive(&mut self, key: usize) -> usize {
+        let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
+        if !stream.unread {
+            return 0;
+        }
+        match stream.receive(&mut self.received) {
+            Received::More(bytes) => return bytes,
+            Received::Nothing => {}
+            Received::End => {
+                stream.half_closed = true;
+                stream.subscriber.beat_at(self.now.into());
+            }
+            Received::Broken => self.remove(key),
+        }
+        0
+    }
+
+    /// Takes a stream as far as it comes without waiting; returns what that has cost: the bytes given
+    /// to it, and what was looked at on the way, as bytes.
     fn advance(&mut self, key: usize) -> usize {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
         let Some(group) = self.groups.get(stream.group as usize) else { return 0 };
@@ -276,28 +336,31 @@ impl Shard {
             }
         }
         let head = group.channel.log().head_now();
-        let mut written = 0;
+        let mut cost = 0;
         let after = loop {
             if stream.ending {
                 break After::End;
             }
             match stream.subscriber.step(head, self.now.into()) {
                 Step::Write(parts) => {
-                    written += stream.push(parts);
+                    cost += stream.push(parts);
                     // It lies behind the events: they can no longer be rolled back.
                     commit(&stream.subscriber, &mut self.uncommitted);
                 }
-                Step::Events(parts, events, checkpoint) => {
+                Step::Events { parts, events, checkpoint, compared } => {
                     let bytes = stream.push(parts);
-                    written += bytes;
+                    cost += bytes + compared * COMPARISON_BYTES;
                     self.uncommitted.push(Uncommitted { checkpoint, events, bytes });
                 }
                 Step::Wait(until) => break After::Wait(until.into_std()),
                 Step::Ask(question) => break After::Ask(question),
-                Step::Yield => break After::More,
+                Step::Yield { compared } => {
+                    cost += compared * COMPARISON_BYTES;
+                    break After::More;
+                }
                 Step::End => stream.push_end(),
             }
-            if written >= limits::WRITE_BYTES {
+            if cost >= limits::WRITE_BYTES {
                 break After::More;
             }
         };
@@ -320,7 +383,7 @@ impl Shard {
             (Ok(false), _) => self.await_writable(key),
             (Err(_), _) => self.remove(key),
         }
-        written
+        cost
     }
 
     /// Has a stream wait for what comes next, once everything was written.

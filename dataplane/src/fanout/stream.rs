@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, IoSlice, Write},
+    io::{self, ErrorKind, IoSlice, Read, Write},
     time::Instant,
 };
 
@@ -21,6 +21,23 @@ pub(super) const SEND: usize = 8;
 const COPY_BYTES: usize = 4 * 1024;
 /// Frames in more parts than this are copied too.
 const COPY_PARTS: usize = 16;
+
+/// What is read away of one stream at a time, bytes.
+pub(super) const READ_BYTES: usize = 16 * 1024;
+
+/// What a peer sends while its stream goes on, which is of no meaning (RFC 9112 section 9.3.2 knows
+/// nothing but a next request, and a stream has no end to wait for).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Received {
+    /// So many bytes, and there may be more.
+    More(usize),
+    /// Nothing more by now.
+    Nothing,
+    /// It will send nothing more.
+    End,
+    /// The connection is broken.
+    Broken,
+}
 
 /// A chunk of events that was added to a stream and can still be rolled back.
 #[derive(Debug)]
@@ -55,6 +72,10 @@ pub(super) struct Stream {
     pub(super) blocked: bool,
     /// Whether the end of the body is in `out` or was written.
     pub(super) ending: bool,
+    /// Whether the kernel may have received something that was not read yet.
+    pub(super) unread: bool,
+    /// Whether the peer has closed its side: it sends nothing more, and may go on reading.
+    pub(super) half_closed: bool,
     /// When its earliest timer is due.
     pub(super) timer_at: Option<Instant>,
 }
@@ -80,6 +101,8 @@ impl Stream {
             queued: false,
             blocked: false,
             ending: false,
+            unread: false,
+            half_closed: false,
             timer_at: None,
         }
     }
@@ -203,6 +226,19 @@ impl Stream {
         // The buffer's memory goes back: nearly all streams have nothing to write.
         self.out = VecDeque::new();
         Ok(true)
+    }
+
+    /// Reads away what the peer has sent, into `buffer`: the kernel would keep it.
+    pub(super) fn receive(&mut self, buffer: &mut [u8; READ_BYTES]) -> Received {
+        let received = match self.socket.read(buffer) {
+            Ok(0) => Received::End,
+            Ok(count) => Received::More(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
+            Err(error) if error.kind() == ErrorKind::Interrupted => Received::More(0),
+            Err(_) => Received::Broken,
+        };
+        self.unread = matches!(received, Received::More(_));
+        received
     }
 
     fn consume(&mut self, mut taken: usize) {

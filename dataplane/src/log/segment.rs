@@ -2,6 +2,7 @@
 //! log.
 
 mod matches;
+mod slice;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,6 +15,8 @@ use crate::{
     frame::{self, Dialect, Gap, GapReason},
     limits,
 };
+
+pub use self::slice::Slice;
 
 /// What an index entry costs in memory, and the matches that may be kept for it, bytes: for the
 /// cache's accounting.
@@ -76,30 +79,6 @@ enum Frames {
     },
     /// The segment still grows, and is not read before it is sealed.
     Gathering { bytes: Vec<u8>, interned: HashMap<Box<str>, u32> },
-}
-
-/// What a subscriber gets from a segment.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Slice {
-    /// Frames to write, maybe none (all filtered out), and where to go on.
-    Frames {
-        /// Bytes in order; each part is whole frames.
-        parts: Vec<Bytes>,
-        /// Events among them.
-        events: u64,
-        /// Store time of the oldest of them, Unix nanoseconds; 0 when there is none.
-        oldest_nanos: i64,
-        /// Sequence to go on at.
-        next: u64,
-    },
-    /// Events are missing here; nothing may be delivered before the subscriber was told.
-    Gap {
-        /// What is missing.
-        gap: Gap,
-        /// Sequence to go on at: the first after the hole at the position. `gap` may name later
-        /// holes too.
-        next: u64,
-    },
 }
 
 impl Segment {
@@ -293,22 +272,31 @@ impl Segment {
             None => self.end,
         };
         let after = if stop == self.end { self.entries.len() } else { self.index_of(stop) };
+        let mut compared = 0;
         let (out, next) = match &self.frames {
             _ if filter.is_all() => self.run(first, after),
             Frames::Sealed { matches, .. } => {
-                let passing = matches.of(filter, &self.entries, &self.topics);
+                let passing = matches.of(filter, &self.entries, &self.topics, &mut compared);
                 self.pick(matches::from(&passing, first).take_while(|index| *index < after))
             }
             Frames::Open { .. } | Frames::Gathering { .. } => {
-                self.pick((first..after).filter(|index| self.passes(filter, &self.entries[*index])))
+                self.pick((first..after).filter(|at| {
+                    compared += filter.patterns();
+                    self.passes(filter, &self.entries[*at])
+                }))
             }
         };
         let next = next.map_or(stop, |index| self.entries[index].sequence);
+        let sequences = |(from, to): (usize, usize)| {
+            (self.entries[from].sequence, self.entries[to - 1].sequence)
+        };
         Slice::Frames {
-            parts: self.parts(out.runs),
+            parts: self.parts(&out.runs),
+            runs: out.runs.into_iter().map(sequences).collect(),
             events: out.events,
             oldest_nanos: out.oldest_nanos,
             next,
+            compared,
         }
     }
 
@@ -398,20 +386,20 @@ impl Segment {
     }
 
     /// The bytes of these runs of entries.
-    fn parts(&self, runs: Vec<(usize, usize)>) -> Vec<Bytes> {
-        let range = |(from, to): (usize, usize)| (self.begin_of(from), self.entries[to - 1].end);
+    fn parts(&self, runs: &[(usize, usize)]) -> Vec<Bytes> {
+        let range = |(from, to): &(usize, usize)| (self.begin_of(*from), self.entries[to - 1].end);
         match &self.frames {
             Frames::Gathering { bytes, .. } => runs
-                .into_iter()
+                .iter()
                 .map(range)
                 .map(|(start, end)| Bytes::copy_from_slice(&bytes[start..end]))
                 .collect(),
             Frames::Sealed { bytes, .. } => {
-                runs.into_iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect()
+                runs.iter().map(range).map(|(start, end)| bytes.slice(start..end)).collect()
             }
             Frames::Open { buffers, .. } => {
                 let mut parts = Vec::new();
-                for (start, end) in runs.into_iter().map(range) {
+                for (start, end) in runs.iter().map(range) {
                     let first = buffers.partition_point(|(after, _)| *after <= start);
                     for (after, buffer) in &buffers[first..] {
                         let before = after - buffer.len();

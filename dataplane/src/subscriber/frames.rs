@@ -63,7 +63,7 @@ impl Frames {
                     parts.iter().for_each(|part| out.extend_from_slice(part));
                     return Some(self.done(out));
                 }
-                Step::Events(parts, events, _) => {
+                Step::Events { parts, events, .. } => {
                     let length = parts.iter().map(Bytes::len).sum();
                     out.reserve(length);
                     parts.iter().for_each(|part| out.extend_from_slice(part));
@@ -77,7 +77,7 @@ impl Frames {
                     return Some(self.done(out));
                 }
                 // The next call of `step` says the same again.
-                Step::Wait(_) | Step::Yield | Step::End if !out.is_empty() => {
+                Step::Wait(_) | Step::Yield { .. } | Step::End if !out.is_empty() => {
                     return Some(self.done(out));
                 }
                 Step::Wait(until) => {
@@ -90,7 +90,7 @@ impl Frames {
                         None => self.subscriber.forget_question(),
                     }
                 }
-                Step::Yield => tokio::task::yield_now().await,
+                Step::Yield { .. } => tokio::task::yield_now().await,
                 Step::End => return None,
             }
         }

@@ -29,13 +29,13 @@ pub(super) struct Reading {
     pub(super) epoch: Epoch,
     /// The sequence to deliver next.
     pub(super) next: u64,
-    /// Highest sequence that a gap event has covered, or would have covered but for the lossless
-    /// start.
+    /// Highest sequence that a gap event has covered, or that is missing before the start.
     pub(super) gap_sent_to: u64,
     /// Highest sequence that an `id:` on this connection has covered.
     pub(super) last_id_sent: u64,
-    /// Nothing was delivered yet and there was no cursor: a hole at the very start is no loss.
-    pub(super) lossless_start: bool,
+    /// There was no cursor, and no `id:` was sent yet: the stream starts at the first event that is
+    /// there. From then on the client knows a place, and each hole after it has to be named.
+    pub(super) unplaced: bool,
     /// The head was reached once. What comes from then on counts as live, and what it waits for is
     /// the next event, unless a question is on its way or the clock has a pause.
     pub(super) live: bool,
@@ -55,7 +55,7 @@ impl Reading {
             next: start.position,
             gap_sent_to: 0,
             last_id_sent: 0,
-            lossless_start: start.lossless,
+            unplaced: start.lossless && start.gap.is_none(),
             live: false,
             asked: false,
             degraded_sent,
@@ -63,8 +63,8 @@ impl Reading {
         }
     }
 
-    /// Begins at `start`, with the first frames that carry a cursor: from here on a reconnect loses
-    /// nothing.
+    /// Begins at `start`. The place is given out where the request named it; else once it is known
+    /// what is there: a limit of the stream may have moved the oldest event on since it was found.
     pub(super) fn begin(
         entry: &Entry,
         request: &Request,
@@ -72,21 +72,35 @@ impl Reading {
         epoch: Epoch,
         start: StartPosition,
         degraded_sent: bool,
-    ) -> (Self, Step) {
+    ) -> (Self, Option<Step>) {
         let mut reading = Self::new(head.life, epoch, start, degraded_sent);
-        let (channel, cursor) = (entry.channel(), reading.cursor());
+        reading.note(entry);
+        let placed = (!reading.unplaced).then(|| reading.place(entry, request, head, start.gap));
+        (reading, placed.map(Step::write))
+    }
+
+    /// The first frames that carry a cursor: from here on a reconnect loses nothing.
+    pub(super) fn place(
+        &mut self,
+        entry: &Entry,
+        request: &Request,
+        head: Head,
+        gap: Option<Gap>,
+    ) -> Vec<u8> {
+        let (channel, cursor) = (entry.channel(), self.cursor());
         let mut out = Vec::new();
-        if let Some(gap) = start.gap {
+        if let Some(gap) = gap {
             control::gap(&mut out, cursor, gap, channel.metrics());
         }
         if request.open {
-            control::open(&mut out, cursor, epoch, head, &channel.config().delivery);
+            control::open(&mut out, cursor, self.epoch, head, &channel.config().delivery);
         }
-        if start.gap.is_none() {
+        if gap.is_none() {
             control::cursor(&mut out, cursor);
         }
-        reading.cursor_sent(entry);
-        (reading, Step::write(out))
+        self.unplaced = false;
+        self.id_sent(cursor.sequence, entry);
+        out
     }
 
     /// Begins anew in the head's life: the stream was recreated or moved back, and what the
@@ -99,7 +113,7 @@ impl Reading {
         if let Some(gap) = start.gap {
             control::gap(&mut out, self.cursor(), gap, channel.metrics());
         }
-        self.cursor_sent(entry);
+        self.id_sent(self.cursor().sequence, entry);
         Step::write(out)
     }
 
@@ -113,21 +127,22 @@ impl Reading {
         };
         if let Some((segment, origin)) = self.segment.take().filter(here) {
             let slice = segment.slice(self.next, self.gap_sent_to, &request.filter);
-            let step = self.take(entry, slice, origin, head);
-            // The store was asked once.
-            self.segment =
-                Some((segment, Origin::Memory)).filter(|(segment, _)| segment.covers(self.next));
+            // The store was asked once, but of what comes before the place nothing is taken.
+            let after = if self.unplaced { origin } else { Origin::Memory };
+            let step = self.take(entry, request, slice, origin, head);
+            self.segment = Some((segment, after)).filter(|(segment, _)| segment.covers(self.next));
             return Some(step);
         }
         let log = entry.channel().log();
         let now =
             log.read_now(self.life, self.next, self.gap_sent_to, &request.filter, request.dialect);
         match now {
-            Now::Slice(slice) => Some(self.take(entry, slice, Origin::Memory, head)),
+            Now::Slice(slice) => Some(self.take(entry, request, slice, Origin::Memory, head)),
             Now::Cached(segment) => {
                 self.segment = Some((segment, Origin::Memory));
                 self.step(entry, request, head)
             }
+            Now::Wait if self.unplaced => Some(Step::write(self.place(entry, request, head, None))),
             Now::Wait => {
                 if !self.live {
                     self.live = true;
@@ -144,34 +159,50 @@ impl Reading {
         }
     }
 
-    fn take(&mut self, entry: &Entry, slice: Slice, origin: Origin, head: Head) -> Step {
+    fn take(
+        &mut self,
+        entry: &Entry,
+        request: &Request,
+        slice: Slice,
+        origin: Origin,
+        head: Head,
+    ) -> Step {
+        if self.unplaced {
+            return match slice {
+                // What is missing before the first event that is there was never promised.
+                Slice::Gap { gap, next } if gap.reason != GapReason::Compacted => {
+                    self.gap_sent_to = gap.to.unwrap_or(self.gap_sent_to);
+                    self.next = next;
+                    self.note(entry);
+                    Step::YIELD
+                }
+                // The same is read again, in the order of events after the place.
+                Slice::Gap { .. } | Slice::Frames { .. } => {
+                    Step::write(self.place(entry, request, head, None))
+                }
+            };
+        }
         let metrics = entry.channel().metrics();
         if !self.live {
             metrics.replay_read(origin);
         }
         match slice {
-            Slice::Frames { parts, events, oldest_nanos, next } => {
-                let before = self.checkpoint();
+            Slice::Frames { parts, runs, events, oldest_nanos, next, compared } => {
+                let checkpoint = self.checkpoint();
                 self.next = next;
-                if parts.is_empty() {
+                let Some((_, last)) = runs.last() else {
                     self.note(entry);
-                    return Step::Yield;
-                }
+                    return Step::Yield { compared };
+                };
                 if self.live {
                     metrics.publish_to_write.observe(seconds_since(oldest_nanos), 1);
                 }
-                self.lossless_start = false;
-                self.cursor_sent(entry);
-                Step::Events(parts, events, before)
+                self.id_sent(*last, entry);
+                Step::Events { parts, events, checkpoint, compared }
             }
             Slice::Gap { gap, next } => {
-                let begins_here = gap.from == Some(self.next);
                 self.gap_sent_to = gap.to.unwrap_or(self.gap_sent_to);
                 self.next = next;
-                if self.lossless_start && begins_here && gap.reason != GapReason::Compacted {
-                    self.note(entry);
-                    return Step::Yield;
-                }
                 self.gap(entry, gap, head)
             }
         }
@@ -190,24 +221,19 @@ impl Reading {
         }
         let mut out = Vec::new();
         control::gap(&mut out, self.cursor(), gap, channel.metrics());
-        self.cursor_sent(entry);
+        self.id_sent(self.cursor().sequence, entry);
         Step::write(out)
     }
 
     const fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            next: self.next,
-            last_id_sent: self.last_id_sent,
-            lossless_start: self.lossless_start,
-        }
+        Checkpoint { next: self.next, last_id_sent: self.last_id_sent }
     }
 
     /// Goes back to the state before [`Step::Events`].
     pub(super) fn roll_back(&mut self, entry: &Entry, checkpoint: Checkpoint) {
-        let Checkpoint { next, last_id_sent, lossless_start } = checkpoint;
+        let Checkpoint { next, last_id_sent } = checkpoint;
         self.next = next;
         self.last_id_sent = last_id_sent;
-        self.lossless_start = lossless_start;
         self.note(entry);
     }
 
@@ -216,9 +242,10 @@ impl Reading {
         Cursor::new(self.epoch, self.next.saturating_sub(1))
     }
 
-    /// Notes that frames were given out whose last `id:` is the cursor.
-    fn cursor_sent(&mut self, entry: &Entry) {
-        self.last_id_sent = self.next.saturating_sub(1);
+    /// Notes that frames were given out whose last `id:` is of `sequence`. The cursor may be further:
+    /// what comes after it passed no filter.
+    fn id_sent(&mut self, sequence: u64, entry: &Entry) {
+        self.last_id_sent = sequence;
         self.note(entry);
     }
 

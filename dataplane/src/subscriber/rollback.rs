@@ -5,5 +5,4 @@
 pub(crate) struct Checkpoint {
     pub(super) next: u64,
     pub(super) last_id_sent: u64,
-    pub(super) lossless_start: bool,
 }

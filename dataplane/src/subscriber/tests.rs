@@ -107,6 +107,60 @@ async fn an_idle_stream_beats_and_a_filtered_one_moves_its_cursor() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_lay_behind_the_last_match_is_known_by_the_next_heartbeat() {
+    let fixture = Fixture::new(4, |_| {}).await;
+    let mut subscriber = fixture.subscribe(fixture.after(0), &["odd"]);
+    opened(&mut subscriber).await;
+    let events = next(&mut subscriber).await;
+    assert!(events.ends_with("id: 00000001-3\ndata: p3\n\n"), "{events}");
+    // Event 4 is behind it, too, and no frame has said so.
+    assert_eq!(next(&mut subscriber).await, "id: 00000001-4\nevent: channel.cursor\ndata: \n\n");
+    assert_eq!(next(&mut subscriber).await, ": hb\n", "announced once");
+}
+
+/// The oldest event moves on between two looks of the pod at the store; here, after the last one.
+#[tokio::test(start_paused = true)]
+async fn a_hole_right_behind_the_start_is_named_once_the_start_was() {
+    let fixture = Fixture::new(3, |_| {}).await;
+    let step = |subscriber: &mut Subscriber| {
+        subscriber.step(fixture.channel.log().head_now(), Instant::now())
+    };
+    let open = |start| {
+        let peer = Arc::new(Peer::new("127.0.0.1:1".parse().unwrap()));
+        let entry = fixture.registry.register(&fixture.channel, &peer, String::new()).unwrap();
+        let (filter, dialect) = (Filter::default(), Dialect::Plain);
+        Subscriber::new(entry, Request { start, filter, dialect, open: false })
+    };
+    let text = |step: Step| match step {
+        Step::Write(parts) | Step::Events { parts, .. } => {
+            String::from_utf8(parts.concat()).unwrap()
+        }
+        step => panic!("{step:?}"),
+    };
+    let (mut told, mut newcomer) = (open(Start::Latest), open(Start::Earliest));
+    for subscriber in [&mut told, &mut newcomer] {
+        assert!(text(step(subscriber)).starts_with("retry: "));
+    }
+    assert_eq!(text(step(&mut told)), "id: 00000001-3\nevent: channel.cursor\ndata: \n\n");
+    // Seven more, of which a limit leaves the last two: no tail was fast enough to see the others.
+    (4..=10).for_each(|i| {
+        fixture.memory.put("odd", format!("p{i}"));
+    });
+    fixture.memory.purge_before(9);
+    fixture.channel.log().head().wait_for(|head| head.next == 11).await.unwrap();
+    let gap = "id: 00000001-8\nevent: channel.gap\n\
+               data: {\"from\":4,\"to\":8,\"missed\":5,\"reason\":\"expired\"}\n\n";
+    assert_eq!(text(step(&mut told)), gap);
+    let rest = "id: 00000001-9\ndata: p9\n\nid: 00000001-10\ndata: p10\n\n";
+    assert_eq!(text(step(&mut told)), rest);
+    // What was told nothing yet starts at the oldest event that is there.
+    let found =
+        (0..10).map(|_| step(&mut newcomer)).find(|step| !matches!(step, Step::Yield { .. }));
+    assert_eq!(text(found.unwrap()), "id: 00000001-8\nevent: channel.cursor\ndata: \n\n");
+    assert_eq!(text(step(&mut newcomer)), rest);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_busy_channel_does_not_keep_a_filtered_stream_silent() {
     let fixture = Fixture::new(1, |_| {}).await;
     let mut subscriber = fixture.subscribe(Start::Latest, &["none"]);

@@ -75,7 +75,10 @@ impl Model {
             return self.gap((*first).max(from), *to, *reason, told);
         }
         let (mut bytes, mut events, mut oldest_nanos, mut next) = (Vec::new(), 0, 0, stop);
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut before = None;
         for event in rest().filter(|event| event.sequence < stop) {
+            let before = before.replace(event.sequence);
             if filter::reference(patterns, event.topic) != Some(true) {
                 continue;
             }
@@ -88,8 +91,13 @@ impl Model {
             }
             bytes.extend_from_slice(&event.frame);
             events += 1;
+            match runs.last_mut() {
+                Some((_, last)) if Some(*last) == before => *last = event.sequence,
+                _ => runs.push((event.sequence, event.sequence)),
+            }
         }
-        Slice::Frames { parts: vec![bytes.into()], events, oldest_nanos, next }
+        let parts = vec![bytes.into()];
+        Slice::Frames { parts, runs, events, oldest_nanos, next, compared: 0 }
     }
 
     fn gap(&self, begin: u64, to: u64, reason: GapReason, told: u64) -> Slice {
@@ -194,11 +202,12 @@ fn check(input: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A slice with its bytes in one part.
+/// A slice with its bytes in one part, without what it has cost.
 fn joined(slice: Slice) -> Slice {
     match slice {
-        Slice::Frames { parts, events, oldest_nanos, next } => {
-            Slice::Frames { parts: vec![parts.concat().into()], events, oldest_nanos, next }
+        Slice::Frames { parts, runs, events, oldest_nanos, next, .. } => {
+            let parts = vec![parts.concat().into()];
+            Slice::Frames { parts, runs, events, oldest_nanos, next, compared: 0 }
         }
         gap @ Slice::Gap { .. } => gap,
     }
@@ -224,9 +233,9 @@ fn compare(model: &Model, segment: &Segment, from: u64, told: u64, patterns: &[&
 /// Without the bytes.
 fn short(slice: &Slice) -> String {
     match slice {
-        Slice::Frames { parts, events, oldest_nanos, next } => {
+        Slice::Frames { parts, runs, events, oldest_nanos, next, .. } => {
             let bytes: usize = parts.iter().map(|part| part.len()).sum();
-            format!("{events} events of {bytes} bytes from {oldest_nanos}, next {next}")
+            format!("{events} events {runs:?} of {bytes} bytes from {oldest_nanos}, next {next}")
         }
         Slice::Gap { gap, next } => format!("{gap:?}, next {next}"),
     }

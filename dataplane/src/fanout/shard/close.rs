@@ -40,6 +40,9 @@ impl Shard {
             Socket::Stream(stream) => {
                 if let Some(group) = self.groups.get_mut(stream.group as usize) {
                     group.leave(stream.subscriber.filter());
+                    if group.members == 0 {
+                        self.emptied.push(stream.group as usize);
+                    }
                 }
                 self.inbox.stream_removed();
                 Some(stream)
@@ -48,16 +51,14 @@ impl Shard {
         }
     }
 
-    /// Lets go of channels without a stream on this thread.
+    /// Lets go of channels that have no stream on this thread any more.
     pub(super) fn drop_empty_groups(&mut self) {
-        let waker = &self.waker;
-        let by_channel = &mut self.by_channel;
-        self.groups.retain(|_, group| {
-            if group.members == 0 {
-                group.channel.log().forget_waker(waker);
-                by_channel.remove(&(Arc::as_ptr(&group.channel) as usize));
+        for key in self.emptied.drain(..) {
+            if self.groups.get(key).is_some_and(|group| group.members == 0) {
+                let group = self.groups.remove(key);
+                group.forget_watch();
+                self.by_channel.remove(&(Arc::as_ptr(&group.channel) as usize));
             }
-            group.members > 0
-        });
+        }
     }
 }

@@ -14,9 +14,10 @@
 mod peer;
 mod world;
 
-use proptest::prelude::*;
+use std::sync::Arc;
 
-use sluice_channel::Filter;
+use proptest::prelude::*;
+use sluice_channel::{Cursor, Filter};
 use tokio::time::Instant;
 
 use self::world::{Action, HEARTBEAT, Setting, World};
@@ -32,6 +33,9 @@ fn action() -> impl Strategy<Value = Action> {
         5 => (any::<prop::sample::Index>(), 0usize..6_000)
             .prop_map(|(peer, bytes)| Action::Read(peer, bytes)),
         1 => any::<prop::sample::Index>().prop_map(Action::Leave),
+        1 => any::<prop::sample::Index>().prop_map(Action::HalfClose),
+        1 => (any::<prop::sample::Index>(), 1usize..50_000)
+            .prop_map(|(peer, bytes)| Action::Send(peer, bytes)),
         1 => any::<prop::sample::Index>().prop_map(Action::Close),
         1 => any::<prop::sample::Index>().prop_map(Action::Delete),
         1 => any::<prop::sample::Index>().prop_map(Action::Purge),
@@ -119,7 +123,7 @@ fn what_is_rolled_back_was_never_sent() {
     world.runtime(100);
     let (head, now) = (world.head(), Instant::now());
     let checkpoint = (0..10).map(|_| subscriber.step(head, now)).find_map(|step| match step {
-        Step::Events(_, _, checkpoint) => Some(checkpoint),
+        Step::Events { checkpoint, .. } => Some(checkpoint),
         _ => None,
     });
     subscriber.roll_back(checkpoint.expect("events are there"));
@@ -128,4 +132,88 @@ fn what_is_rolled_back_was_never_sent() {
     };
     let text = String::from_utf8(parts.concat()).unwrap();
     assert_eq!(text, "id: 00000001-1024\nevent: channel.cursor\ndata: \n\n");
+}
+
+const QUIET: Setting =
+    Setting { history: 0, on_gap_latest: false, small_cache: false, outages: false };
+
+/// As many patterns as a filter may have, which select nothing.
+fn nothing(number: usize) -> Filter {
+    Filter::new((0..32).map(|pattern| format!("none.{number}.*.{pattern}"))).unwrap()
+}
+
+/// Topics that are compared one by one.
+fn topics(count: usize) -> impl Iterator<Item = &'static str> {
+    (0..count).map(|i| &*String::leak(format!("none.{i}.b.x")))
+}
+
+/// Between two looks at the head a thread looks at about a segment, however many replays select
+/// nothing of what they read.
+#[test]
+fn replays_that_select_nothing_have_a_bound_on_what_they_look_at_in_a_turn() {
+    const SEGMENT: u64 = 1_024;
+    let mut world = World::new(&QUIET);
+    topics(3 * 1_024).for_each(|topic| world.publish(1, topic));
+    world.runtime(250);
+    let head = world.head();
+    assert_eq!(head.next, 3 * SEGMENT + 1);
+    let channel = Arc::clone(&world.channel);
+    let start = || Start::After(Cursor::new(head.epoch.unwrap(), 0));
+    let peers: Vec<_> =
+        (0..100).map(|number| world.arrive(&channel, start(), nothing(number))).collect();
+    world.take_in();
+    let (mut passed, mut turns) = (0, 0);
+    while passed < 100 * 3 * SEGMENT {
+        assert!(!world.shard.queue.is_empty(), "{passed} passed, and nothing more to do");
+        world.shard.serve_queue();
+        let now = world.positions().iter().sum();
+        assert!(now - passed <= 2 * SEGMENT, "{} events in one turn", now - passed);
+        (passed, turns) = (now, turns + 1);
+    }
+    println!("{} replays in {turns} turns", peers.len());
+}
+
+#[test]
+fn live_deliveries_have_a_bound_on_what_they_look_at_in_a_turn() {
+    let mut world = World::new(&QUIET);
+    let channel = Arc::clone(&world.channel);
+    let _peers: Vec<_> =
+        (0..300).map(|number| world.arrive(&channel, Start::Latest, nothing(number))).collect();
+    world.settle();
+    // 6,400 comparisons for each, as long as 50 deliveries: a turn has 512.
+    topics(200).for_each(|topic| world.publish(1, topic));
+    world.runtime(250);
+    world.take_in();
+    world.shard.deliver_live();
+    let passed = world.positions().iter().filter(|position| **position == 200).count();
+    assert!((1..=12).contains(&passed), "{passed} of 300 were visited");
+    world.settle();
+    assert!(world.positions().iter().all(|position| *position == 200));
+}
+
+/// With thousands of channels in a process an event costs a thread what its own channel costs.
+#[test]
+fn a_head_that_moves_has_no_other_channel_visited() {
+    let mut world = World::new(&QUIET);
+    let channels: Vec<_> = (0..50).map(|_| world.another_channel()).collect();
+    let _peers: Vec<_> = channels
+        .iter()
+        .map(|(channel, _)| world.arrive(channel, Start::Latest, Filter::default()))
+        .collect();
+    world.settle();
+    for chosen in [7, 30, 7] {
+        let (channel, memory) = &channels[chosen];
+        memory.put("a", "x");
+        world.runtime(50);
+        world.take_in();
+        let visited: Vec<_> = world
+            .shard
+            .live
+            .iter()
+            .map(|key| Arc::as_ptr(&world.shard.groups[*key].channel))
+            .collect();
+        assert_eq!(visited, [Arc::as_ptr(channel)]);
+        world.settle();
+    }
+    assert_eq!(world.positions().iter().sum::<u64>(), 3, "they were delivered");
 }

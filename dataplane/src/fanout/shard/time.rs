@@ -23,9 +23,7 @@ impl Shard {
                 Some(_) | None => {}
             }
         }
-        if self.groups.iter().any(|(_, group)| group.members == 0) {
-            self.drop_empty_groups();
-        }
+        self.drop_empty_groups();
     }
 
     /// Looks at a stream whose timer was due. If it was written to since the timer was armed, its

@@ -33,8 +33,15 @@ fn bytes_of(filter: &Filter, passing: &Passing) -> usize {
 }
 
 impl Matches {
-    /// The events among `entries`, whose topics are `topics`, that pass `filter`.
-    pub(super) fn of(&self, filter: &Filter, entries: &[Entry], topics: &[Box<str>]) -> Passing {
+    /// The events among `entries`, whose topics are `topics`, that pass `filter`. Adds to `compared`
+    /// the comparisons that it takes.
+    pub(super) fn of(
+        &self,
+        filter: &Filter,
+        entries: &[Entry],
+        topics: &[Box<str>],
+        compared: &mut usize,
+    ) -> Passing {
         let mut known = self.known.lock();
         if let Some((_, passing)) = known.filters.iter().find(|(other, _)| other == filter) {
             return Arc::clone(passing);
@@ -42,6 +49,7 @@ impl Matches {
         // Under the lock: a second search for the same filter would cost more than the wait for the
         // first.
         let passing = find(filter, entries, topics);
+        *compared += topics.len() * filter.patterns();
         known.keep(filter, &passing, entries.len() * ENTRY_BYTES);
         passing
     }
@@ -103,7 +111,7 @@ mod tests {
     fn one_in_three() {
         let topics: Vec<Box<str>> = vec!["a".into(), "b".into(), "c".into()];
         let matches = Matches::default();
-        let passing = matches.of(&Filter::new(["b"]).unwrap(), &entries(200), &topics);
+        let passing = matches.of(&Filter::new(["b"]).unwrap(), &entries(200), &topics, &mut 0);
         assert_eq!(from(&passing, 0).collect::<Vec<_>>(), (1..200).step_by(3).collect::<Vec<_>>());
         assert_eq!(
             from(&passing, 64).collect::<Vec<_>>(),
@@ -111,7 +119,7 @@ mod tests {
         );
         assert_eq!(from(&passing, 65).next(), Some(67));
         assert_eq!(from(&passing, 200).next(), None);
-        let again = matches.of(&Filter::new(["b"]).unwrap(), &entries(200), &topics);
+        let again = matches.of(&Filter::new(["b"]).unwrap(), &entries(200), &topics, &mut 0);
         assert!(Arc::ptr_eq(&passing, &again), "found once");
     }
 
@@ -120,7 +128,7 @@ mod tests {
         let topics: Vec<Box<str>> = vec!["a".into(), "b".into(), "c".into()];
         let (matches, entries) = (Matches::default(), entries(1_024));
         for i in 0..1_000 {
-            matches.of(&Filter::new([format!("orders.{i}")]).unwrap(), &entries, &topics);
+            matches.of(&Filter::new([format!("orders.{i}")]).unwrap(), &entries, &topics, &mut 0);
             let known = matches.known.lock();
             let sum: usize =
                 known.filters.iter().map(|(filter, passing)| bytes_of(filter, passing)).sum();
@@ -129,7 +137,7 @@ mod tests {
         assert!(matches.known.lock().filters.len() > 40);
         let large: Vec<String> = (0..32).map(|i| format!("{i:0>250}")).collect();
         let kept = matches.known.lock().filters.len();
-        matches.of(&Filter::new(large).unwrap(), &entries[..64], &topics);
+        matches.of(&Filter::new(large).unwrap(), &entries[..64], &topics, &mut 0);
         assert!(matches.known.lock().filters.len() <= kept, "one that has no room is not kept");
     }
 }

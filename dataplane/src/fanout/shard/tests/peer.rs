@@ -24,14 +24,12 @@ pub(super) struct Taken {
 /// Every event that the store has ever taken, by epoch and sequence.
 pub(super) type Truth = BTreeMap<u32, BTreeMap<u64, Taken>>;
 
-/// Everything up to a sequence of a life was delivered, told as missing, or never asked for.
+/// Everything up to a sequence of a life was delivered, told as missing, or never asked for: what
+/// lies before the first `id:` is no loss, unless the subscriber named a cursor.
 #[derive(Debug, Clone, Copy)]
 struct Covered {
     epoch: u32,
     sequence: u64,
-    /// Nothing was delivered in this life yet: what was removed before the first event is no
-    /// loss, unless the subscriber named a cursor.
-    fresh: bool,
 }
 
 #[derive(Debug, Default)]
@@ -174,26 +172,30 @@ impl Peer {
     fn claim(&mut self, id: Cursor, truth: &Truth) {
         let Some(covered) = self.covered else {
             // Where it starts; what it named itself, if it did.
-            let fresh = self.named.is_none();
-            assert!(fresh || self.named == Some(id), "it starts at {id}, not at {:?}", self.named);
-            let (epoch, sequence) = (id.epoch.bits(), id.sequence);
-            self.covered = Some(Covered { epoch, sequence, fresh });
+            let named = self.named;
+            assert!(named.is_none_or(|named| named == id), "it starts at {id}, not at {named:?}");
+            self.covered = Some(Covered { epoch: id.epoch.bits(), sequence: id.sequence });
             return;
         };
         assert_eq!(covered.epoch, id.epoch.bits(), "another life without a gap");
         assert!(id.sequence >= covered.sequence, "{id} after {}", covered.sequence);
-        let missed = self.missed(covered, id.sequence, truth);
+        let missed: Vec<_> =
+            self.wanted(covered, id.sequence, truth).map(|(sequence, _)| sequence).collect();
         assert!(missed.is_empty(), "{id} although {missed:?} were not delivered");
         self.covered = Some(Covered { sequence: id.sequence, ..covered });
     }
 
-    /// Events up to `to` that it should have got.
-    fn missed(&self, covered: Covered, to: u64, truth: &Truth) -> Vec<u64> {
-        let Some(life) = truth.get(&covered.epoch) else { return Vec::new() };
-        life.range((Excluded(covered.sequence), Included(to.max(covered.sequence))))
-            .filter(|(_, taken)| self.filter.matches(taken.topic) && !(covered.fresh && taken.gone))
-            .map(|(sequence, _)| *sequence)
-            .collect()
+    /// Events up to `to` that pass its filter and are not covered.
+    fn wanted<'t>(
+        &self,
+        covered: Covered,
+        to: u64,
+        truth: &'t Truth,
+    ) -> impl Iterator<Item = (u64, &'t Taken)> {
+        let range = (Excluded(covered.sequence), Included(to.max(covered.sequence)));
+        let life = truth.get(&covered.epoch).into_iter().flat_map(move |life| life.range(range));
+        life.filter(|(_, taken)| self.filter.matches(taken.topic))
+            .map(|(sequence, taken)| (*sequence, taken))
     }
 
     fn message(&mut self, id: Cursor, data: &str, truth: &Truth) {
@@ -208,7 +210,7 @@ impl Peer {
         let taken = taken.unwrap_or_else(|| panic!("{id} was never published"));
         assert!(taken.payload == data, "{id} has another payload");
         assert!(self.filter.matches(taken.topic), "{id} does not pass the filter");
-        self.covered = Some(Covered { sequence: id.sequence, fresh: false, ..covered });
+        self.covered = Some(Covered { sequence: id.sequence, ..covered });
     }
 
     fn gap(&mut self, id: Cursor, data: &str, truth: &Truth) {
@@ -226,7 +228,7 @@ impl Peer {
                 self.on_gap_latest || !exists(epoch, 0..=id.sequence),
                 "{id} {gap}: events are there"
             );
-            self.covered = Some(Covered { epoch, sequence: id.sequence, fresh: true });
+            self.covered = Some(Covered { epoch, sequence: id.sequence });
             return;
         };
         self.claim(Cursor { sequence: from - 1, ..id }, truth);
@@ -238,13 +240,19 @@ impl Peer {
         self.covered = Some(Covered { sequence: to, ..covered });
     }
 
+    /// The last sequence that it knows to be behind it.
+    pub(super) fn place(&self) -> Option<u64> {
+        self.covered.map(|covered| covered.sequence)
+    }
+
     /// What is still to come of what is there.
     pub(super) fn lacks(&self, epoch: u32, truth: &Truth) -> Option<String> {
         let Some(covered) = self.covered else { return Some("a place to start".to_owned()) };
         if covered.epoch != epoch {
             return Some("its stream is in a former life".to_owned());
         }
-        let missed = self.missed(Covered { fresh: true, ..covered }, u64::MAX, truth);
+        let there = self.wanted(covered, u64::MAX, truth).filter(|(_, taken)| !taken.gone);
+        let missed: Vec<_> = there.map(|(sequence, _)| sequence).collect();
         (!missed.is_empty()).then(|| format!("left out: {missed:?} after {}", covered.sequence))
     }
 }

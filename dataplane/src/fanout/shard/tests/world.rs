@@ -1,6 +1,7 @@
 //! A thread, its channel, the store, and the peers; and what may happen to them.
 
 use std::{
+    io::Write,
     net::{SocketAddr, TcpStream},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
@@ -14,7 +15,7 @@ use tokio::{runtime::Runtime, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    super::{DELIVERIES_BEFORE_QUEUE, INBOX, Shard},
+    super::{DELIVERIES_BEFORE_QUEUE, INBOX, Ready, Shard},
     peer::{Peer, Taken, Truth},
 };
 use crate::{
@@ -82,6 +83,10 @@ pub(super) enum Action {
     ReadFrom(usize, usize),
     /// A peer goes.
     Leave(Index),
+    /// A peer closes its side, and goes on reading.
+    HalfClose(Index),
+    /// A peer sends something.
+    Send(Index, usize),
     /// A stream is to end.
     Close(Index),
     /// The store removes an event.
@@ -111,9 +116,9 @@ enum Call {
 pub(super) struct World {
     runtime: Runtime,
     memory: MemorySource,
-    channel: Arc<Channel>,
+    pub(super) channel: Arc<Channel>,
     registry: Arc<Registry>,
-    shard: Shard,
+    pub(super) shard: Shard,
     events: Events,
     call: Call,
     woken: bool,
@@ -142,11 +147,9 @@ impl World {
         if setting.small_cache {
             config.delivery.cache_bytes = 1_024;
         }
-        let metrics = Metrics::default().channel("c");
-        let channel = Arc::new(Channel::new(config, Arc::new(memory.clone()), metrics));
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn_on(Arc::clone(channel.log()).run(stop.clone()), runtime.handle());
+        let channel = Self::channel(config, &memory, &stop, &tasks, &runtime);
         let poll = Poll::new().unwrap();
         let inbox = Arc::new(Inbox::new(0, Waker::new(poll.registry(), INBOX).unwrap()));
         let questions = Questions { runtime: runtime.handle().clone(), tasks, abort: stop.clone() };
@@ -202,7 +205,21 @@ impl World {
                 let peer = &self.peers[peer.index(self.peers.len())];
                 peer.entry.close(CloseReason::Drain, Duration::from_secs(1));
             }
-            Action::Read(..) | Action::Leave(_) | Action::Close(_) => {}
+            Action::HalfClose(peer) if !self.peers.is_empty() => {
+                let peer = &self.peers[peer.index(self.peers.len())];
+                // It may have ended.
+                let _ = peer.socket.shutdown(std::net::Shutdown::Write);
+            }
+            Action::Send(peer, bytes) if !self.peers.is_empty() => {
+                let peer = peer.index(self.peers.len());
+                // It may have ended, or have no room.
+                let _ = self.peers[peer].socket.write(&vec![b'x'; *bytes]);
+            }
+            Action::Read(..)
+            | Action::Leave(_)
+            | Action::Close(_)
+            | Action::HalfClose(_)
+            | Action::Send(..) => {}
             Action::Delete(which) => self.remove(|sequences| {
                 let sequence = sequences[which.index(sequences.len())];
                 (sequence, sequence)
@@ -262,13 +279,77 @@ impl World {
         self.runtime.block_on(tokio::time::advance(time));
     }
 
+    /// A channel whose log is read, and its store.
+    fn channel(
+        config: ChannelConfig,
+        memory: &MemorySource,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+        runtime: &Runtime,
+    ) -> Arc<Channel> {
+        let metrics = Metrics::default().channel("c");
+        let channel = Arc::new(Channel::new(config, Arc::new(memory.clone()), metrics));
+        tasks.spawn_on(Arc::clone(channel.log()).run(stop.clone()), runtime.handle());
+        channel
+    }
+
+    /// One more channel, which holds nothing, and its store.
+    pub(super) fn another_channel(&self) -> (Arc<Channel>, MemorySource) {
+        let memory = MemorySource::default();
+        let config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
+        let tasks = TaskTracker::new();
+        (Self::channel(config, &memory, &self.stop, &tasks, &self.runtime), memory)
+    }
+
+    /// The peers' positions.
+    pub(super) fn positions(&self) -> Vec<u64> {
+        let views = serde_json::to_value(self.registry.view(None)).unwrap();
+        let cursor = |view: &serde_json::Value| view["cursor"].as_str()?.parse::<Cursor>().ok();
+        views
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|view| cursor(view).map_or(0, |c| c.sequence))
+            .collect()
+    }
+
+    /// The thread and the runtime go on until there is nothing to do.
+    pub(super) fn settle(&mut self) {
+        let mut quiet = 0;
+        while quiet < 3 {
+            self.runtime(20);
+            let busy = (0..5).fold(false, |busy, _| self.step() || busy);
+            quiet = if busy { 0 } else { quiet + 1 };
+        }
+    }
+
+    /// The thread takes what has arrived, and what has moved.
+    pub(super) fn take_in(&mut self) {
+        self.step();
+        while !matches!(self.call, Call::Live) {
+            self.step();
+        }
+        if self.woken {
+            self.shard.take_moved();
+        }
+    }
+
     /// A subscriber that nothing drives yet, and its entry.
     pub(super) fn register(&mut self, start: Start, filter: Filter) -> (Subscriber, Arc<Entry>) {
+        self.register_to(&Arc::clone(&self.channel), start, filter)
+    }
+
+    fn register_to(
+        &mut self,
+        channel: &Arc<Channel>,
+        start: Start,
+        filter: Filter,
+    ) -> (Subscriber, Arc<Entry>) {
         let _time = self.runtime.enter();
         self.arrived += 1;
         let address = SocketAddr::from(([127, 0, 0, 1], self.arrived));
         let other_end = Arc::new(peer::Peer::new(address));
-        let registered = self.registry.register(&self.channel, &other_end, String::new());
+        let registered = self.registry.register(channel, &other_end, String::new());
         let entries = self.registry.entries();
         let entry = entries.into_iter().find(|entry| entry.peer().address == address).unwrap();
         let request = Request { start, filter, dialect: Dialect::Plain, open: false };
@@ -298,19 +379,30 @@ impl World {
             Start::After(cursor) => Some(*cursor),
             _ => None,
         };
+        let filter = Filter::new(FILTERS[usize::from(filter)].iter().copied()).unwrap();
+        let (theirs, entry) = self.arrive(&Arc::clone(&self.channel), start, filter.clone());
+        self.peers.push(Peer::new(theirs, entry, filter, named, self.setting.on_gap_latest));
+    }
+
+    /// A subscriber arrives; its end of the socket, and its entry.
+    pub(super) fn arrive(
+        &mut self,
+        channel: &Arc<Channel>,
+        start: Start,
+        filter: Filter,
+    ) -> (UnixStream, Arc<Entry>) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         theirs.set_nonblocking(true).unwrap();
         // The kernel's least.
         socket2::SockRef::from(&ours).set_send_buffer_size(1).unwrap();
-        let filter = Filter::new(FILTERS[usize::from(filter)].iter().copied()).unwrap();
-        let (subscriber, entry) = self.register(start, filter.clone());
+        let (subscriber, entry) = self.register_to(channel, start, filter);
         let socket = TcpStream::from(OwnedFd::from(ours));
         let head = b"HTTP/1.1 200 OK\r\n\r\n"[..].into();
         let inbox = &self.shard.inbox;
         inbox.stream_added();
         inbox.send(Message::Arrived(Box::new(Arrival { socket, head, subscriber })));
-        self.peers.push(Peer::new(theirs, entry, filter, named, self.setting.on_gap_latest));
+        (theirs, entry)
     }
 
     /// The next call of [`Shard::run`]. Returns whether it had something to do.
@@ -327,8 +419,7 @@ impl World {
                         self.woken = true;
                         continue;
                     }
-                    let closed = event.is_read_closed() || event.is_error();
-                    shard.socket_ready(event.token().0, closed, event.is_writable());
+                    shard.socket_ready(event.token().0, Ready::of(event));
                 }
                 (!self.events.is_empty(), Call::Inbox)
             }
@@ -340,14 +431,15 @@ impl World {
                 (busy, Call::Live)
             }
             Call::Live => {
-                if self.woken || shard.live_due {
-                    shard.deliver_live();
+                if self.woken {
+                    shard.take_moved();
                 }
-                (shard.live_due, Call::Queue)
+                shard.deliver_live();
+                (!shard.live.is_empty(), Call::Queue)
             }
             Call::Queue => {
                 let busy = !shard.queue.is_empty();
-                if !shard.live_due || shard.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
+                if shard.live.is_empty() || shard.live_deliveries >= DELIVERIES_BEFORE_QUEUE {
                     shard.live_deliveries = 0;
                     shard.serve_queue();
                 }
@@ -356,7 +448,7 @@ impl World {
             Call::Timers => {
                 shard.fire_timers();
                 // Else it would sleep.
-                (!shard.queue.is_empty() || shard.live_due, Call::Poll)
+                (!shard.queue.is_empty() || !shard.live.is_empty(), Call::Poll)
             }
         };
         self.call = next;
@@ -428,12 +520,17 @@ impl World {
 
     pub(super) fn end(mut self) {
         self.rest_and_judge();
+        // Some of what comes at once is for each, and the end of it for few.
+        TOPICS.iter().rev().chain([&TOPICS[1]]).for_each(|topic| self.publish(SIZES[0], topic));
+        self.rest(Duration::ZERO);
         self.peers.retain(|peer| !peer.closed);
         let beats: Vec<_> = self.peers.iter().map(|peer| peer.beats).collect();
         self.advance(HEARTBEAT);
         self.rest(Duration::ZERO);
         for (peer, before) in self.peers.iter().zip(beats) {
             assert_eq!(peer.beats, before + 1, "one heartbeat");
+            let all = self.head().next - 1;
+            assert_eq!(peer.place(), Some(all), "it knows that everything is behind it");
         }
         assert_eq!(self.registry.len(), self.peers.len(), "streams that are open");
         self.stop.cancel();
