@@ -6,7 +6,8 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission, channel::Channel, metrics::Metrics, phase::PhaseCell, registry::Registry,
+    admission::Admission, budget::Budgets, channel::Channel, metrics::Metrics, phase::PhaseCell,
+    registry::Registry,
 };
 
 /// What the listeners and the drain share.
@@ -15,6 +16,7 @@ pub(crate) struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
     pub(crate) instance: String,
     pub(crate) admission: Admission,
+    pub(crate) budgets: Budgets,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Metrics,
     pub(crate) phase: PhaseCell,

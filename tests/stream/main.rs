@@ -21,6 +21,7 @@ mod metrics;
 mod nats_cluster;
 mod newest_deleted;
 mod outage;
+mod page_bounds;
 mod page_holes;
 mod payload;
 mod publish;

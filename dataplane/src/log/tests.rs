@@ -1,4 +1,5 @@
 mod absence;
+mod starts;
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{reader::Activity, *};
-use crate::source::memory::MemorySource;
+use crate::source::{ReadLimit, memory::MemorySource};
 
 struct Running {
     log: Arc<Log>,
