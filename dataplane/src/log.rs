@@ -216,16 +216,27 @@ impl Log {
 
     /// Applies changed options; subscribers keep their positions.
     pub(crate) fn set_options(&self, options: Options) {
+        // Under the lock of the rings: what is appended is encoded by the rule of its ring.
+        let mut rings = self.rings.write();
         let before = std::mem::replace(&mut *self.options.write(), options);
         self.history.set_capacity(options.cache_bytes / 2);
         if before.encoding != options.encoding || before.compacted != options.compacted {
             // What is in memory was encoded by the old rule. The store still has it.
-            let mut rings = self.rings.write();
             let next = rings.plain.next();
             *rings =
                 Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
             self.history.clear();
         }
+    }
+
+    /// Lets go of what is in memory: no event is added any more. A stream that is being closed
+    /// may still read, of the store.
+    fn let_go(&self) {
+        let mut rings = self.rings.write();
+        let next = rings.plain.next();
+        *rings = Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
+        drop(rings);
+        self.history.close();
     }
 
     /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not
@@ -349,11 +360,11 @@ impl Log {
 
     /// Appends what the tail delivered and tells the subscribers.
     fn append(&self, epoch: Epoch, events: &[Event]) {
-        let options = *self.options.read();
         let first = self.head.borrow().first;
         let (mut invalid, mut named) = (0, None);
         let next = {
             let mut rings = self.rings.write();
+            let options = *self.options.read();
             for event in events {
                 let next = rings.plain.next();
                 if event.sequence < next {
