@@ -25,6 +25,7 @@ mod page_bounds;
 mod page_holes;
 mod payload;
 mod publish;
+mod publish_limits;
 mod reload;
 mod replay;
 mod seam;
