@@ -27,8 +27,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// The state of a pod that serves no channel yet.
     #[must_use]
-    pub(crate) fn new(instance: String, admission: Admission) -> Self {
-        Self { instance, admission, ..Self::default() }
+    pub(crate) fn new(instance: String, admission: Admission, metrics: Metrics) -> Self {
+        Self { instance, admission, metrics, ..Self::default() }
     }
 
     /// The channel `name`, also when it was removed.

@@ -110,6 +110,20 @@ impl JetStream {
         self.ask("CONSUMER.CREATE", created).await.map(drop)
     }
 
+    /// Asks `consumer` for its next messages by `request` (ADR-37), which come to `reply`.
+    async fn pull(
+        &self,
+        consumer: &str,
+        reply: String,
+        request: &serde_json::Value,
+    ) -> Result<(), Error> {
+        let prefix = self.connection.api_prefix();
+        let subject = format!("{prefix}.CONSUMER.MSG.NEXT.{}.{consumer}", self.stream);
+        let client = self.client();
+        let asked = client.publish_with_reply(subject, reply, request.to_string().into()).await;
+        asked.map_err(|e| Error::Unreachable(e.to_string()))
+    }
+
     /// The next answer to `what`. Requests in flight die with the connection: their answers would
     /// never come.
     async fn answer(
