@@ -85,6 +85,42 @@ fn a_crowd_of_pages_never_costs_the_connection_to_nats() {
     });
 }
 
+#[test]
+fn a_crowd_that_looks_for_its_start_gets_it_or_is_told_to_come_again() {
+    run(LIMIT, async {
+        let fixture = Fixture::channel(|c| c.delivery.heartbeat = Duration::from_millis(500)).await;
+        let events = (0..5_000).map(|i| (format!("u.{i}.a.b"), Bytes::from_static(b"x")));
+        fixture.streams.publish_all(&fixture.names.prefix, events).await;
+        let client = Client::new();
+        // Patterns that match nothing but, of streams, what comes later.
+        let filter = |name: &str, i: usize| {
+            (0..31).map(|n| format!("&topic=*.*.*.{name}{i}n{n}")).collect::<String>()
+        };
+        let pages = (0..60).map(|i| {
+            let (client, plane, query) =
+                (&client, &fixture.plane, format!("?last=10{}", filter("p", i)));
+            async move {
+                let response = get(client, plane, &query).await;
+                let status = response.status().as_u16();
+                assert!(status == 200 || status == 503, "{status}");
+                assert_eq!(status == 503, response.headers().contains_key("retry-after"));
+                status
+            }
+        });
+        let streams = (0..20).map(|i| {
+            let query = format!("{ORDERS}?last=10&topic=late{}", filter("s", i));
+            let fixture = &fixture;
+            async move { fixture.open(&query).await }
+        });
+        let (statuses, streams) = futures::join!(join_all(pages), join_all(streams));
+        assert!(statuses.contains(&200), "{statuses:?}");
+        fixture.publish("late", "live").await;
+        for mut stream in streams {
+            assert_eq!(stream.event(SOON * 2).await.unwrap().data, "live");
+        }
+    });
+}
+
 /// Messages that a nats-server has sent.
 async fn sent(monitor: u16) -> u64 {
     let url = format!("http://127.0.0.1:{monitor}/varz");

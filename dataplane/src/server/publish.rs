@@ -20,7 +20,7 @@ use crate::{
     budget::{Budget, Share},
     channel::Channel,
     frame, limits,
-    source::{Append, Error},
+    source::{Append, Appended, Error},
     state::Shared,
 };
 
@@ -206,7 +206,7 @@ async fn append(
         channel.note_failure("publish", &error);
         Refusal::Unavailable(UNPLACED)
     };
-    let epoch = epoch_of(channel, &request, appended.sequence, known).await.map_err(unplaced)?;
+    let epoch = epoch_of(channel, &request, appended, known).await.map_err(unplaced)?;
     let cursor = Cursor::new(epoch, appended.sequence);
     if appended.duplicate {
         let first = log.source().published(appended.sequence).await.map_err(unplaced)?;
@@ -217,21 +217,22 @@ async fn append(
     Ok((cursor, appended.duplicate))
 }
 
-/// The life of the stream that took the event at `sequence`. An acknowledgement does not say, and
+/// The life of the stream that took the event. An acknowledgement does not say, and
 /// this pod may not have seen yet that the life that it has `known` is over. Epochs do not come
 /// back: where the store is still in the known one afterwards, it was in between.
 async fn epoch_of(
     channel: &Channel,
     request: &Append,
-    sequence: u64,
+    appended: Appended,
     known: Epoch,
 ) -> Result<Epoch, Error> {
     let now = channel.log().epoch().await?;
     if now == known {
         return Ok(known);
     }
-    let there = channel.log().source().published(sequence).await?;
-    Ok(if there.is_some_and(|event| event.is(request)) { now } else { known })
+    let there = channel.log().source().published(appended.sequence).await?;
+    let is_there = there.is_some_and(|event| appended.duplicate || event.is(request));
+    Ok(if is_there { now } else { known })
 }
 
 /// Takes the payload in, and its share of the memory for payloads with each part of it.
@@ -266,7 +267,7 @@ async fn collect(
     let mut payload = BytesMut::new();
     let mut share: Option<Share> = None;
     while let Some(part) = body.frame().await {
-        let broken = || Problem::bad_request("the payload ended early or is malformed");
+        let broken = || Problem::bad_request("the payload did not come whole; nothing was stored");
         let Ok(part) = part.map_err(|_| broken())?.into_data() else { continue };
         if payload.len() + part.len() > max {
             return Err(Refusal::PayloadTooLarge { max });
