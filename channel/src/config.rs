@@ -202,11 +202,33 @@ impl ChannelConfig {
         {
             return fail("stream.subjects must hold 1 to 16 subjects");
         }
-        if self.stream.max_message_size > limits::MESSAGE_BYTES {
-            return fail("stream.maxMessageSize must be at most 1 MiB");
+        if !(1..=limits::MESSAGE_BYTES).contains(&self.stream.max_message_size) {
+            return fail("stream.maxMessageSize must be from 1 byte to 1 MiB");
         }
         if delivery.heartbeat < Duration::from_millis(100) {
             return fail("delivery.heartbeatMillis must be at least 100");
+        }
+        if delivery.heartbeat > limits::LONGEST || delivery.write_timeout > limits::LONGEST {
+            return fail(
+                "delivery.heartbeatMillis and delivery.writeTimeoutMillis must be at most 300000",
+            );
+        }
+        if delivery.retry_max > limits::LONGEST {
+            return fail("delivery.retryMaxMillis must be at most 300000");
+        }
+        if delivery.max_connection_age > limits::DAY || delivery.cors.max_age > limits::DAY {
+            return fail(
+                "delivery.maxConnectionAgeMillis and delivery.cors.maxAgeMillis must be at most 86400000",
+            );
+        }
+        if !(1..=limits::MOST_CONNECTIONS).contains(&delivery.max_connections) {
+            return fail("delivery.maxConnections must be from 1 to 1000000");
+        }
+        if !(limits::LEAST_CACHE_BYTES..=limits::MOST_CACHE_BYTES).contains(&delivery.cache_bytes) {
+            return fail("delivery.cacheBytes must be from 1 MiB to 64 GiB");
+        }
+        if delivery.cors.allowed_origins.len() > limits::ORIGINS {
+            return fail("delivery.cors.allowedOrigins must hold at most 64 origins");
         }
         if delivery.retry_min > delivery.retry_max {
             return fail(
@@ -277,12 +299,37 @@ mod tests {
     }
 
     #[test]
+    fn the_greatest_values_that_a_manifest_may_have_are_taken() {
+        let greatest = r#""delivery": {"cacheBytes": 68719476736, "maxConnections": 1000000,
+            "heartbeatMillis": 300000, "writeTimeoutMillis": 300000, "retryMaxMillis": 300000,
+            "maxConnectionAgeMillis": 86400000, "cors": {"maxAgeMillis": 86400000}}, "stream""#;
+        let text = MINIMAL.replacen("\"stream\"", greatest, 1);
+        ChannelConfig::from_json(text.as_bytes()).unwrap();
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (from, to, message) in [
             ("\"version\": 1", "\"version\": 2", "same release"),
             ("\"orders\"", "\"Orders\"", "DNS label"),
             ("\"generation\"", "\"generatoin\"", "generatoin"),
             ("[\"sse.shop.orders.>\"]", "[]", "1 to 16 subjects"),
+            ("\"stream\"", "\"delivery\": {\"cacheBytes\": 0}, \"stream\"", "cacheBytes"),
+            ("\"stream\"", "\"delivery\": {\"cacheBytes\": 68719476737}, \"stream\"", "64 GiB"),
+            ("\"stream\"", "\"delivery\": {\"maxConnections\": 0}, \"stream\"", "maxConnections"),
+            ("\"stream\"", "\"delivery\": {\"heartbeatMillis\": 300001}, \"stream\"", "heartbeat"),
+            (
+                "\"stream\"",
+                "\"delivery\": {\"writeTimeoutMillis\": 300001}, \"stream\"",
+                "writeTimeout",
+            ),
+            ("\"stream\"", "\"delivery\": {\"retryMaxMillis\": 300001}, \"stream\"", "retryMax"),
+            (
+                "\"stream\"",
+                "\"delivery\": {\"maxConnectionAgeMillis\": 86400001}, \"stream\"",
+                "Age",
+            ),
+            ("\"topicPrefix\"", "\"maxMessageSize\": 0, \"topicPrefix\"", "maxMessageSize"),
         ] {
             let error = ChannelConfig::from_json(MINIMAL.replacen(from, to, 1).as_bytes())
                 .unwrap_err()

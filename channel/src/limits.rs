@@ -41,6 +41,19 @@ pub const MAX_MESSAGE_SIZE: u64 = 64 * 1024;
 /// Default for `delivery.cors.maxAge`.
 pub const CORS_MAX_AGE: Duration = Duration::from_secs(3600);
 
+/// Longest heartbeat, write timeout and reconnection time: what is longer hides a dead connection.
+pub const LONGEST: Duration = Duration::from_secs(5 * 60);
+/// Longest `delivery.maxConnectionAge` and `delivery.cors.maxAge`.
+pub const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Greatest `delivery.maxConnectionsPerPod`: more streams than one host's memory has room for.
+pub const MOST_CONNECTIONS: u32 = 1_000_000;
+/// Least `delivery.cache`, bytes: history is read in segments of that size.
+pub const LEAST_CACHE_BYTES: u64 = 1024 * 1024;
+/// Greatest `delivery.cache`, bytes.
+pub const MOST_CACHE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// Most origins in `delivery.cors.allowedOrigins`: each request is compared with all of them.
+pub const ORIGINS: usize = 64;
+
 /// Port of the data plane's public listener in a pod.
 pub const HTTP_PORT: u16 = 8080;
 /// Port of the data plane's admin listener in a pod (probes, metrics, debug); never routed.

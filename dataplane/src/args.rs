@@ -141,6 +141,7 @@ impl Args {
             client_certificate: nats_client_cert.zip(nats_client_key),
             domain: jetstream_domain,
             name: format!("sluice-dataplane {instance}"),
+            replaced: Default::default(),
         };
         let fanout_threads = fanout_threads.map_or_else(available_cpus, usize::from);
         let pace = Pace { delay: drain_delay, period: drain_period };

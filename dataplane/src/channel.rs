@@ -14,7 +14,8 @@ use tracing::error_span;
 use crate::{
     log::{Log, Options},
     metrics::ChannelMetrics,
-    source::Source,
+    source::{Error, Source},
+    throttle::Throttle,
 };
 
 /// A channel that this pod serves.
@@ -26,7 +27,11 @@ pub(crate) struct Channel {
     metrics: ChannelMetrics,
     connections: AtomicU32,
     removed: AtomicBool,
+    failures: Throttle,
 }
+
+/// Requests that the store has failed are logged once in this time, with a count.
+const FAILURE_LOG_PERIOD: Duration = Duration::from_secs(10);
 
 fn options(config: &ChannelConfig) -> Options {
     let delivery = &config.delivery;
@@ -55,6 +60,7 @@ impl Channel {
             metrics,
             connections: AtomicU32::new(0),
             removed: AtomicBool::new(false),
+            failures: Throttle::new(FAILURE_LOG_PERIOD),
         }
     }
 
@@ -90,6 +96,14 @@ impl Channel {
     pub(crate) fn retry(&self) -> Duration {
         let config = self.config();
         rand::rng().random_range(config.delivery.retry_min..=config.delivery.retry_max)
+    }
+
+    /// Says in the log why a request was not served: its answer names nothing that is inside.
+    pub(crate) fn note_failure(&self, request: &'static str, error: &Error) {
+        if let Some(passed_over) = self.failures.admit() {
+            let channel = &self.name;
+            tracing::warn!(%channel, request, %error, passed_over, "the store failed a request");
+        }
     }
 
     /// Whether the channel was removed while the pod runs.

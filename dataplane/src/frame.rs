@@ -3,9 +3,14 @@
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::json;
 use sluice_channel::{Cursor, Epoch, Event, config::Encoding, topic};
+
+/// Most line ends and control characters of a payload on a text channel. A line of a frame has six
+/// bytes before it, and JSON writes a control character as six: a frame is at most 384 KiB larger
+/// than its payload, and no payload of up to 64 KiB is refused for them.
+pub(crate) const ESCAPES: usize = 64 * 1024;
 
 /// What `data:` holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,8 +22,7 @@ pub enum Dialect {
 }
 
 /// Why events are missing, on the wire and as a metric's label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GapReason {
     /// Removed by the stream's limits.
     Expired,
@@ -33,7 +37,7 @@ pub enum GapReason {
 }
 
 impl GapReason {
-    /// The word on the wire.
+    /// The word on the wire, and the label of the metric.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,9 +50,14 @@ impl GapReason {
     }
 }
 
+impl Serialize for GapReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// Why a stream ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseReason {
     /// The pod stops.
     Drain,
@@ -116,6 +125,9 @@ pub fn encode(
     let (opaque, topic) = topic::shown(&event.topic);
     let payload: Result<Cow<'_, str>, _> = match encoding {
         _ if opaque => Err("topic not UTF-8"),
+        Encoding::Text if has_too_many_escapes(&event.payload) => {
+            Err("too many line ends or control characters")
+        }
         Encoding::Base64 => Ok(BASE64_STANDARD.encode(&event.payload).into()),
         Encoding::Text => {
             std::str::from_utf8(&event.payload).map(Cow::from).map_err(|_| "not UTF-8")
@@ -139,6 +151,13 @@ pub fn encode(
     }
     out.push(b'\n');
     true
+}
+
+/// Whether a payload has more than [`ESCAPES`] bytes that are several in a frame of text.
+#[must_use]
+pub(crate) fn has_too_many_escapes(payload: &[u8]) -> bool {
+    payload.len() > ESCAPES
+        && payload.iter().filter(|byte| byte.is_ascii_control()).count() > ESCAPES
 }
 
 fn envelope(cursor: Cursor, event: &Event, payload: &str) -> String {
@@ -320,6 +339,32 @@ mod tests {
                 "id: 5f3c01aa-7\nevent: channel.invalid\ndata: {\"bytes\":1,\"reason\":\"topic not UTF-8\",\"sequence\":7,\"topic\":\"a.%FF\"}\n\n"
             );
         }
+    }
+
+    #[test]
+    fn no_frame_is_many_times_its_payload() {
+        let most = ESCAPES;
+        for part in ["\n", "\r", "\r\n", "\0", "\u{1}", "\t", "\u{7f}"] {
+            for (times, dialect) in [
+                (most / part.len(), Dialect::Plain),
+                (most / part.len(), Dialect::Envelope),
+                (most + 1, Dialect::Plain),
+                (1_000_000, Dialect::Envelope),
+            ] {
+                let payload = part.repeat(times);
+                let frame = encoded(payload.as_bytes(), None, dialect, Encoding::Text);
+                assert!(frame.len() <= payload.len() + 6 * most + 256, "{part:?}: {}", frame.len());
+                let invalid = frame.contains("event: channel.invalid\n");
+                assert_eq!(invalid, payload.len() > most, "{part:?}");
+                let base64 = encoded(payload.as_bytes(), None, dialect, Encoding::Base64);
+                assert!(!base64.contains("channel.invalid"));
+            }
+        }
+        let text = "a line of text\n".repeat(70_000);
+        assert!(
+            encoded(text.as_bytes(), None, Dialect::Plain, Encoding::Text)
+                .contains("\"reason\":\"too many line ends or control characters\"")
+        );
     }
 
     #[test]

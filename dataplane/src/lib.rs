@@ -9,6 +9,7 @@
 mod admin;
 mod admission;
 pub mod args;
+mod budget;
 mod cgroup;
 mod channel;
 mod config_dir;

@@ -16,9 +16,10 @@ pub(crate) const WRITE_BYTES: usize = 64 * 1024;
 pub const SLICE_BYTES: usize = 16 * 1024;
 /// Most events of one JSON page, and the most that `last=` may ask for.
 pub const PAGE_EVENTS: usize = 1_000;
-/// Most payload bytes of one JSON page; a page ends early rather than pass it.
+/// Bytes of one JSON page, as it is sent; a page ends early rather than pass it, by more than one
+/// event.
 pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Events that `last=` with a filter looks back over before it settles for fewer.
+/// Events that `last=` looks back over, in memory and history, before it settles for fewer.
 pub(crate) const LAST_SCAN_EVENTS: u64 = 100_000;
-/// Longest `Idempotency-Key`, bytes; kept by nats-server in memory for the duplicate window.
+/// Longest `Idempotency-Key`, bytes: room for anything that tells two events apart.
 pub(crate) const IDEMPOTENCY_KEY_BYTES: usize = 128;

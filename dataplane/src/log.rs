@@ -10,10 +10,12 @@
 mod absence;
 mod history;
 mod marks;
+mod newest;
 mod reader;
 mod ring;
 mod room;
 pub mod segment;
+mod stretch;
 
 #[cfg(test)]
 mod tests;
@@ -32,12 +34,13 @@ use tracing::{Instrument, Span};
 use self::{
     history::{History, Scope, missing},
     marks::Marks,
+    newest::Turns,
     ring::Ring,
     segment::{Segment, Slice},
+    stretch::Flights,
 };
 use crate::{
     frame::{Dialect, Gap, GapReason},
-    limits,
     source::{Error, Source, proof::Proofs},
 };
 
@@ -118,6 +121,10 @@ pub(crate) struct Log {
     /// What the stream is known again by after an interruption.
     marks: Mutex<Marks>,
     history: History,
+    /// Reads for pages.
+    flights: Flights,
+    /// Bounds on looking for a start.
+    turns: Turns,
     head: watch::Sender<Head>,
     /// Woken when the head changes: threads that cannot wait for the watch.
     wakers: RwLock<Vec<Waker>>,
@@ -143,6 +150,8 @@ impl Log {
             source,
             proofs,
             marks: Mutex::default(),
+            flights: Flights::default(),
+            turns: Turns::default(),
             options: RwLock::new(options),
             rings: RwLock::new(Rings {
                 life: 0,
@@ -207,16 +216,27 @@ impl Log {
 
     /// Applies changed options; subscribers keep their positions.
     pub(crate) fn set_options(&self, options: Options) {
+        // Under the lock of the rings: what is appended is encoded by the rule of its ring.
+        let mut rings = self.rings.write();
         let before = std::mem::replace(&mut *self.options.write(), options);
         self.history.set_capacity(options.cache_bytes / 2);
         if before.encoding != options.encoding || before.compacted != options.compacted {
             // What is in memory was encoded by the old rule. The store still has it.
-            let mut rings = self.rings.write();
             let next = rings.plain.next();
             *rings =
                 Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
             self.history.clear();
         }
+    }
+
+    /// Lets go of what is in memory: no event is added any more. A stream that is being closed
+    /// may still read, of the store.
+    fn let_go(&self) {
+        let mut rings = self.rings.write();
+        let next = rings.plain.next();
+        *rings = Rings { life: rings.life, plain: Ring::new(Dialect::Plain, next), envelope: None };
+        drop(rings);
+        self.history.close();
     }
 
     /// What is at `position`, for a subscriber that was told of every hole up to `told`. Does not
@@ -300,39 +320,6 @@ impl Log {
         Ok(Some((segment, if asked { Origin::Store } else { Origin::Memory })))
     }
 
-    /// Where the newest `count` events that pass `filter` start; the head when there are none.
-    /// Looks back over at most [`limits::LAST_SCAN_EVENTS`].
-    ///
-    /// # Errors
-    /// The store's.
-    pub(crate) async fn newest(&self, count: usize, filter: &Filter) -> Result<u64, Error> {
-        let head = self.head_now();
-        let Some(epoch) = head.epoch else {
-            return Err(Error::Unreachable("not connected yet".into()));
-        };
-        let (mut found, mut before) = {
-            let rings = self.rings.read();
-            (rings.plain.newest(count, filter), rings.plain.start())
-        };
-        let stop = head.next.saturating_sub(limits::LAST_SCAN_EVENTS).max(head.first);
-        let scope = self.scope(head, epoch, Dialect::Plain);
-        while found.len() < count && before > stop {
-            let block = (before - 1) - (before - 1) % limits::SEGMENT_SEQUENCES;
-            let mut position = block.max(1);
-            let mut rising = Vec::new();
-            while position < before {
-                let (segment, _) =
-                    self.history.segment(scope, position).instrument(self.span.clone()).await?;
-                rising.push(segment.newest(before, count, filter));
-                position = segment.end();
-            }
-            found.extend(rising.into_iter().rev().flatten());
-            before = block;
-        }
-        found.truncate(count);
-        Ok(found.last().copied().unwrap_or(head.next))
-    }
-
     fn scope(&self, head: Head, epoch: Epoch, dialect: Dialect) -> Scope {
         let Options { encoding, compacted, .. } = *self.options.read();
         Scope {
@@ -373,11 +360,11 @@ impl Log {
 
     /// Appends what the tail delivered and tells the subscribers.
     fn append(&self, epoch: Epoch, events: &[Event]) {
-        let options = *self.options.read();
         let first = self.head.borrow().first;
         let (mut invalid, mut named) = (0, None);
         let next = {
             let mut rings = self.rings.write();
+            let options = *self.options.read();
             for event in events {
                 let next = rings.plain.next();
                 if event.sequence < next {

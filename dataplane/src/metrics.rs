@@ -119,6 +119,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// The same, with what the connection to NATS counts itself.
+    #[must_use]
+    pub(crate) fn with_connection(nats_clients_replaced: Counter) -> Self {
+        let mut metrics = Self::default();
+        let help = "NATS clients that ended and were replaced by another";
+        metrics.registry.register("nats_clients_replaced", help, nats_clients_replaced);
+        metrics
+    }
+
     #[must_use]
     pub(crate) fn channel(&self, name: &str) -> ChannelMetrics {
         let channel = name.to_owned();

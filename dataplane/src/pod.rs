@@ -45,6 +45,7 @@ use crate::{
     channel::Channel,
     config_dir::ConfigDir,
     fanout::FanOut,
+    metrics::Metrics,
     phase::Phase,
     server::{self, accept::Service},
     source::jetstream::{self, Settings},
@@ -122,7 +123,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Cgroup::find(options.memory));
-    let shared = Arc::new(Shared::new(options.instance, admission));
+    let metrics = Metrics::with_connection(options.nats.replaced.clone());
+    let shared = Arc::new(Shared::new(options.instance, admission, metrics));
     let tasks = Tasks::default();
     let mut channels = Channels::new(
         Arc::clone(&shared),

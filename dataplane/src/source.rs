@@ -104,6 +104,34 @@ pub struct Append {
     pub payload: Bytes,
 }
 
+/// An event of the store as it was published, to compare a repeat with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Full subject; U+FFFD stands for what is not UTF-8 in it.
+    pub subject: String,
+    /// SSE event name.
+    pub name: Option<String>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// Payload.
+    pub payload: Bytes,
+}
+
+impl Published {
+    /// Whether it is what `append` would store.
+    #[must_use]
+    pub fn is(&self, append: &Append) -> bool {
+        let same = |stored: &Option<String>, given: &Option<String>| {
+            // NATS does not keep blanks around the value of a header.
+            stored.as_deref().map(str::trim) == given.as_deref().map(str::trim)
+        };
+        self.subject == append.subject
+            && self.payload == append.payload
+            && same(&self.name, &append.name)
+            && same(&self.content_type, &append.content_type)
+    }
+}
+
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
@@ -128,12 +156,32 @@ pub enum Error {
     /// The store refused the request itself (permissions, limits).
     #[error("the store refused: {0}")]
     Refused(String),
-    /// The message is larger than the stream or the server takes.
+    /// The message is larger than the stream takes.
     #[error("the message is larger than the stream takes")]
     TooLarge,
+    /// The message with its headers is larger than the server takes, whatever the stream does.
+    #[error("the message is larger than the {0} bytes that the server takes")]
+    TooLargeForServer(usize),
     /// `expected_last` did not hold.
     #[error("the last sequence of the topic is not the expected one")]
     WrongLastSequence,
+}
+
+impl Error {
+    /// What a client may read of it: names of streams and subjects, and the store's own words, are
+    /// for the log.
+    #[must_use]
+    pub const fn told(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) | Self::TailEnded(_) => {
+                "the store does not answer, or cannot prove what it says, at this moment"
+            }
+            Self::NoStream(_) => "the channel has no stream at this moment",
+            Self::Refused(_) => "the store refused",
+            Self::TooLarge | Self::TooLargeForServer(_) => "the message is too large",
+            Self::WrongLastSequence => "the topic has moved on",
+        }
+    }
 }
 
 /// A live feed from a given sequence on.
@@ -158,6 +206,8 @@ pub trait Source: Send + Sync + 'static {
     fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>>;
     /// Appends; resolves once the store has it for good.
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended, Error>>;
+    /// The event at `sequence` as it was published, by the leader's word; `None` = it is gone.
+    fn published(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Published>, Error>>;
     /// Whether there is a connection at this moment.
     fn connected(&self) -> bool;
 }

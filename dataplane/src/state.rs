@@ -6,7 +6,8 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission, channel::Channel, metrics::Metrics, phase::PhaseCell, registry::Registry,
+    admission::Admission, budget::Budgets, channel::Channel, metrics::Metrics, phase::PhaseCell,
+    registry::Registry,
 };
 
 /// What the listeners and the drain share.
@@ -15,6 +16,7 @@ pub(crate) struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
     pub(crate) instance: String,
     pub(crate) admission: Admission,
+    pub(crate) budgets: Budgets,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Metrics,
     pub(crate) phase: PhaseCell,
@@ -25,8 +27,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// The state of a pod that serves no channel yet.
     #[must_use]
-    pub(crate) fn new(instance: String, admission: Admission) -> Self {
-        Self { instance, admission, ..Self::default() }
+    pub(crate) fn new(instance: String, admission: Admission, metrics: Metrics) -> Self {
+        Self { instance, admission, metrics, ..Self::default() }
     }
 
     /// The channel `name`, also when it was removed.

@@ -70,6 +70,7 @@ fn all_documented_metrics_are_there_and_count_what_was_delivered() {
             "sluice_publish_to_write_seconds_sum",
             "sluice_publish_to_write_seconds_count",
             "sluice_reader_lag_events",
+            "sluice_nats_clients_replaced_total",
         ] {
             assert!(metrics.has(name), "{name} is missing");
         }

@@ -3,14 +3,19 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use reqwest::{Client, Response};
 use serde_json::Value;
 use sluice_channel::config::Encoding;
-use sluice_tests::run;
+use sluice_tests::{
+    dataplane::{ConfigDir, DataPlane, channel_config},
+    nats::{NatsCluster, Streams, names, stream_config},
+    run,
+};
 
 use crate::fixture::{Fixture, ORDERS, SOON};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(90);
 
 async fn post(
     fixture: &Fixture,
@@ -100,6 +105,140 @@ fn the_same_idempotency_key_stores_once() {
         assert_eq!((again.status().as_u16(), cursor(&again)), (200, cursor(&first)));
         assert_eq!(again.headers()["event-duplicate"], "true");
         assert_eq!(stored(&fixture).await, 2);
+    });
+}
+
+#[test]
+fn an_idempotency_key_is_of_one_topic_and_of_one_event() {
+    run(LIMIT, async {
+        let fixture = publishing().await;
+        let json = [("idempotency-key", "k"), ("content-type", "application/json")];
+        let first = post(&fixture, "a", &json, "once").await;
+        assert_eq!(first.status().as_u16(), 201);
+        // Another topic's clients count for themselves; and no key and topic are taken for others.
+        for (topic, key) in [("b", "k"), ("a.k", "x"), ("a", "k.x"), ("a", "kx")] {
+            let other = post(&fixture, topic, &[("idempotency-key", key)], "else").await;
+            assert_eq!(other.status().as_u16(), 201, "{topic} {key}");
+        }
+        assert_eq!(stored(&fixture).await, 5);
+        let named = [json[0], json[1], ("event-name", "n")];
+        for (headers, body) in
+            [(&json[..], "other"), (&named, "once"), (&json[..1], "once"), (&json, "")]
+        {
+            let other = post(&fixture, "a", headers, body).await;
+            assert_eq!((other.status().as_u16(), cursor(&other)), (422, cursor(&first)), "{body}");
+            assert_eq!(other.headers()["content-type"], "application/problem+json");
+            assert!(other.headers().get("event-duplicate").is_none());
+        }
+        let again = post(&fixture, "a", &json, "once").await;
+        assert_eq!((again.status().as_u16(), cursor(&again)), (200, cursor(&first)));
+        assert_eq!(stored(&fixture).await, 5, "nothing was stored twice");
+        // What is gone cannot be compared.
+        fixture.streams.delete_message(fixture.names.stream.as_str(), 1).await;
+        let gone = post(&fixture, "a", &json, "other").await;
+        assert_eq!((gone.status().as_u16(), cursor(&gone)), (200, cursor(&first)));
+        let metrics = fixture.plane.metrics().await;
+        assert_eq!(metrics.sum("sluice_publishes_total", &[("result", "key_reused")]), 4.0);
+    });
+}
+
+#[test]
+fn a_retry_while_the_first_copy_waits_for_its_quorum_is_told_to_come_again() {
+    run(LIMIT, async {
+        let mut cluster = NatsCluster::start(3).await;
+        let names = names("orders");
+        let streams = Streams::connect(&cluster.urls()).await;
+        let stream = names.stream.as_str();
+        streams.create(Config { num_replicas: 3, ..stream_config(&names) }).await;
+        let leader = cluster.leader_of(&streams, stream).await;
+        cluster.in_sync(&streams, stream).await;
+        let mut channel = channel_config(&names);
+        channel.publish.http = true;
+        let configs = ConfigDir::new(&[channel]);
+        let plane = DataPlane::start(&cluster.servers[leader].url(), &configs).await;
+        let publish = async || {
+            let request = Client::new().post(plane.url(&format!("{ORDERS}/a"))).body("7");
+            request.header("idempotency-key", "order-7").timeout(SOON).send().await.unwrap()
+        };
+        let others: Vec<_> = (0..3).filter(|server| *server != leader).collect();
+        others.iter().for_each(|server| cluster.servers[*server].process().pause());
+        for _ in 0..2 {
+            let response = publish().await;
+            assert_eq!(response.status().as_u16(), 503, "{:?}", response.text().await);
+            assert!(response.headers()["retry-after"].to_str().unwrap().parse::<u64>().is_ok());
+        }
+        others.iter().for_each(|server| cluster.servers[*server].process().resume());
+        sluice_tests::eventually("it is stored, once", SOON, async || {
+            let response = publish().await;
+            response.status().is_success().then_some(())
+        })
+        .await;
+        assert_eq!(streams.info(stream).await.state.messages, 1);
+    });
+}
+
+#[test]
+fn a_publish_has_the_epoch_that_it_was_stored_under() {
+    run(LIMIT, async {
+        let fixture = publishing().await;
+        for payload in ["1", "2", "3"] {
+            post(&fixture, "a", &[], payload).await;
+        }
+        // Faster than the pod looks. The third life's numbers are those of the second.
+        let (stream, mut epoch) = (fixture.names.stream.as_str(), fixture.epoch);
+        for life in 2..=4 {
+            fixture.streams.context().delete_stream(stream).await.unwrap();
+            let former = format!("\"{epoch}-3\"");
+            epoch = fixture.streams.create(stream_config(&fixture.names)).await;
+            for payload in ["4", "5"] {
+                fixture.publish("a", payload).await;
+            }
+            let response = post(&fixture, "a", &[], "6").await;
+            assert_eq!(response.status().as_u16(), 201);
+            assert_eq!(cursor(&response), format!("{epoch}-3"), "life {life}");
+            let matched = post(&fixture, "a", &[("if-match", &former)], "7").await;
+            assert_eq!(matched.status().as_u16(), 412, "{former}: a cursor of a former life");
+            let own = format!("\"{epoch}-3\"");
+            let response = post(&fixture, "a", &[("if-match", &own)], "8").await;
+            assert_eq!(
+                (response.status().as_u16(), cursor(&response)),
+                (201, &*format!("{epoch}-4"))
+            );
+            fixture.streams.delete_message(stream, 4).await;
+        }
+    });
+}
+
+#[test]
+fn only_pages_of_its_own_host_and_of_allowed_origins_may_publish() {
+    run(LIMIT, async {
+        let fixture = Fixture::channel(|c| {
+            c.publish.http = true;
+            c.delivery.cors.allowed_origins = vec!["https://shop.example".to_owned()];
+        })
+        .await;
+        let own = fixture.plane.url("");
+        let simple = ("content-type", "text/plain");
+        for foreign in ["https://evil.example", "null", "http://shop.example", "https://127.0.0.1"]
+        {
+            let headers = [("origin", foreign), simple, ("sec-fetch-site", "cross-site")];
+            let response = post(&fixture, "a", &headers, "x").await;
+            assert_eq!(response.status().as_u16(), 403, "{foreign}");
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            assert!(response.headers().get("access-control-allow-origin").is_none());
+        }
+        let forwarded = [("origin", "https://evil.example"), ("x-forwarded-host", "evil.example")];
+        assert_eq!(post(&fixture, "a", &forwarded, "x").await.status().as_u16(), 403);
+        assert_eq!(stored(&fixture).await, 0);
+        for allowed in [&own, "https://shop.example"] {
+            let response = post(&fixture, "a", &[("origin", allowed), simple], "x").await;
+            assert_eq!(response.status().as_u16(), 201, "{allowed}");
+        }
+        let behind_a_proxy = [("origin", "https://a.example"), ("host", "a.example")];
+        assert_eq!(post(&fixture, "a", &behind_a_proxy, "x").await.status().as_u16(), 201);
+        assert_eq!(post(&fixture, "a", &[], "x").await.status().as_u16(), 201, "no page");
+        let metrics = fixture.plane.metrics().await;
+        assert_eq!(metrics.sum("sluice_publishes_total", &[("result", "forbidden")]), 5.0);
     });
 }
 

@@ -16,8 +16,8 @@ const FIELDS: &[(&str, &[&str])] = &[
 /// statement with such a call is instrumented.
 const ENTRIES: &[(&str, &str, &str)] = &[
     ("dataplane/src/log.rs", "self.history.segment(", ".instrument(self.span.clone())"),
-    ("dataplane/src/log/absence.rs", "self.history.events(", ".instrument(self.span.clone())"),
-    ("dataplane/src/log/absence.rs", "self.history.check_epoch(", ".instrument(self.span.clone())"),
+    ("dataplane/src/log/newest.rs", "self.history.segment(", ".instrument(self.span.clone())"),
+    ("dataplane/src/log/stretch.rs", "get_or_insert_async(", ".instrument(self.span.clone())"),
     ("dataplane/src/log/reader.rs", "run_until_cancelled(", ".instrument(log.span.clone())"),
     ("operator/src/controller.rs", "led(&channel", ".instrument(span(&channel))"),
 ];

@@ -1,62 +1,20 @@
 //! What the log says is not there, which it has to have proven: see [`crate::source::proof`].
 
-use std::time::Duration;
-
 use sluice_channel::{Epoch, Event};
 use tokio::time::Instant;
-use tracing::Instrument;
 
-use super::{
-    Log,
-    history::{is_of, missing},
-};
-use crate::{
-    limits,
-    source::{Error, ReadLimit, StreamState, proof::Asked},
-};
+use super::{Log, history::missing, stretch::recreated};
+use crate::source::{Error, StreamState, proof::Asked};
 
 /// Marks that are looked up to know the stream again: the newest may have been deleted.
 const MARKS_CHECKED: usize = 3;
-/// How often a replica that lags is asked again for a place in time.
-const LAG_RETRIES: u32 = 3;
-/// Pause before it is.
-const LAG_PAUSE: Duration = Duration::from_millis(50);
-
-/// A run of the log as the store has it: what is neither among the events nor at `end` or later is
-/// not there, and that is proven.
-#[derive(Debug, Default)]
-pub(crate) struct Stretch {
-    /// Events in rising order.
-    pub(crate) events: Vec<Event>,
-    /// The sequence to go on at.
-    pub(crate) end: u64,
-}
-
-fn recreated() -> Error {
-    Error::TailEnded("the stream was recreated".into())
-}
-
 impl Log {
-    /// What the store has from `position` on, up to the head at most. Not cached.
+    /// The epoch of the stream by a question that is asked after this call.
     ///
     /// # Errors
-    /// The store's; also when it cannot prove that nothing is there.
-    pub(crate) async fn events(&self, position: u64) -> Result<Stretch, Error> {
-        let head = self.head_now();
-        let last = head.next.saturating_sub(1);
-        let Some(epoch) = head.epoch.filter(|_| position <= last) else {
-            return Ok(Stretch { events: Vec::new(), end: position });
-        };
-        let count = (last + 1 - position).min(limits::PAGE_EVENTS as u64);
-        let limit = ReadLimit { events: count, bytes: limits::SEGMENT_BYTES };
-        let (mut events, proven) =
-            self.history.events(position, limit, last).instrument(self.span.clone()).await?;
-        if !is_of(proven, epoch)? {
-            self.history.check_epoch(epoch).instrument(self.span.clone()).await?;
-        }
-        let end = events.last().map_or(last + 1, |event| (event.sequence + 1).min(last + 1));
-        events.retain(|event| event.sequence <= last);
-        Ok(Stretch { events, end })
+    /// The store's.
+    pub(crate) async fn epoch(&self) -> Result<Epoch, Error> {
+        Ok(self.proofs.state().await?.state.epoch)
     }
 
     /// Whether the stream of `epoch` has come to `sequence`, of which this pod may not know yet.
@@ -73,29 +31,6 @@ impl Log {
         }
         let state = self.proofs.prove(state.lead, at).await?;
         if state.epoch == epoch { Ok(sequence <= state.last) } else { Err(recreated()) }
-    }
-
-    /// The sequence of the first event stored at or after `time_nanos`; the head where there is
-    /// none.
-    ///
-    /// # Errors
-    /// The store's; also when it says that there is none, and the log has seen one.
-    pub(crate) async fn since(&self, time_nanos: i64) -> Result<u64, Error> {
-        let head = self.head_now();
-        for attempt in 0..=LAG_RETRIES {
-            if attempt > 0 {
-                tokio::time::sleep(LAG_PAUSE).await;
-            }
-            if let Some(sequence) = self.source.first_since(time_nanos).await? {
-                return Ok(sequence);
-            }
-            // All that comes after the head will be delivered, so what counts is what was before.
-            let newest = self.marks.lock().newest();
-            if newest.is_none_or(|(_, newest_nanos)| newest_nanos < time_nanos) {
-                return Ok(head.next);
-            }
-        }
-        Err(Error::Unreachable("a replica that lags was asked for a place in time".into()))
     }
 
     /// Whether the stream of this state was set back to an older one and filled again since: an

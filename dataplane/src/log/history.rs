@@ -9,11 +9,14 @@ use quick_cache::{
 };
 use sluice_channel::{Epoch, Event, config::Encoding};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     time::Instant,
 };
 
-use super::{room::Room, segment::Segment};
+use super::{
+    room::{Room, Share},
+    segment::Segment,
+};
 use crate::{
     frame::{Dialect, GapReason},
     limits,
@@ -165,6 +168,17 @@ impl History {
         self.cache.clear();
     }
 
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    /// Forgets everything, and caches nothing any more.
+    pub(super) fn close(&self) {
+        self.cache.set_capacity(0);
+        self.cache.clear();
+    }
+
     /// Says that `start`, where a segment ends that is being read now, will be asked for next.
     pub(super) fn expect(&self, scope: Scope, start: u64) {
         if self.cache.peek(&scope.key(start)).is_none() {
@@ -228,12 +242,22 @@ impl History {
         }
     }
 
+    /// Waits for memory, and for a turn among the reads at a time.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.room.wait().await?;
+        self.reads.acquire().await.map_err(|e| Error::Unreachable(e.to_string()))
+    }
+
+    /// Takes `bytes` of the memory for history.
+    pub(super) fn share(&self, bytes: usize) -> Share {
+        self.room.take(bytes)
+    }
+
     /// Reads sequences from `start` to the end of its block, or less when they are large; more
     /// where a hole reaches over the end. What one answer holds is taken as a whole: nothing is
     /// read twice.
     async fn read(&self, scope: Scope, start: u64) -> Result<Arc<Segment>, Error> {
-        self.room.wait().await?;
-        let _permit = self.reads.acquire().await.map_err(|e| Error::Unreachable(e.to_string()))?;
+        let _turn = self.turn().await?;
         let block_end = start - start % limits::SEGMENT_SEQUENCES + limits::SEGMENT_SEQUENCES - 1;
         let to = block_end.min(scope.last);
         // The store has no sequence 0.

@@ -104,11 +104,12 @@ async fn answer_of(probe: &mut Option<Probe<'_>>) -> Result<Standing, Error> {
 }
 
 impl Log {
-    /// Keeps the log at the tail until `cancel`, and reads ahead of replays.
+    /// Keeps the log at the tail until `cancel`, and reads ahead of replays; then lets go of what
+    /// it has in memory.
     pub(crate) async fn run(self: Arc<Self>, cancel: CancellationToken) {
-        let log = Arc::clone(&self);
+        let log = self;
         let reader = Reader {
-            log: self,
+            log: Arc::clone(&log),
             warm_target: 0,
             failing_since: None,
             behind: None,
@@ -118,6 +119,7 @@ impl Log {
         // Cancelled as a whole: every await in it may be dropped.
         let both = futures::future::join(reader.run(), log.history.read_ahead());
         let _ = cancel.run_until_cancelled(both.instrument(log.span.clone())).await;
+        log.let_go();
     }
 }
 

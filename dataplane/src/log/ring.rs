@@ -97,16 +97,24 @@ impl Ring {
         self.find(from).map(|segment| segment.slice(from, told, filter))
     }
 
-    /// Sequences of the newest `count` events that pass `filter`, newest first.
-    #[must_use]
-    pub(super) fn newest(&self, count: usize, filter: &Filter) -> Vec<u64> {
-        let mut found = self.open.newest(u64::MAX, count, filter);
-        for segment in self.sealed.iter().rev() {
-            if found.len() >= count {
-                break;
-            }
-            found.extend(segment.newest(u64::MAX, count - found.len(), filter));
+    /// The segments that reach beyond `stop`, newest first, to be looked at without the lock on
+    /// the ring.
+    pub(super) fn pieces(&self, stop: u64) -> Vec<Arc<Segment>> {
+        let open = Arc::new(self.open.index());
+        let sealed = self.sealed.iter().rev().take_while(|segment| segment.end() > stop);
+        std::iter::once(open).chain(sealed.cloned()).collect()
+    }
+
+    /// The sequence of the first event stored at or after `time_nanos`, or of the next one to come;
+    /// `None` where it may be older than what is in memory.
+    pub(super) fn since(&self, time_nanos: i64) -> Option<u64> {
+        let mut segments = self.sealed.iter().map(|s| &**s).chain([&self.open]);
+        let first = segments.find_map(Segment::first_nanos)?;
+        if first >= time_nanos {
+            return None;
         }
-        found
+        let index = self.sealed.partition_point(|s| s.last_nanos().is_none_or(|t| t < time_nanos));
+        let later = self.sealed.iter().skip(index).map(|s| &**s).chain([&self.open]);
+        Some(later.into_iter().find_map(|s| s.since(time_nanos)).unwrap_or(self.next()))
     }
 }

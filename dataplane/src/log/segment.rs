@@ -9,6 +9,8 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use sluice_channel::{Epoch, Event, Filter, config::Encoding};
 
+#[cfg(test)]
+pub(super) use self::matches::MATCHED;
 use self::matches::Matches;
 use super::room::{Room, Share};
 use crate::{
@@ -447,10 +449,50 @@ impl Segment {
     }
 
     /// Sequences of the newest `count` events before `before` that pass `filter`, newest first.
+    /// Each topic is matched once.
     #[must_use]
     pub fn newest(&self, before: u64, count: usize, filter: &Filter) -> Vec<u64> {
-        let passes = |e: &&Entry| e.sequence < before && self.passes(filter, e);
-        self.entries.iter().rev().filter(passes).take(count).map(|e| e.sequence).collect()
+        let passing = match &self.frames {
+            _ if filter.is_all() => None,
+            Frames::Sealed { matches, .. } => Some(matches.of(filter, &self.entries, &self.topics)),
+            Frames::Open { .. } | Frames::Gathering { .. } => {
+                Some(Matches::default().of(filter, &self.entries, &self.topics))
+            }
+        };
+        let passes = |at: &usize| passing.as_ref().is_none_or(|bits| matches::has(bits, *at));
+        let newest_first = (0..self.index_of(before)).rev().filter(passes);
+        newest_first.take(count).map(|at| self.entries[at].sequence).collect()
+    }
+
+    /// Its index without its frames: a copy of a segment that still grows, to search in.
+    #[must_use]
+    pub(super) fn index(&self) -> Self {
+        Self {
+            start: self.start,
+            end: self.end,
+            entries: self.entries.clone(),
+            holes: Vec::new(),
+            topics: self.topics.clone(),
+            topic_bytes: self.topic_bytes,
+            frames: Frames::Sealed { bytes: Bytes::new(), matches: Matches::default() },
+            share: None,
+        }
+    }
+
+    /// When the store took its first event, Unix nanoseconds.
+    pub(super) fn first_nanos(&self) -> Option<i64> {
+        self.entries.first().map(|entry| entry.time_nanos)
+    }
+
+    /// When the store took its last event, Unix nanoseconds.
+    pub(super) fn last_nanos(&self) -> Option<i64> {
+        self.entries.last().map(|entry| entry.time_nanos)
+    }
+
+    /// The sequence of its first event stored at or after `time_nanos`.
+    pub(super) fn since(&self, time_nanos: i64) -> Option<u64> {
+        let index = self.entries.partition_point(|entry| entry.time_nanos < time_nanos);
+        self.entries.get(index).map(|entry| entry.sequence)
     }
 }
 

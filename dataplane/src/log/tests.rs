@@ -1,4 +1,5 @@
 mod absence;
+mod starts;
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{reader::Activity, *};
-use crate::source::memory::MemorySource;
+use crate::source::{ReadLimit, memory::MemorySource};
 
 struct Running {
     log: Arc<Log>,
@@ -355,6 +356,29 @@ async fn a_changed_encoding_applies_to_everything_read_after_it() {
     };
     assert!(parts[0].starts_with(b"id: 00000001-10\ndata: OQ==\n\n"));
     assert_eq!(running.walk(1, &Filter::default()).await.0, (1..=11).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_has_ended_holds_nothing_and_still_answers() {
+    let memory = MemorySource::default();
+    (0..5_000).for_each(|_| {
+        memory.put("t", vec![b'x'; 1_000]);
+    });
+    let log = Arc::new(Log::new(Arc::new(memory.clone()), options(), tracing::Span::none()));
+    let cancel = CancellationToken::new();
+    let running = Running { log: Arc::clone(&log), memory, _stop: cancel.clone().drop_guard() };
+    let walked = async {
+        running.reached(5_001).await;
+        running.walk(1, &Filter::default()).await;
+        assert!(log.rings.read().plain.cost() > 1_000_000);
+        assert!(log.history.cached_bytes() > 1_000_000);
+        cancel.cancel();
+    };
+    futures::join!(Arc::clone(&log).run(cancel.clone()), walked);
+    // A stream that reads while it is being closed.
+    assert_eq!(running.walk(1, &Filter::default()).await.0.len(), 5_000);
+    assert_eq!(log.history.cached_bytes(), 0);
+    assert!(log.rings.read().plain.cost() < 1_000);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,29 +1,55 @@
 //! One page of history as JSON, for clients that do not stream.
 
-use axum::response::{IntoResponse, Response};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use base64::Engine;
+use bytes::Bytes;
 use http::{HeaderValue, header};
+use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use sluice_channel::{Cursor, Epoch, Event, config::Encoding, topic};
 
 use super::{problem::Problem, query::Query};
 use crate::{
+    budget::Share,
     channel::Channel,
     frame::{self, Gap, GapReason},
     limits,
     log::Head,
     source::{Error, REQUEST_TIMEOUT},
+    state::Shared,
     subscriber,
 };
 
 /// Sequences that one page looks at, at most: a filter that matches nothing must not read the whole
 /// stream.
 const SCAN_EVENTS: u64 = 20_000;
+/// What a page in the making may hold: what it becomes, and the events of one read.
+const MAKING_BYTES: usize = limits::PAGE_BYTES + limits::SEGMENT_BYTES;
+/// Longest wait of a page for its turn. Short: a client that polls comes again anyway.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A page, of which the events are JSON already: each is let go once it is written.
+struct Page {
+    /// `{"events":[` and the events.
+    events: Vec<u8>,
+    count: usize,
+    rest: Rest,
+}
+
+/// What follows the events.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Page {
-    events: Vec<PageEvent>,
+struct Rest {
     /// Where the next page starts: `last_event_id=` of the next request.
     next: String,
     /// Nothing more at this moment.
@@ -42,34 +68,101 @@ struct PageEvent {
     data: String,
 }
 
-pub(super) async fn page(channel: &Channel, query: &Query) -> Result<Response, Problem> {
+pub(super) async fn page(
+    shared: &Shared,
+    channel: &Channel,
+    query: &Query,
+) -> Result<Response, Problem> {
     let head = channel.log().head_now();
     let Some(epoch) = head.epoch else {
         return Err(Problem::unavailable("the store has not been reached yet"));
     };
-    let unavailable = |e: crate::source::Error| Problem::unavailable(e.to_string());
+    let unavailable = |error: Error| {
+        channel.note_failure("page", &error);
+        Problem::unavailable(error.told())
+    };
     let start =
         subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch)
             .await
             .map_err(unavailable)?;
     let head = caught_up(channel, head, start.position).await?;
+    // A client that polls and is up to date needs none.
+    let bytes = if start.position < head.next { MAKING_BYTES } else { 0 };
+    let Some(mut share) = shared.budgets.pages.take(bytes, TURN_TIMEOUT).await else {
+        return Err(Problem::unavailable("this pod makes as many pages as it can at this moment"));
+    };
     let mut page =
         collect(channel, query, head, epoch, start.position).await.map_err(unavailable)?;
     // A reader that begins anew has missed nothing before the first event.
     let is_loss = |gap: &Gap| gap.reason == GapReason::Compacted || !start.lossless;
-    page.gap = start.gap.or(page.gap.filter(is_loss));
-    if let Some(gap) = page.gap {
+    page.rest.gap = start.gap.or(page.rest.gap.filter(is_loss));
+    if let Some(gap) = page.rest.gap {
         channel.metrics().gap(gap.reason);
     }
-    channel.metrics().events_delivered.inc_by(page.events.len() as u64);
-    let body = serde_json::to_string(&page).map_err(|e| Problem::unavailable(e.to_string()))?;
+    channel.metrics().events_delivered.inc_by(page.count as u64);
+    let body = page.json().map_err(|e| unavailable(Error::Refused(e.to_string())))?;
+    share.shrink_to(body.len());
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::VARY, HeaderValue::from_static("Accept")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ];
-    Ok((headers, body).into_response())
+    Ok((headers, Body::new(Held { rest: body, _share: share })).into_response())
+}
+
+/// A body that holds its share of memory until nearly all of it is written: hyper asks for more
+/// once the socket has taken what it was given.
+struct Held {
+    rest: Bytes,
+    _share: Share,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let length = self.rest.len().min(limits::WRITE_BYTES);
+        let part = (length > 0).then(|| Ok(Frame::data(self.rest.split_to(length))));
+        Poll::Ready(part)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
+impl Page {
+    fn new(epoch: Epoch, position: u64) -> Self {
+        let next = Cursor::new(epoch, position.saturating_sub(1)).to_string();
+        let rest = Rest { next, up_to_date: false, gap: None };
+        Self { events: b"{\"events\":[".to_vec(), count: 0, rest }
+    }
+
+    fn add(&mut self, event: &PageEvent) -> Result<(), Error> {
+        if self.count > 0 {
+            self.events.push(b',');
+        }
+        self.count += 1;
+        serde_json::to_writer(&mut self.events, event).map_err(|e| Error::Refused(e.to_string()))
+    }
+
+    fn json(mut self) -> serde_json::Result<Bytes> {
+        self.events.push(b']');
+        let rest = serde_json::to_vec(&self.rest)?;
+        // The rest goes on in the same object.
+        self.events.push(b',');
+        self.events.extend_from_slice(rest.strip_prefix(b"{").unwrap_or(&rest));
+        Ok(self.events.into())
+    }
 }
 
 /// The head once it is at `position`, which the store has come to: before, this pod cannot say
@@ -90,14 +183,19 @@ async fn collect(
     epoch: Epoch,
     start: u64,
 ) -> Result<Page, Error> {
-    let config = channel.config();
+    let config = channel.config().clone();
     let compacted = config.stream.compacted;
+    let filter = &query.request.filter;
     let mut position = start;
-    let mut events = Vec::new();
-    let mut bytes = 0;
+    let mut page = Page::new(epoch, start);
     let mut gap = None;
     'pages: while position < head.next && position - start < SCAN_EVENTS {
-        let stretch = channel.log().events(position).await?;
+        // A filter may select none of them; without one, each that is read is one of the page.
+        let wanted = match filter.is_all() {
+            true => query.limit.saturating_sub(page.count).max(1),
+            false => limits::PAGE_EVENTS,
+        };
+        let stretch = channel.log().events(head.life, position, wanted as u64).await?;
         for event in stretch.events.iter().take_while(|event| event.sequence < head.next) {
             if event.sequence > position {
                 // The next page begins with it: its `gap` says what comes before its events.
@@ -107,16 +205,18 @@ async fn collect(
                 add_hole(&mut gap, position, event.sequence - 1, head, compacted);
                 position = event.sequence;
             }
-            if query.request.filter.matches(&event.topic) {
-                if events.len() >= query.limit
-                    || (bytes >= limits::PAGE_BYTES && !events.is_empty())
-                {
+            if filter.matches(&event.topic) {
+                let is_full = page.events.len() >= limits::PAGE_BYTES && page.count > 0;
+                if page.count >= query.limit || is_full {
                     break 'pages;
                 }
-                bytes += event.payload.len();
-                events.push(page_event(epoch, event, config.delivery.encoding));
+                page.add(&page_event(epoch, event, config.delivery.encoding))?;
             }
             position = event.sequence + 1;
+        }
+        // What comes after a page that has all it may have is the next one's, holes too.
+        if page.count >= query.limit {
+            break;
         }
         let end = stretch.end.min(head.next);
         if end > position {
@@ -132,8 +232,10 @@ async fn collect(
         // Else a client that goes on until it is up to date would ask again at once.
         return Err(Error::Unreachable("what comes next is not known".into()));
     }
-    let next = Cursor::new(epoch, position.saturating_sub(1)).to_string();
-    Ok(Page { events, next, up_to_date: position >= head.next && !is_away, gap })
+    page.rest.next = Cursor::new(epoch, position.saturating_sub(1)).to_string();
+    page.rest.up_to_date = position >= head.next && !is_away;
+    page.rest.gap = gap;
+    Ok(page)
 }
 
 /// Names what is missing from `from` to `to`; compaction leaves many holes, and one gap names all
@@ -156,6 +258,9 @@ fn page_event(epoch: Epoch, event: &Event, encoding: Encoding) -> PageEvent {
     let (name, data) = match (encoding, std::str::from_utf8(&event.payload)) {
         _ if opaque => (Some(frame::INVALID.to_owned()), base64()),
         (Encoding::Base64, _) => (event.name.clone(), base64()),
+        (Encoding::Text, _) if frame::has_too_many_escapes(&event.payload) => {
+            (Some(frame::INVALID.to_owned()), base64())
+        }
         (Encoding::Text, Ok(text)) => (event.name.clone(), text.to_owned()),
         (Encoding::Text, Err(_)) => (Some(frame::INVALID.to_owned()), base64()),
     };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
-use sluice_channel::{Filter, config};
+use sluice_channel::{Cursor, Filter, config};
 
 use super::problem::Problem;
 use crate::{
@@ -88,10 +88,14 @@ fn start(
             .map(Start::After)
             .map_err(|e| Problem::bad_request(format!("{name}={text:?}: {e}")))
     };
-    for name in ["last_event_id", "lastEventId"] {
-        if let Some(text) = value(parameters, name).filter(|text| !text.is_empty()) {
-            return cursor(name, text);
-        }
+    let mut ids = parameters.iter().filter(|(name, _)| is_last_event_id(name));
+    if let Some((name, text)) = ids.find(|(_, text)| !text.is_empty()) {
+        return cursor(name, text);
+    }
+    if let Some((name, text)) = parameters.iter().find(|(name, text)| is_a_position(name, text)) {
+        return Err(Problem::bad_request(format!(
+            "{name}={text:?} looks like a position; those are last_event_id, from, since and last"
+        )));
     }
     match value(parameters, "from") {
         Some("earliest") => return Ok(Start::Earliest),
@@ -109,6 +113,26 @@ fn start(
         config::Start::Latest => Start::Latest,
         config::Start::Earliest => Start::Earliest,
     })
+}
+
+/// A parameter's name without what its spellings differ in.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '-' | '_')).collect::<String>().to_ascii_lowercase()
+}
+
+/// `last_event_id`, `lastEventId`, `Last-Event-ID` and however else clients that cannot set headers
+/// write it; a polyfill has a prefix of its own.
+fn is_last_event_id(name: &str) -> bool {
+    matches!(plain(name).as_str(), "lasteventid" | "evslasteventid")
+}
+
+/// Whether a parameter that is none of ours is meant as a position: one of our names in another
+/// spelling, or a cursor under any name.
+fn is_a_position(name: &str, text: &str) -> bool {
+    const OURS: [&str; 4] = ["last_event_id", "from", "since", "last"];
+    let is_ours = OURS.contains(&name) || is_last_event_id(name) || name == "topic";
+    let is_meant = || OURS.contains(&plain(name).as_str()) || text.parse::<Cursor>().is_ok();
+    !is_ours && is_meant()
 }
 
 fn bounded(name: &str, text: &str) -> Result<usize, Problem> {
@@ -178,7 +202,7 @@ pub(crate) fn accepts(headers: &HeaderMap) -> Option<Accepts> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_channel::{Cursor, Epoch};
+    use sluice_channel::Epoch;
 
     fn headers(name: HeaderName, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -235,6 +259,40 @@ mod tests {
             Start::Since(1_700_000_000_000_000_000)
         );
         assert!(matches!(start_of(&none, &[("since", "1h30m")]).unwrap(), Start::Since(_)));
+    }
+
+    #[test]
+    fn a_parameter_that_looks_like_a_position_is_taken_or_refused() {
+        let none = HeaderMap::new();
+        let after = Start::After(Cursor::new(Epoch::from_bits(0xab), 5));
+        for name in [
+            "last_event_id",
+            "lastEventId",
+            "lastEventID",
+            "Last-Event-ID",
+            "last-event-id",
+            "LAST_EVENT_ID",
+            "lasteventid",
+            "evs_last_event_id",
+        ] {
+            assert_eq!(start_of(&none, &[(name, "000000ab-5")]).unwrap(), after, "{name}");
+            assert!(start_of(&none, &[(name, "5")]).is_err(), "{name}");
+            assert_eq!(start_of(&none, &[(name, ""), ("last", "3")]).unwrap(), Start::Last(3));
+        }
+        for (name, text) in [
+            ("From", "earliest"),
+            ("SINCE", "15m"),
+            ("Last", "3"),
+            ("cursor", "000000ab-5"),
+            ("after", "000000ab-5"),
+            ("x", "000000ab-5"),
+        ] {
+            assert!(start_of(&none, &[(name, text)]).is_err(), "{name}");
+            assert!(start_of(&none, &[("from", "earliest"), (name, text)]).is_err(), "{name}");
+        }
+        for (name, text) in [("_", "1700000000"), ("token", "abc"), ("topic", "000000ab-5")] {
+            assert_eq!(start_of(&none, &[(name, text)]).unwrap(), Start::Latest, "{name}");
+        }
     }
 
     #[test]

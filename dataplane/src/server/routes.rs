@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{Path, Query as QueryString, State},
+    extract::{Path, Query as QueryString, Request, State},
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -35,7 +36,15 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
                 "there is nothing here; channels are at /channels/<name>",
             )
         })
+        .layer(map_response(uncached))
         .with_state(shared)
+}
+
+/// An answer that says nothing of it may be kept by caches, even a 204 (RFC 9111 section 4.2.2).
+async fn uncached(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
 }
 
 const READ_METHODS: &str = "GET, HEAD, OPTIONS";
@@ -109,7 +118,7 @@ async fn get(
     })?;
     let query = Query::read(headers, parameters, channel.config().delivery.start_at)?;
     match accepts {
-        Accepts::Page => page::page(channel, &query).await,
+        Accepts::Page => page::page(shared, channel, &query).await,
         Accepts::Stream => Ok(stream::open(shared, channel, link, query)),
     }
 }
@@ -137,28 +146,24 @@ fn head(channel: &Channel) -> Response {
 async fn topic(
     State(shared): State<Arc<Shared>>,
     Path((name, topic)): Path<(String, String)>,
-    method: Method,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Response {
+    let (request, body) = request.into_parts();
+    let (method, headers) = (&request.method, &request.headers);
     let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else {
-        return unknown(&name, &method, &headers);
+        return unknown(&name, method, headers);
     };
-    let mut response = if method == Method::OPTIONS {
-        cors::preflight(&channel.config().delivery.cors, &headers)
-    } else if method != Method::POST {
+    let mut response = if *method == Method::OPTIONS {
+        cors::preflight(&channel.config().delivery.cors, headers)
+    } else if *method != Method::POST {
         let detail = format!("read a topic with GET /channels/{name}?topic={topic}");
         Problem::method_not_allowed(PUBLISH_METHODS, detail).into_response()
     } else if channel.config().publish.http {
-        publish::publish(&channel, &topic, &headers, body).await
+        publish::publish(&shared, &channel, &topic, &request, body).await
     } else {
         let detail = "this channel takes no events over HTTP: set spec.publish.mode to Http, or publish over NATS";
         Problem::method_not_allowed("OPTIONS", detail).into_response()
     };
-    cors::apply(&channel.config().delivery.cors, &headers, &mut response);
-    response
-        .headers_mut()
-        .entry(header::CACHE_CONTROL)
-        .or_insert(HeaderValue::from_static("no-store"));
+    cors::apply(&channel.config().delivery.cors, headers, &mut response);
     response
 }

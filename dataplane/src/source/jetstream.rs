@@ -14,7 +14,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_nats::{
     Client,
     jetstream::{
-        self,
+        self, ErrorCode,
         consumer::{AckPolicy, DeliverPolicy, pull},
     },
 };
@@ -28,7 +28,8 @@ use message::Stored;
 pub use connect::{Connection, Settings, connect};
 
 use super::{
-    Append, Appended, Batch, Error, Lead, REQUEST_TIMEOUT, ReadLimit, Source, StreamState, Tail,
+    Append, Appended, Batch, Error, Lead, Published, REQUEST_TIMEOUT, ReadLimit, Source,
+    StreamState, Tail,
 };
 
 /// JetStream's `stream not found`.
@@ -107,6 +108,20 @@ impl JetStream {
         let context = self.connection.context();
         let created = context.create_consumer_on_stream(config, self.stream.as_str());
         self.ask("CONSUMER.CREATE", created).await.map(drop)
+    }
+
+    /// Asks `consumer` for its next messages by `request` (ADR-37), which come to `reply`.
+    async fn pull(
+        &self,
+        consumer: &str,
+        reply: String,
+        request: &serde_json::Value,
+    ) -> Result<(), Error> {
+        let prefix = self.connection.api_prefix();
+        let subject = format!("{prefix}.CONSUMER.MSG.NEXT.{}.{consumer}", self.stream);
+        let client = self.client();
+        let asked = client.publish_with_reply(subject, reply, request.to_string().into()).await;
+        asked.map_err(|e| Error::Unreachable(e.to_string()))
     }
 
     /// The next answer to `what`. Requests in flight die with the connection: their answers would
@@ -268,6 +283,10 @@ impl Source for JetStream {
         self.append_event(append).boxed()
     }
 
+    fn published(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Published>, Error>> {
+        direct::published(self, sequence).boxed()
+    }
+
     fn connected(&self) -> bool {
         self.connection.is_up()
     }
@@ -275,7 +294,6 @@ impl Source for JetStream {
 
 impl JetStream {
     async fn append_event(&self, append: Append) -> Result<Appended, Error> {
-        use jetstream::context::PublishErrorKind as Kind;
         if !self.connected() {
             // Else the client would keep the message, and send it after the publisher was told that
             // it failed.
@@ -302,17 +320,29 @@ impl JetStream {
         };
         match tokio::time::timeout(REQUEST_TIMEOUT * 2, publish).await {
             Ok(Ok(ack)) => Ok(Appended { sequence: ack.sequence, duplicate: ack.duplicate }),
-            Ok(Err(error)) => Err(match error.kind() {
-                Kind::WrongLastSequence => Error::WrongLastSequence,
-                Kind::TimedOut | Kind::BrokenPipe => Error::Unreachable(error.to_string()),
-                Kind::MaxPayloadExceeded => Error::TooLarge,
-                _ if error.to_string().contains("message size exceeds maximum allowed") => {
-                    Error::TooLarge
-                }
-                Kind::StreamNotFound => Error::NoStream(self.stream.to_string()),
-                _ => Error::Refused(error.to_string()),
-            }),
+            Ok(Err(error)) => Err(self.append_error(&error)),
             Err(_) => Err(Error::Unreachable("no acknowledgement in time".into())),
+        }
+    }
+
+    fn append_error(&self, error: &jetstream::context::PublishError) -> Error {
+        use jetstream::context::PublishErrorKind as Kind;
+        let code = std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<jetstream::Error>())
+            .map(jetstream::Error::error_code);
+        match error.kind() {
+            Kind::WrongLastSequence => Error::WrongLastSequence,
+            Kind::TimedOut | Kind::BrokenPipe => Error::Unreachable(error.to_string()),
+            Kind::MaxPayloadExceeded => {
+                Error::TooLargeForServer(self.client().server_info().max_payload)
+            }
+            _ if code == Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Error::TooLarge,
+            // The first copy waits for its quorum: what becomes of it is not known yet.
+            _ if code == Some(ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT) => {
+                Error::Unreachable(error.to_string())
+            }
+            Kind::StreamNotFound => Error::NoStream(self.stream.to_string()),
+            _ => Error::Refused(error.to_string()),
         }
     }
 }

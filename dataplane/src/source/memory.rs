@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use sluice_channel::{Epoch, Event};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Append, Appended, Batch, Delivery, Error, Lead, ReadLimit, Source, StreamState, Tail};
+use super::{
+    Append, Appended, Batch, Delivery, Error, Lead, Published, ReadLimit, Source, StreamState, Tail,
+};
 
 #[derive(Debug)]
 struct Inner {
@@ -17,10 +19,12 @@ struct Inner {
     last: u64,
     events: BTreeMap<u64, Event>,
     keys: BTreeMap<String, u64>,
+    content_types: BTreeMap<u64, String>,
     reachable: bool,
     replica_last: Option<u64>,
     reads: u64,
     states: u64,
+    time_questions: u64,
     lose_delivery: bool,
     /// Since when the leader that answers is cut off, and the last event that it knows of.
     cut_off: Option<(Instant, u64)>,
@@ -46,10 +50,12 @@ impl Default for MemorySource {
             last: 0,
             events: BTreeMap::new(),
             keys: BTreeMap::new(),
+            content_types: BTreeMap::new(),
             reachable: true,
             replica_last: None,
             reads: 0,
             states: 0,
+            time_questions: 0,
             lose_delivery: false,
             cut_off: None,
             term: 1,
@@ -150,6 +156,12 @@ impl MemorySource {
     #[must_use]
     pub fn states(&self) -> u64 {
         self.inner.lock().states
+    }
+
+    /// How often a place in time was asked for.
+    #[must_use]
+    pub fn time_questions(&self) -> u64 {
+        self.inner.lock().time_questions
     }
 
     /// How many history reads were answered.
@@ -267,6 +279,7 @@ impl Source for MemorySource {
     fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>> {
         async move {
             self.asked(|inner| {
+                inner.time_questions += 1;
                 let to = inner.replica_last.unwrap_or(u64::MAX);
                 let mut known = inner.visible(0).take_while(|e| e.sequence <= to);
                 known.find(|e| e.time_nanos >= time_nanos).map(|e| e.sequence)
@@ -297,10 +310,32 @@ impl Source for MemorySource {
                 return Err(Error::WrongLastSequence);
             }
             let sequence = self.put(&append.subject, append.payload);
+            let mut inner = self.inner.lock();
+            if let Some(event) = inner.events.get_mut(&sequence) {
+                event.name = append.name;
+            }
+            if let Some(content_type) = append.content_type {
+                inner.content_types.insert(sequence, content_type);
+            }
             if let Some(key) = append.idempotency_key {
-                self.inner.lock().keys.insert(key, sequence);
+                inner.keys.insert(key, sequence);
             }
             Ok(Appended { sequence, duplicate: false })
+        }
+        .boxed()
+    }
+
+    fn published(&self, sequence: u64) -> BoxFuture<'_, Result<Option<Published>, Error>> {
+        async move {
+            self.asked(|inner| {
+                let event = inner.visible(sequence).next().filter(|e| e.sequence == sequence)?;
+                Some(Published {
+                    subject: event.topic.clone(),
+                    name: event.name.clone(),
+                    content_type: inner.content_types.get(&sequence).cloned(),
+                    payload: event.payload.clone(),
+                })
+            })
         }
         .boxed()
     }

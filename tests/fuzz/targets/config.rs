@@ -36,6 +36,7 @@ pub(crate) const TARGET: Target = Target {
         "\"Base64\"",
         "\"cors\":{\"allowCredentials\":true,\"allowedOrigins\":[\"*\"]}",
         "\"heartbeatMillis\":99",
+        "\"cacheBytes\":0",
         "\"publish\":{\"http\":true}",
         "\"unknown\":1",
     ],
@@ -48,19 +49,20 @@ fn valid(rng: &mut StdRng) -> Vec<u8> {
     for _ in 0..rng.random_range(0..6) {
         let bits = rng.random_range(8..40);
         let millis = rng.random_range(100..1u64 << bits);
+        let short = millis.min(300_000);
         match rng.random_range(0..9) {
-            0 => set("heartbeatMillis", millis.into()),
+            0 => set("heartbeatMillis", short.into()),
             1 => set("retryMinMillis", rng.random_range(0..=1_000).into()),
-            2 => set("retryMaxMillis", millis.max(1_000).into()),
-            3 => set("maxConnectionAgeMillis", millis.into()),
-            4 => set("writeTimeoutMillis", millis.into()),
+            2 => set("retryMaxMillis", short.max(1_000).into()),
+            3 => set("maxConnectionAgeMillis", millis.min(86_400_000).into()),
+            4 => set("writeTimeoutMillis", short.into()),
             5 => set("startAt", json!(["Latest", "Earliest"].choose(rng).unwrap())),
             6 => set("encoding", json!(["Text", "Base64"].choose(rng).unwrap())),
             7 => set(
                 "cors",
                 json!({"allowedOrigins": ["https://a.example"], "allowCredentials": true}),
             ),
-            _ => set("cacheBytes", rng.random::<u64>().into()),
+            _ => set("cacheBytes", rng.random_range(1u64 << 20..=1 << 36).into()),
         };
     }
     let config = json!({
@@ -88,7 +90,13 @@ fn keeps_the_rules(config: &ChannelConfig) -> bool {
         && ChannelName::new(config.name.as_str()).is_ok()
         && StreamName::new(config.stream.name.as_str()).is_ok()
         && (1..=limits::SUBJECTS_PER_CHANNEL).contains(&config.stream.subjects.len())
-        && config.stream.max_message_size <= limits::MESSAGE_BYTES
+        && (1..=limits::MESSAGE_BYTES).contains(&config.stream.max_message_size)
+        && delivery.heartbeat.max(delivery.write_timeout) <= limits::LONGEST
+        && delivery.retry_max <= limits::LONGEST
+        && delivery.max_connection_age.max(delivery.cors.max_age) <= limits::DAY
+        && (1..=limits::MOST_CONNECTIONS).contains(&delivery.max_connections)
+        && (limits::LEAST_CACHE_BYTES..=limits::MOST_CACHE_BYTES).contains(&delivery.cache_bytes)
+        && delivery.cors.allowed_origins.len() <= limits::ORIGINS
         && delivery.heartbeat.as_millis() >= 100
         && delivery.write_timeout.as_millis() >= 100
         && delivery.retry_min <= delivery.retry_max

@@ -37,6 +37,10 @@ pub(crate) const TARGET: Target = Target {
         "from=latest",
         "last_event_id=",
         "lastEventId=",
+        "Last-Event-ID=",
+        "evs_last_event_id=",
+        "From=",
+        "cursor=",
         "envelope=json",
         "accept:",
         "last-event-id:",
@@ -70,7 +74,7 @@ fn valid(rng: &mut StdRng) -> Vec<u8> {
             7 => format!("from={}", ["earliest", "latest"].choose(rng).unwrap()),
             8 => format!(
                 "{}={cursor}",
-                ["from", "last_event_id", "lastEventId"].choose(rng).unwrap()
+                ["from", "last_event_id", "lastEventId", "Last-Event-ID"].choose(rng).unwrap()
             ),
             _ => "envelope=json&open=1".to_owned(),
         });
@@ -232,15 +236,24 @@ fn request(
     let limit = value("limit").map_or(Some(100), number)?;
     let cursor = |text: &str| text.parse::<Cursor>().ok().map(Start::After);
     let id = headers.get(fuzz::LAST_EVENT_ID).filter(|id| !id.is_empty());
-    let named = ["last_event_id", "lastEventId"]
-        .into_iter()
-        .find_map(|name| value(name).filter(|v| !v.is_empty()));
+    let word = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
+    let is_id = |name: &str| ["lasteventid", "evslasteventid"].contains(&word(name).as_str());
+    let named = parameters.iter().find(|(name, v)| is_id(name) && !v.is_empty());
+    let named = named.map(|(_, v)| v.as_str());
+    let ours = ["from", "since", "last"];
+    let strays = parameters.iter().any(|(name, v)| {
+        !is_id(name)
+            && !ours.contains(&name.as_str())
+            && (ours.contains(&word(name).as_str())
+                || name != "topic" && v.parse::<Cursor>().is_ok())
+    });
     // The first of these that is there: it is never passed over because it cannot be read.
     let start = match (id, named, value("from"), value("since"), value("last")) {
         (Some(id), ..) => {
             Some(id.to_str().ok().and_then(|id| cursor(id.trim())).unwrap_or(Start::Unreadable))
         }
         (None, Some(text), ..) => Some(cursor(text)?),
+        (None, None, ..) if strays => return None,
         (None, None, Some("earliest"), ..) => Some(Start::Earliest),
         (None, None, Some("latest"), ..) => Some(Start::Latest),
         (None, None, Some(text), ..) => Some(cursor(text)?),

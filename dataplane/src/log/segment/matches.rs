@@ -13,6 +13,12 @@ use super::Entry;
 /// cache's bound holds whatever filters come later.
 pub(super) const ENTRY_BYTES: usize = 16;
 
+#[cfg(test)]
+thread_local! {
+    /// Topics that were matched against filters on this thread: what a search costs.
+    pub(in crate::log) static MATCHED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// One bit for each event of the segment.
 pub(super) type Passing = Arc<[u64]>;
 
@@ -71,6 +77,8 @@ impl Known {
 }
 
 fn find(filter: &Filter, entries: &[Entry], topics: &[Box<str>]) -> Passing {
+    #[cfg(test)]
+    MATCHED.with(|matched| matched.set(matched.get() + topics.len()));
     let topics: Vec<bool> = topics.iter().map(|topic| filter.matches(topic)).collect();
     let passes = |entry: &Entry| topics.get(entry.topic as usize).is_some_and(|passes| *passes);
     entries
@@ -82,6 +90,12 @@ fn find(filter: &Filter, entries: &[Entry], topics: &[Box<str>]) -> Passing {
                 .fold(0, |bits, (at, entry)| bits | (u64::from(passes(entry)) << at))
         })
         .collect()
+}
+
+/// Whether the bit at `index` is set.
+pub(super) fn has(passing: &[u64], index: usize) -> bool {
+    let bits = u64::BITS as usize;
+    passing.get(index / bits).is_some_and(|word| word >> (index % bits) & 1 == 1)
 }
 
 /// Indexes from `from` on whose bit is set.

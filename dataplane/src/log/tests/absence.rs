@@ -36,7 +36,7 @@ async fn a_leader_that_is_cut_off_makes_no_hole_of_what_is_known_to_exist() {
     memory.cut_off(500);
     let read = running.read(1, 400, 0, &Filter::default()).await;
     assert!(matches!(read, Err(Error::Unreachable(_))), "{read:?}");
-    let page = running.log.events(600).await;
+    let page = running.log.events(1, 600, 1_000).await;
     assert!(matches!(page, Err(Error::Unreachable(_))), "{page:?}");
     tokio::time::sleep(Duration::from_secs(30)).await;
     memory.heal();

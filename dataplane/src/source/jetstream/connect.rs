@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_nats::{Client, ConnectOptions, Event, ServerInfo, jetstream};
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use sluice_channel::Credentials;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub domain: Option<String>,
     /// Name shown in the server's connection list.
     pub name: String,
+    /// Counts the clients that ended and were replaced.
+    pub replaced: Counter,
 }
 
 /// A connection that mends itself and says whether it is up.
@@ -160,6 +163,7 @@ async fn keep(
         ended.cancelled().await;
         observer.up.send_replace(false);
         let urls = &observer.urls;
+        settings.replaced.inc();
         tracing::error!(urls, "the NATS client has ended; another takes its place");
         tokio::time::sleep(REPLACE_DELAY).await;
         match start(&settings, &observer).await {
@@ -309,6 +313,30 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_ended_is_replaced_and_counted() {
+        // Nothing listens there; a client goes on trying.
+        let settings =
+            Settings { servers: vec!["nats://127.0.0.1:9".to_owned()], ..Settings::default() };
+        let observer = Arc::new(Observer {
+            urls: String::new(),
+            up: watch::Sender::new(false),
+            number: Arc::default(),
+            current: Mutex::default(),
+            known: Mutex::default(),
+            failures: Throttle::new(FAILURE_LOG_PERIOD),
+            reports: Throttle::new(FAILURE_LOG_PERIOD),
+        });
+        let (first, _) = start(&settings, &observer).await.unwrap();
+        let current = Arc::new(ArcSwap::new(Arc::clone(&first)));
+        let ended = CancellationToken::new();
+        ended.cancel();
+        let keeping = keep(settings.clone(), observer, Arc::clone(&current), ended);
+        assert!(tokio::time::timeout(REPLACE_DELAY * 3, keeping).await.is_err(), "it never ends");
+        assert!(!Arc::ptr_eq(&first, &current.load_full()));
+        assert_eq!(settings.replaced.get(), 1);
+    }
 
     #[test]
     fn the_log_shows_no_passwords() {

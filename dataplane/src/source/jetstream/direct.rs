@@ -3,10 +3,10 @@
 use base64::Engine;
 use serde::Deserialize;
 use serde_json::json;
-use sluice_channel::Event;
+use sluice_channel::{Event, event};
 
 use super::{ApiError, JetStream, STREAM_NOT_FOUND, message, message::Stored, time_nanos};
-use crate::source::{Batch, Error, ReadLimit};
+use crate::source::{Batch, Error, Published, ReadLimit};
 
 /// JetStream's `no message found`.
 const MESSAGE_NOT_FOUND: u64 = 10_037;
@@ -89,15 +89,35 @@ struct Raw {
 /// The first event at or after `from` by `STREAM.MSG.GET`, which only the stream's leader answers.
 pub(super) async fn read_leader(source: &JetStream, from: u64) -> Result<Option<Event>, Error> {
     let request = json!({"seq": from.max(1), "next_by_subj": ">"});
+    match get(source, &request).await? {
+        Some(raw) if raw.subject.contains(char::REPLACEMENT_CHARACTER) => {
+            exact(source, raw.seq).await.map(Some)
+        }
+        Some(raw) => raw_event(source, &raw).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The message at `sequence` as it was published, by the leader's word.
+pub(super) async fn published(
+    source: &JetStream,
+    sequence: u64,
+) -> Result<Option<Published>, Error> {
+    let Some(raw) = get(source, &json!({"seq": sequence})).await? else { return Ok(None) };
+    let (payload, block) = raw.content()?;
+    let head = message::head(&block);
+    let header = |name| message::header(head, name).map(str::to_owned);
+    let (name, content_type) = (header(event::NAME_HEADER), header(event::CONTENT_TYPE_HEADER));
+    Ok(Some(Published { subject: raw.subject, name, content_type, payload: payload.into() }))
+}
+
+async fn get(source: &JetStream, request: &serde_json::Value) -> Result<Option<Raw>, Error> {
     let subject = format!("STREAM.MSG.GET.{}", source.stream);
     let context = source.connection.context();
     let answer: MessageResponse =
-        source.ask("STREAM.MSG.GET", context.request(subject, &request)).await?;
+        source.ask("STREAM.MSG.GET", context.request(subject, request)).await?;
     match (answer.message, answer.error) {
-        (Some(raw), _) if raw.subject.contains(char::REPLACEMENT_CHARACTER) => {
-            exact(source, raw.seq).await.map(Some)
-        }
-        (Some(raw), _) => raw_event(source, &raw).map(Some),
+        (Some(raw), _) => Ok(Some(raw)),
         (None, Some(error)) if error.err_code == MESSAGE_NOT_FOUND => Ok(None),
         (None, Some(error)) if error.err_code == STREAM_NOT_FOUND => {
             Err(Error::NoStream(source.stream.to_string()))
@@ -116,16 +136,27 @@ async fn exact(source: &JetStream, sequence: u64) -> Result<Event, Error> {
     found.ok_or_else(lags)
 }
 
+fn unreadable(what: &str) -> Error {
+    Error::Refused(format!("unreadable {what} in a STREAM.MSG.GET answer"))
+}
+
+impl Raw {
+    /// Payload and block of headers.
+    fn content(&self) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text);
+        let payload = decode(&self.data).map_err(|_| unreadable("payload"))?;
+        let block = self.hdrs.as_deref().map(decode).transpose();
+        Ok((payload, block.map_err(|_| unreadable("headers"))?.unwrap_or_default()))
+    }
+}
+
 fn raw_event(source: &JetStream, raw: &Raw) -> Result<Event, Error> {
-    let bad = |what: &str| Error::Refused(format!("unreadable {what} in a STREAM.MSG.GET answer"));
-    let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text);
-    let payload = decode(&raw.data).map_err(|_| bad("payload"))?;
-    let block = raw.hdrs.as_deref().map(decode).transpose().map_err(|_| bad("headers"))?;
+    let (payload, block) = raw.content()?;
     let stored = Stored {
         sequence: raw.seq,
-        time_nanos: time_nanos(&raw.time).ok_or_else(|| bad("time"))?,
+        time_nanos: time_nanos(&raw.time).ok_or_else(|| unreadable("time"))?,
         subject: raw.subject.as_bytes().into(),
-        head: message::head(block.as_deref().unwrap_or_default()),
+        head: message::head(&block),
     };
     Ok(stored.event(&source.topic_prefix, payload.into()))
 }

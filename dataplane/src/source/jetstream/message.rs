@@ -90,20 +90,24 @@ fn topic_of(subject: &[u8], prefix: &str) -> String {
     }
 }
 
-/// The event's name: the first header of that name, if its value is one. `head` begins with the
-/// version line; a line counts where its end is there.
+/// The event's name: the first header of that name, if its value is one.
 fn event_name(head: &[u8]) -> Option<&str> {
+    header(head, event::NAME_HEADER).filter(|name| event::check_name(name).is_ok())
+}
+
+/// The value of the first header `name`, where it is text. `head` begins with the version line; a
+/// line counts where its end is there.
+pub(super) fn header<'h>(head: &'h [u8], name: &str) -> Option<&'h str> {
     let mut begin = None;
     for end in memmem::find_iter(head, LINE_END) {
         let header = begin.replace(end + LINE_END.len()).map(|begin| &head[begin..end]);
         let value = header.and_then(|header| {
-            let (name, value) = header.split_at_checked(event::NAME_HEADER.len())?;
-            let is_it = name.eq_ignore_ascii_case(event::NAME_HEADER.as_bytes());
+            let (its_name, value) = header.split_at_checked(name.len())?;
+            let is_it = its_name.eq_ignore_ascii_case(name.as_bytes());
             value.strip_prefix(b":").filter(|_| is_it)
         });
         if let Some(value) = value {
-            let name = std::str::from_utf8(value).ok()?.trim();
-            return event::check_name(name).is_ok().then_some(name);
+            return std::str::from_utf8(value).ok().map(str::trim);
         }
     }
     None

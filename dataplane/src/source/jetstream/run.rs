@@ -243,16 +243,8 @@ impl Run {
     async fn pull(&mut self, count: u64) -> Result<(), Error> {
         self.pulls += 1;
         let reply = format!("{}.{}", self.inbox, self.pulls);
-        let subject = format!(
-            "{}.CONSUMER.MSG.NEXT.{}.{}",
-            self.source.connection.api_prefix(),
-            self.source.stream,
-            self.consumer
-        );
-        let request = json!({"batch": count, "max_bytes": PULL_BYTES, "no_wait": true}).to_string();
-        let asked =
-            self.source.client().publish_with_reply(subject, reply.clone(), request.into()).await;
-        asked.map_err(|e| Error::Unreachable(e.to_string()))?;
+        let request = json!({"batch": count, "max_bytes": PULL_BYTES, "no_wait": true});
+        self.source.pull(&self.consumer, reply.clone(), &request).await?;
         let (mut left, mut bytes_left) = (count, PULL_BYTES);
         // The server says when it ends early, but not when the bytes are used up exactly.
         while left > 0 && bytes_left > 0 {

@@ -33,8 +33,6 @@ const ALONE: &str = "alone";
 pub(super) struct JetStreamTail {
     source: JetStream,
     consumer: String,
-    /// Where pulls are asked for.
-    next_subject: String,
     inbox: String,
     answers: async_nats::Subscriber,
     /// Messages and bytes that were asked for and have not come.
@@ -62,22 +60,9 @@ pub(super) async fn open(source: JetStream, from: u64) -> Result<JetStreamTail, 
         .await
         .map_err(|e| Error::Unreachable(e.to_string()))?;
     source.create_consumer(&consumer, "tail of a sluice data plane", from).await?;
-    let next_subject = format!(
-        "{}.CONSUMER.MSG.NEXT.{}.{consumer}",
-        source.connection.api_prefix(),
-        source.stream
-    );
     let heard = Instant::now();
-    let mut tail = JetStreamTail {
-        source,
-        consumer,
-        next_subject,
-        inbox,
-        answers,
-        due: (0, 0),
-        large: Large::No,
-        heard,
-    };
+    let mut tail =
+        JetStreamTail { source, consumer, inbox, answers, due: (0, 0), large: Large::No, heard };
     tail.pull().await?;
     Ok(tail)
 }
@@ -111,11 +96,7 @@ impl JetStreamTail {
             request["max_bytes"] = bytes.into();
         }
         let reply = format!("{}.{reply}", self.inbox);
-        let asked = self
-            .source
-            .client()
-            .publish_with_reply(self.next_subject.clone(), reply, request.to_string().into())
-            .await;
+        let asked = self.source.pull(&self.consumer, reply, &request).await;
         asked.map_err(|e| Error::TailEnded(e.to_string()))
     }
 
