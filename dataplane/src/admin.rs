@@ -29,14 +29,18 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     console::same_site_only(routes.merge(console::router(shared)))
 }
 
-/// Ready = every log covered its tail once, and no drain has begun. A store that goes away later
-/// does not take the pod out: its streams and its memory are still of use.
+/// Ready = all that the pod was started with is in force, every log covered its tail once, and no
+/// drain has begun. A store that goes away later does not take the pod out: its streams and its
+/// memory are still of use. Neither does a file that is refused later: what it held before is in
+/// force.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let phase = shared.phase.get();
     let channels: Vec<_> = view::served(&shared).into_iter().map(|(_, _, told)| told).collect();
     let status =
         if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"phase": phase, "channels": channels}))).into_response()
+    let mut told = json!({"phase": phase, "channels": channels});
+    view::troubles(&shared, &mut told);
+    (status, Json(told)).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

@@ -9,7 +9,8 @@
 //!                             abort
 //! admin accept loop, and its  abort                      probes fail, and the kubelet starts the
 //!   connections                                          pod anew
-//! become_ready                warm logs, abort           the pod never gets subscribers
+//! become_ready                all files are in force,    the pod never gets subscribers
+//!                               warm logs, abort
 //! follow                      abort                      an unreadable directory is logged, and
 //!                                                        what is in force stays so; the same
 //!                                                        after a panic
@@ -231,11 +232,14 @@ fn announce(public: &TcpListener, admin: &TcpListener) {
     }
 }
 
-/// Opens the pod to subscribers once every log covers its tail.
+/// Opens the pod to subscribers once everything that it was started with is in force and every log
+/// covers its tail. A pod that knows no channel, or not all of them, would send subscribers away
+/// from what is there.
 async fn become_ready(shared: Arc<Shared>) {
     let is_warm = |channel: &Arc<Channel>| channel.is_removed() || channel.log().status().warm;
+    let in_force = || !shared.troubles().never_in_force() && !shared.channels().is_empty();
     let mut tick = every(WARM_TICK);
-    while !shared.channels().iter().all(is_warm) {
+    while !(in_force() && shared.channels().iter().all(is_warm)) {
         tick.tick().await;
     }
     shared.phase.advance(Phase::Ready);
@@ -260,6 +264,7 @@ async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
                     tracing::warn!(%error, "cannot read the configuration directory; what is in force stays so");
                 }
                 readable = false;
+                channels.unreadable(&error);
             }
         }
     }

@@ -81,10 +81,12 @@ async fn channels(State(shared): State<Arc<Shared>>) -> Json<Value> {
         told
     };
     let channels: Vec<_> = view::served(&shared).into_iter().map(more).collect();
-    Json(json!({
+    let mut told = json!({
         "instance": shared.instance,
         "version": env!("CARGO_PKG_VERSION"),
         "phase": shared.phase.get(),
         "channels": channels,
-    }))
+    });
+    view::troubles(&shared, &mut told);
+    Json(told)
 }

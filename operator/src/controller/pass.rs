@@ -263,7 +263,9 @@ impl Pass<'_> {
         }
         self.remembered.succeeded();
         let pause = match reason(READY) {
-            Some(reason::CONFIG_PROPAGATING | reason::POD_UNREACHABLE) => SOON,
+            Some(reason::CONFIG_PROPAGATING | reason::CONFIG_REFUSED | reason::POD_UNREACHABLE) => {
+                SOON
+            }
             _ if self.by_connections() => scaling::LOOK,
             _ => self.ctx.resync,
         };

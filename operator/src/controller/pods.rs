@@ -16,7 +16,7 @@ use hyper_util::{
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
-use super::desired::deployment::CONTAINER;
+use super::desired::{self, deployment::CONTAINER};
 use crate::crd::condition::reason;
 
 /// How long one pod may take to answer.
@@ -52,6 +52,8 @@ pub(crate) struct Pods {
     pub(crate) ready: Vec<(String, Serves)>,
     /// The first trouble of a pod that is not ready: a reason and what is the case.
     pub(crate) trouble: Option<(&'static str, String)>,
+    /// Why a pod refuses the channel's configuration file, if one does.
+    pub(crate) refused: Option<String>,
     /// Open streams of the channel on all pods that told theirs.
     pub(crate) connections: u64,
     /// Whether a ready pod did not tell its number of streams.
@@ -83,6 +85,22 @@ impl Pods {
 struct Readyz {
     #[serde(default)]
     channels: Vec<ServedChannel>,
+    #[serde(default)]
+    refused: Vec<RefusedFile>,
+}
+
+/// A file that a data plane refuses.
+#[derive(Deserialize)]
+struct RefusedFile {
+    file: String,
+    reason: String,
+}
+
+/// What a data plane says of one channel.
+struct Answer {
+    channel: Option<ServedChannel>,
+    /// Why it refuses the channel's file.
+    refused: Option<String>,
 }
 
 /// What a data plane says of one of its channels.
@@ -123,40 +141,51 @@ impl Prober {
         let answers: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE).collect().await;
         let mut found = Pods::default();
         for (pod, answer) in present.into_iter().zip(answers) {
-            let connections = answer.iter().flatten().find_map(|channel| channel.connections);
+            let (answered, refused, served) = match answer {
+                Some(Answer { channel, refused }) => (true, refused, channel),
+                None => (false, None, None),
+            };
+            let connections = served.as_ref().and_then(|channel| channel.connections);
+            if found.refused.is_none() {
+                found.refused.clone_from(&refused);
+            }
             found.connections += connections.map_or(0, u64::from);
             found.uncounted |= connections.is_none() && is_ready(pod);
             if is_ready(pod) {
-                let serves = match &answer {
-                    Some(Some(channel)) => Serves::Generation(channel.generation),
-                    Some(None) => Serves::Nothing,
+                let serves = match &served {
+                    Some(channel) => Serves::Generation(channel.generation),
+                    None if answered => Serves::Nothing,
                     None => Serves::Unreachable,
                 };
                 found.ready.push((pod.metadata.name.clone().unwrap_or_default(), serves));
             } else if found.trouble.is_none() {
-                let said = answer.flatten().and_then(|channel| channel.error);
-                found.trouble = trouble(pod).or_else(|| {
-                    said.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
-                });
+                let said = served.and_then(|channel| channel.error);
+                found.trouble =
+                    trouble(pod).or_else(|| refused.as_deref().map(config_refused)).or_else(|| {
+                        said.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
+                    });
             }
         }
         found
     }
 
-    /// The pod's answer; `None` when it gives none, `Some(None)` when it does not know the channel.
-    async fn ask(
-        &self,
-        pod: &Pod,
-        namespace: &str,
-        channel: &str,
-    ) -> Option<Option<ServedChannel>> {
+    /// The pod's answer; `None` when it gives none.
+    async fn ask(&self, pod: &Pod, namespace: &str, channel: &str) -> Option<Answer> {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?;
-        let channels = self.channels(ip.parse().ok()?).await?;
-        Some(channels.into_iter().find(|c| c.name == channel && c.namespace == namespace))
+        let Readyz { channels, refused } = self.readyz(ip.parse().ok()?).await?;
+        let file = desired::config::file_name(channel);
+        Some(Answer {
+            channel: channels.into_iter().find(|c| c.name == channel && c.namespace == namespace),
+            refused: refused.into_iter().find(|r| r.file == file).map(|r| r.reason),
+        })
     }
 
     /// What the data plane at `ip` serves; `None` when it does not answer.
     pub(crate) async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
+        self.readyz(ip).await.map(|readyz| readyz.channels)
+    }
+
+    async fn readyz(&self, ip: IpAddr) -> Option<Readyz> {
         let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
@@ -164,9 +193,16 @@ impl Prober {
                 Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
             serde_json::from_slice::<Readyz>(&body).ok()
         };
-        let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
-        Some(answer.channels)
+        tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()
     }
+}
+
+/// What stands against a channel whose pods refuse its file.
+pub(crate) fn config_refused(why: &str) -> (&'static str, String) {
+    let message = format!(
+        "a pod refuses the configuration that the operator wrote: {why}; use a data plane of the operator's release (dataplane.image, spec.workload.image)"
+    );
+    (reason::CONFIG_REFUSED, message)
 }
 
 fn is_ready(pod: &Pod) -> bool {
