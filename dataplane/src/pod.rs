@@ -52,6 +52,7 @@ use crate::{
     state::Shared,
 };
 
+pub use crate::admin::guard::{Access, Guard};
 pub use drain::Pace;
 
 /// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
@@ -73,6 +74,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Admin listener.
     pub admin: SocketAddr,
+    /// Which requests the admin listener answers; the pod's own name is added.
+    pub guard: Guard,
     /// NATS.
     pub nats: Settings,
     /// Name of this pod.
@@ -123,6 +126,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Cgroup::find(options.memory));
+    let mut guard = options.guard;
+    guard.hosts.push(options.instance.clone());
     let shared = Arc::new(Shared::new(options.instance, admission));
     let tasks = Tasks::default();
     let mut channels = Channels::new(
@@ -135,7 +140,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let fan_out = fan_out(options.fanout_threads, &shared, &tasks)?;
     tasks.serve_public(public, &shared, fan_out.clone());
-    tasks.serve_admin(admin, &shared);
+    tasks.serve_admin(admin, &shared, guard);
     tasks.spawn(become_ready(Arc::clone(&shared)));
     tasks.spawn(follow(channels, config_dir));
     tasks.spawn(end_stalled(Arc::clone(&shared)));
@@ -191,8 +196,8 @@ impl Tasks {
         self.background.spawn(serving);
     }
 
-    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>) {
-        let service = Service { router: admin::router(Arc::clone(shared)), fan_out: None };
+    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>, guard: Guard) {
+        let service = Service { router: admin::router(Arc::clone(shared), guard), fan_out: None };
         // Probes and metrics answer for as long as the pod is there.
         let (stop, abort) = (self.abort.clone(), self.abort.clone());
         let serving =
