@@ -4,6 +4,10 @@
 //! identity, which never changes in a channel's life. What needs a new process (image, resources,
 //! NATS address and credentials) is in the pod's arguments, so changing it rolls the pods by
 //! itself.
+//!
+//! A pod may be older than the operator that writes its file. A field that the pod does not know is
+//! passed over and told, so that the pod serves what it can; a change that an older pod must not
+//! pass over takes another [`VERSION`].
 
 use std::time::Duration;
 
@@ -16,7 +20,7 @@ pub const VERSION: u32 = 1;
 
 /// Everything a data plane must know of one channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ChannelConfig {
     /// Format version; [`VERSION`].
     pub version: u32,
@@ -39,7 +43,7 @@ pub struct ChannelConfig {
 
 /// The JetStream stream behind a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Stream {
     /// Stream name.
     pub name: StreamName,
@@ -58,7 +62,7 @@ pub struct Stream {
 
 /// How events are served. Durations are whole milliseconds in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Delivery {
     /// Where a first connection without a cursor starts.
     pub start_at: Start,
@@ -127,7 +131,7 @@ pub enum Encoding {
 
 /// Cross-origin rules of a channel (Fetch standard).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Cors {
     /// Exact origins, or `*` for any; empty = same origin only.
     pub allowed_origins: Vec<String>,
@@ -150,7 +154,7 @@ impl Default for Cors {
 
 /// Whether HTTP clients may publish.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Publish {
     /// `POST /channels/<name>/<topic>` is taken.
     pub http: bool,
@@ -162,6 +166,10 @@ pub enum Error {
     /// Not the JSON this build knows.
     #[error("not a channel configuration: {0}")]
     Parse(#[from] serde_json::Error),
+    /// Not what this build knows, and it holds fields that this build does not know: a misspelled
+    /// name is both.
+    #[error("not a channel configuration: {0}; fields that are not known here: {1}")]
+    ParseWithUnknown(serde_json::Error, String),
     /// Written by another version.
     #[error(
         "format version {0} is not the {VERSION} that this build reads; use an operator and a data plane of the same release"
@@ -172,15 +180,72 @@ pub enum Error {
     Value(&'static str),
 }
 
+/// What a file says, and what of it was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What it says.
+    pub config: ChannelConfig,
+    /// Paths of the fields that this build does not know, at most [`UNKNOWN_FIELDS`].
+    pub unknown: Vec<String>,
+}
+
+/// Most unknown fields that are named: a file of a much newer operator must not fill the log.
+const UNKNOWN_FIELDS: usize = 8;
+/// Longest path of an unknown field that is told, characters.
+const UNKNOWN_FIELD_CHARS: usize = 64;
+
+/// The one field that every version of the format has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// What can be told of a file that is refused: which channel it is of.
+#[derive(Deserialize)]
+struct Named {
+    name: ChannelName,
+}
+
 impl ChannelConfig {
     /// Reads and checks a file's text.
     ///
     /// # Errors
     /// [`Error`] names what is wrong; nothing is silently corrected.
     pub fn from_json(text: &[u8]) -> Result<Self, Error> {
-        let config: Self = serde_json::from_slice(text)?;
+        Self::read(text).map(|reading| reading.config)
+    }
+
+    /// Reads and checks a file's text, and names the fields that are not known here.
+    ///
+    /// # Errors
+    /// As [`Self::from_json`].
+    pub fn read(text: &[u8]) -> Result<Reading, Error> {
+        // First: a file of another version may differ in everything else.
+        if let Ok(Versioned { version }) = serde_json::from_slice(text)
+            && version != VERSION
+        {
+            return Err(Error::Version(version));
+        }
+        let mut unknown = Vec::new();
+        let mut json = serde_json::Deserializer::from_slice(text);
+        let read: Result<Self, _> = serde_ignored::deserialize(&mut json, |path| {
+            if unknown.len() < UNKNOWN_FIELDS {
+                unknown.push(path.to_string().chars().take(UNKNOWN_FIELD_CHARS).collect());
+            }
+        });
+        let config = match read.and_then(|config| json.end().map(|()| config)) {
+            Ok(config) => config,
+            Err(error) if unknown.is_empty() => return Err(error.into()),
+            Err(error) => return Err(Error::ParseWithUnknown(error, unknown.join(", "))),
+        };
         config.check()?;
-        Ok(config)
+        Ok(Reading { config, unknown })
+    }
+
+    /// Which channel a file is of that [`Self::read`] refuses; `None` when it does not tell.
+    #[must_use]
+    pub fn name_of(text: &[u8]) -> Option<ChannelName> {
+        serde_json::from_slice::<Named>(text).ok().map(|named| named.name)
     }
 
     /// The file's text, for people to read too.
@@ -305,6 +370,28 @@ mod tests {
             "maxConnectionAgeMillis": 86400000, "cors": {"maxAgeMillis": 86400000}}, "stream""#;
         let text = MINIMAL.replacen("\"stream\"", greatest, 1);
         ChannelConfig::from_json(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn fields_of_a_newer_operator_are_passed_over_and_named() {
+        let newer = MINIMAL
+            .replacen("\"version\"", "\"tomorrow\": {\"a\": [1]}, \"version\"", 1)
+            .replacen("\"subjects\"", "\"shards\": 3, \"subjects\"", 1);
+        let reading = ChannelConfig::read(newer.as_bytes()).unwrap();
+        assert_eq!(reading.config, ChannelConfig::from_json(MINIMAL.as_bytes()).unwrap());
+        assert_eq!(reading.unknown, ["tomorrow", "stream.shards"]);
+        let known = ChannelConfig::read(MINIMAL.as_bytes()).unwrap();
+        assert!(known.unknown.is_empty());
+    }
+
+    #[test]
+    fn a_refused_file_tells_its_channel_and_its_version_when_it_can() {
+        let other = r#"{"version": 2, "name": "orders", "sources": []}"#;
+        assert!(matches!(ChannelConfig::read(other.as_bytes()), Err(Error::Version(2))));
+        assert_eq!(ChannelConfig::name_of(other.as_bytes()).unwrap().as_str(), "orders");
+        for cannot in ["{", "[]", r#"{"name": "Orders"}"#, r#"{"name": "orders"} x"#] {
+            assert!(ChannelConfig::name_of(cannot.as_bytes()).is_none(), "{cannot}");
+        }
     }
 
     #[test]

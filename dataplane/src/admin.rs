@@ -1,7 +1,8 @@
-//! The admin listener: probes, metrics, what is connected, the console. Never routed to from
-//! outside.
+//! The admin listener: probes and metrics for everything in the cluster; what is connected, the
+//! console and the drain for this host (`guard.rs`). Never routed to from outside.
 
 mod console;
+pub(crate) mod guard;
 mod view;
 
 use std::{cmp::Reverse, sync::Arc};
@@ -16,9 +17,10 @@ use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::guard::Guard;
 use crate::{phase::Phase, state::Shared};
 
-pub(crate) fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(shared: Arc<Shared>, guard: Guard) -> Router {
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -26,17 +28,21 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/debug/subscribers", get(subscribers))
         .route("/drain", post(drain))
         .with_state(Arc::clone(&shared));
-    console::same_site_only(routes.merge(console::router(shared)))
+    guard.before(routes.merge(console::router(shared)))
 }
 
-/// Ready = every log covered its tail once, and no drain has begun. A store that goes away later
-/// does not take the pod out: its streams and its memory are still of use.
+/// Ready = all that the pod was started with is in force, every log covered its tail once, and no
+/// drain has begun. A store that goes away later does not take the pod out: its streams and its
+/// memory are still of use. Neither does a file that is refused later: what it held before is in
+/// force.
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     let phase = shared.phase.get();
     let channels: Vec<_> = view::served(&shared).into_iter().map(|(_, _, told)| told).collect();
     let status =
         if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"phase": phase, "channels": channels}))).into_response()
+    let mut told = json!({"phase": phase, "channels": channels});
+    view::troubles(&shared, &mut told);
+    (status, Json(told)).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

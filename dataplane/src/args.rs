@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use sluice_channel::{limits, text};
 
 use crate::{
-    pod::{Options, Pace},
+    pod::{Access, Guard, Options, Pace},
     source::jetstream::Settings,
 };
 
@@ -32,6 +32,19 @@ pub struct Args {
     /// Address of the admin listener: probes, metrics, debug.
     #[arg(long, default_value_t = (Ipv4Addr::UNSPECIFIED, limits::ADMIN_PORT).into(), value_name = "ADDR")]
     admin: SocketAddr,
+    /// From where the console, /debug and channels on the admin listener are answered; /drain
+    /// always from this host, probes and metrics always from everywhere.
+    #[arg(long, env = "SLUICE_ADMIN_ACCESS", value_enum, default_value_t = Access::Local)]
+    admin_access: Access,
+    /// A host name that the admin listener answers to, beside addresses, localhost and the
+    /// instance's name; may be given several times. Other names are refused.
+    #[arg(
+        long = "admin-host",
+        env = "SLUICE_ADMIN_HOST",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    admin_hosts: Vec<String>,
     /// NATS servers.
     #[arg(
         long,
@@ -120,6 +133,8 @@ impl Args {
             config_dir,
             listen,
             admin,
+            admin_access,
+            admin_hosts,
             nats,
             nats_credentials,
             nats_ca,
@@ -149,6 +164,7 @@ impl Args {
             config_dir,
             listen,
             admin,
+            guard: Guard { access: admin_access, hosts: admin_hosts },
             nats,
             instance,
             fanout_threads,

@@ -59,6 +59,8 @@ pub(crate) struct Metrics {
     reader_lag: Family<ByChannel, Gauge>,
     invalid_payloads: Family<ByChannel, Gauge>,
     config_errors: Counter,
+    config_refused: Gauge,
+    config_unknown_fields: Gauge,
 }
 
 impl Default for Metrics {
@@ -76,6 +78,8 @@ impl Default for Metrics {
             reader_lag: Family::default(),
             invalid_payloads: Family::default(),
             config_errors: Counter::default(),
+            config_refused: Gauge::default(),
+            config_unknown_fields: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("connections", "Open streams", metrics.connections.clone());
@@ -113,6 +117,16 @@ impl Default for Metrics {
             "config_errors",
             "Channel configuration files that were refused",
             metrics.config_errors.clone(),
+        );
+        registry.register(
+            "config_refused",
+            "Channel configuration files that are refused now",
+            metrics.config_refused.clone(),
+        );
+        registry.register(
+            "config_unknown_fields",
+            "Fields of channel configurations in force that this release does not know",
+            metrics.config_unknown_fields.clone(),
         );
         Self { registry, ..metrics }
     }
@@ -154,6 +168,12 @@ impl Metrics {
 
     pub(crate) fn config_error(&self) {
         self.config_errors.inc();
+    }
+
+    /// What of the configuration is not in force: files, and fields of others.
+    pub(crate) fn config_troubles(&self, refused: usize, unknown_fields: usize) {
+        self.config_refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
+        self.config_unknown_fields.set(i64::try_from(unknown_fields).unwrap_or(i64::MAX));
     }
 
     /// All series as OpenMetrics text.

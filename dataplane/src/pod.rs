@@ -9,7 +9,8 @@
 //!                             abort
 //! admin accept loop, and its  abort                      probes fail, and the kubelet starts the
 //!   connections                                          pod anew
-//! become_ready                warm logs, abort           the pod never gets subscribers
+//! become_ready                all files are in force,    the pod never gets subscribers
+//!                               warm logs, abort
 //! follow                      abort                      an unreadable directory is logged, and
 //!                                                        what is in force stays so; the same
 //!                                                        after a panic
@@ -52,6 +53,7 @@ use crate::{
     state::Shared,
 };
 
+pub use crate::admin::guard::{Access, Guard};
 pub use drain::Pace;
 
 /// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
@@ -73,6 +75,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Admin listener.
     pub admin: SocketAddr,
+    /// Which requests the admin listener answers; the pod's own name is added.
+    pub guard: Guard,
     /// NATS.
     pub nats: Settings,
     /// Name of this pod.
@@ -124,6 +128,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let admission = Admission::new(files, Cgroup::find(options.memory));
     let metrics = Metrics::with_connection(options.nats.replaced.clone());
+    let mut guard = options.guard;
+    guard.hosts.push(options.instance.clone());
     let shared = Arc::new(Shared::new(options.instance, admission, metrics));
     let tasks = Tasks::default();
     let mut channels = Channels::new(
@@ -136,7 +142,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let fan_out = fan_out(options.fanout_threads, &shared, &tasks)?;
     tasks.serve_public(public, &shared, fan_out.clone());
-    tasks.serve_admin(admin, &shared);
+    tasks.serve_admin(admin, &shared, guard);
     tasks.spawn(become_ready(Arc::clone(&shared)));
     tasks.spawn(follow(channels, config_dir));
     tasks.spawn(end_stalled(Arc::clone(&shared)));
@@ -192,8 +198,8 @@ impl Tasks {
         self.background.spawn(serving);
     }
 
-    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>) {
-        let service = Service { router: admin::router(Arc::clone(shared)), fan_out: None };
+    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>, guard: Guard) {
+        let service = Service { router: admin::router(Arc::clone(shared), guard), fan_out: None };
         // Probes and metrics answer for as long as the pod is there.
         let (stop, abort) = (self.abort.clone(), self.abort.clone());
         let serving =
@@ -233,11 +239,14 @@ fn announce(public: &TcpListener, admin: &TcpListener) {
     }
 }
 
-/// Opens the pod to subscribers once every log covers its tail.
+/// Opens the pod to subscribers once everything that it was started with is in force and every log
+/// covers its tail. A pod that knows no channel, or not all of them, would send subscribers away
+/// from what is there.
 async fn become_ready(shared: Arc<Shared>) {
     let is_warm = |channel: &Arc<Channel>| channel.is_removed() || channel.log().status().warm;
+    let in_force = || !shared.troubles().never_in_force() && !shared.channels().is_empty();
     let mut tick = every(WARM_TICK);
-    while !shared.channels().iter().all(is_warm) {
+    while !(in_force() && shared.channels().iter().all(is_warm)) {
         tick.tick().await;
     }
     shared.phase.advance(Phase::Ready);
@@ -262,6 +271,7 @@ async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
                     tracing::warn!(%error, "cannot read the configuration directory; what is in force stays so");
                 }
                 readable = false;
+                channels.unreadable(&error);
             }
         }
     }

@@ -6,14 +6,15 @@ use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admission::Admission, budget::Budgets, channel::Channel, metrics::Metrics, phase::PhaseCell,
-    registry::Registry,
+    admission::Admission, budget::Budgets, channel::Channel, config_dir::Troubles,
+    metrics::Metrics, phase::PhaseCell, registry::Registry,
 };
 
 /// What the listeners and the drain share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
+    troubles: ArcSwap<Troubles>,
     pub(crate) instance: String,
     pub(crate) admission: Admission,
     pub(crate) budgets: Budgets,
@@ -31,10 +32,12 @@ impl Shared {
         Self { instance, admission, metrics, ..Self::default() }
     }
 
-    /// The channel `name`, also when it was removed.
+    /// The channel `name`, also when it was removed; not when it may be about to come back, since
+    /// "removed" is final to a client.
     #[must_use]
     pub(crate) fn channel(&self, name: &str) -> Option<Arc<Channel>> {
-        self.channels.load().get(name).cloned()
+        let channel = self.channels.load().get(name).cloned()?;
+        (!channel.is_removed() || self.is_known_absent(name)).then_some(channel)
     }
 
     /// All channels, removed ones too.
@@ -49,5 +52,26 @@ impl Shared {
         let mut channels = BTreeMap::clone(&self.channels.load());
         channels.insert(name, channel);
         self.channels.store(Arc::new(channels));
+    }
+
+    /// What of the configuration is not in force.
+    #[must_use]
+    pub(crate) fn troubles(&self) -> Arc<Troubles> {
+        self.troubles.load_full()
+    }
+
+    /// Publishes what of the configuration is not in force.
+    pub(crate) fn set_troubles(&self, troubles: Troubles) {
+        if *self.troubles.load_full() != troubles {
+            self.metrics.config_troubles(troubles.refused.len(), troubles.unknown_fields);
+            self.troubles.store(Arc::new(troubles));
+        }
+    }
+
+    /// Whether it is known that there is no channel of this name: a client that is told so may stay
+    /// away for ever.
+    #[must_use]
+    pub(crate) fn is_known_absent(&self, name: &str) -> bool {
+        !self.channels.load().is_empty() && !self.troubles.load().may_name(name)
     }
 }

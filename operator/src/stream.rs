@@ -2,6 +2,7 @@
 //! read, written, and read back, and only then is a stream said to be in sync. A stream that is not
 //! ours is never written.
 
+mod adoption;
 mod config;
 mod desired;
 mod error;
@@ -142,7 +143,13 @@ impl Streams {
         };
         let claim = self.claim(desired, &observed)?;
         let mark = self.restored(name, &observed).await?;
-        let want = config::whole(desired, mark.as_deref());
+        let mut want = config::whole(desired, mark.as_deref());
+        if claim == Claim::Unowned || self.is_adopted(name, &observed) {
+            want = adoption::widened(want, desired, &observed.config);
+        }
+        if claim == Claim::Unowned {
+            adoption::check(desired, &want, &observed)?;
+        }
         config::immutable(&want, &observed.config)?;
         let differences = config::diff(&want, &observed.config);
         if differences.is_empty() || mode == Mode::Observe {
@@ -154,7 +161,11 @@ impl Streams {
             });
         }
         self.check_cluster_size(desired, &observed)?;
-        let observed = self.converge(&want, observed).await?;
+        let before = (claim == Claim::Unowned).then(|| observed.config.clone());
+        let observed = match (self.converge(&want, observed).await, before) {
+            (Err(error), Some(before)) => return Err(self.give_back(desired, before, error).await),
+            (converged, _) => converged?,
+        };
         self.history.seen(name, &observed);
         let change = match (claim, mark) {
             (Claim::Unowned, _) => Change::Adopted,
@@ -235,10 +246,37 @@ impl Streams {
                 owner: "another owner, of which its metadata has an incomplete mark".to_owned(),
             }),
             None if desired.adoption == Adoption::Never => Err(Error::Unowned { stream: name }),
-            None => {
-                config::adoptable(desired, observed)?;
-                Ok(Claim::Unowned)
+            None => Ok(Claim::Unowned),
+        }
+    }
+
+    /// Whether the stream was once taken over. Where its marks were wiped and it is not remembered,
+    /// it may have been.
+    fn is_adopted(&self, name: &str, observed: &Observed) -> bool {
+        let wiped = fields::owner(&observed.config).is_none();
+        fields::adopted(&observed.config) || wiped && self.history.may_be_adopted(name)
+    }
+
+    /// Puts a stream that could not be taken over back as it was: it is not the channel's, and the
+    /// next attempt would end the same. What passes soon is tried again instead.
+    async fn give_back(
+        &self,
+        desired: &Desired,
+        mut before: Map<String, Value>,
+        error: Error,
+    ) -> Error {
+        let passes = error.is_transient() && !matches!(error, Error::NotApplied { .. });
+        if let Some(metadata) = before.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.retain(|key, _| !key.starts_with("_nats."));
+        }
+        if passes || self.server.update(&before).await.is_err() {
+            return error;
+        }
+        match error {
+            Error::Api { .. } | Error::NotApplied { .. } | Error::ImmutableField { .. } => {
+                Error::Incompatible { stream: desired.name.to_string(), why: error.to_string() }
             }
+            other => other,
         }
     }
 
@@ -293,6 +331,7 @@ impl Streams {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claim {
     Ours,
     Unowned,

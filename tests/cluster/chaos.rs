@@ -118,14 +118,16 @@ async fn busiest(fixture: &Fixture) -> Pod {
     pod
 }
 
-/// How many subscribers a pod has, as its admin port says.
+/// How many subscribers a pod has, as its admin port says to everything in the cluster.
 async fn subscribers(pod: &Pod) -> Option<usize> {
     let ip = pod.status.as_ref()?.pod_ip.clone()?;
     let request = reqwest::Client::new()
-        .get(format!("http://{ip}:9090/debug/subscribers"))
+        .get(format!("http://{ip}:9090/readyz"))
         .timeout(Duration::from_secs(5));
     let open = request.send().await.ok()?.json::<Value>().await.ok()?;
-    usize::try_from(open["total"].as_u64()?).ok()
+    let channels = open["channels"].as_array()?;
+    let counts = channels.iter().filter_map(|channel| channel["connections"].as_u64());
+    usize::try_from(counts.sum::<u64>()).ok()
 }
 
 /// `kubectl delete pod`.

@@ -279,6 +279,176 @@ fn adoption_takes_what_is_unowned_and_compatible_and_nothing_else() {
     });
 }
 
+/// The stream OLD, made by its users with these settings beside the least, and what is in it.
+async fn old_stream(fixture: &Fixture, settings: &Value, events: &[&str]) {
+    let mut config = json!({"name": "OLD", "subjects": ["old.>"], "num_replicas": 1,
+        "retention": "limits", "storage": "file", "discard": "old"});
+    config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    let made: Value = fixture.seen.context().request("STREAM.CREATE.OLD", &config).await.unwrap();
+    assert!(made["error"].is_null(), "{settings}: {made}");
+    for (n, topic) in events.iter().enumerate() {
+        fixture.seen.publish("old.", topic, format!("{n}")).await;
+    }
+}
+
+fn adopting(more: &Value) -> Desired {
+    let mut spec = json!({"name": "OLD", "subjects": ["old.>"], "adoption": "IfUnowned"});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    desired(&spec)
+}
+
+/// The configuration as the server has it, fields that this client does not know included.
+async fn raw_config(fixture: &Fixture) -> Value {
+    let mut info: Value =
+        fixture.seen.context().request("STREAM.INFO.OLD", &json!({})).await.unwrap();
+    info["config"].take()
+}
+
+#[test]
+fn a_stream_that_cannot_be_served_is_left_as_it_is() {
+    test(async |fixture| {
+        let seconds = 1_000_000_000_u64;
+        for (settings, more, why) in [
+            (
+                json!({"subject_delete_marker_ttl": seconds, "allow_msg_ttl": true, "allow_rollup_hdrs": true}),
+                json!({}),
+                "roll",
+            ),
+            (json!({"allow_rollup_hdrs": true}), json!({}), "allow_rollup_hdrs"),
+            (json!({"discard": "new", "max_msgs": 9}), json!({}), "discards new"),
+            (
+                json!({"discard": "new", "max_msgs": 9, "max_msgs_per_subject": 3, "discard_new_per_subject": true}),
+                json!({}),
+                "discard_new_per_subject",
+            ),
+            (
+                json!({"sealed": false, "retention": "workqueue"}),
+                json!({}),
+                "retention is workqueue",
+            ),
+            (json!({"subjects": null, "mirror": {"name": "ELSEWHERE"}}), json!({}), "mirror"),
+            (json!({"sources": [{"name": "ELSEWHERE"}]}), json!({}), "sources"),
+            (json!({"republish": {"src": "old.>", "dest": "copy.>"}}), json!({}), "republish"),
+            (
+                json!({"subject_transform": {"src": "old.>", "dest": "new.>"}}),
+                json!({}),
+                "subject_transform",
+            ),
+            (
+                json!({"consumer_limits": {"inactive_threshold": seconds}}),
+                json!({}),
+                "consumer_limits",
+            ),
+            (json!({"max_consumers": 1}), json!({}), "1 consumers at most"),
+            (
+                json!({"allow_msg_schedules": true, "allow_msg_ttl": true, "allow_rollup_hdrs": true}),
+                json!({}),
+                "roll",
+            ),
+            (json!({}), json!({"maxMessages": 2}), "it has 3 events"),
+            (json!({}), json!({"maxMessagesPerTopic": 1}), "one of its subjects may have 2"),
+        ] {
+            let counts = settings.get("allow_msg_counter").is_some();
+            let mirrors = settings.get("mirror").is_some();
+            let events: &[&str] = if counts || mirrors { &[] } else { &["a", "b", "a"] };
+            old_stream(&fixture, &settings, events).await;
+            let before = raw_config(&fixture).await;
+            for _ in 0..2 {
+                let error = fixture.ensure(&adopting(&more)).await.unwrap_err();
+                assert!(
+                    matches!(&error, Error::Incompatible { why: w, .. } if w.contains(why)),
+                    "{settings}: {error}"
+                );
+            }
+            assert_eq!(raw_config(&fixture).await, before, "{settings}");
+            let info = fixture.seen.info("OLD").await;
+            assert_eq!(info.state.messages, events.len() as u64, "{settings}");
+            fixture.seen.context().delete_stream("OLD").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_adoption_only_widens() {
+    test(async |fixture| {
+        let (hour, day) = (3_600_000_000_000_u64, 86_400_000_000_000_u64);
+        // As NATS makes streams: without limits. And wider than the defaults, and narrower.
+        for (settings, stays) in [
+            (json!({}), json!({"max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msg_size": -1})),
+            (
+                json!({"max_age": 90 * day, "max_bytes": 5_i64 << 30, "max_msg_size": 1 << 19, "duplicate_window": hour,
+                    "compression": "s2", "deny_delete": true, "deny_purge": true, "allow_msg_ttl": true, "max_msgs_per_subject": 7}),
+                json!({"max_age": 90 * day, "max_bytes": 5_i64 << 30, "max_msg_size": 1 << 19, "duplicate_window": hour,
+                    "compression": "s2", "deny_delete": true, "deny_purge": true, "allow_msg_ttl": true, "max_msgs_per_subject": -1}),
+            ),
+            (
+                json!({"max_age": hour, "max_bytes": 1 << 20, "max_msgs": 50, "max_msg_size": 2048, "duplicate_window": 1_000_000_000}),
+                json!({"max_age": day, "max_bytes": 1 << 30, "max_msgs": -1, "max_msg_size": 65_536, "duplicate_window": 120_000_000_000_u64}),
+            ),
+        ] {
+            old_stream(&fixture, &settings, &["a", "b", "a"]).await;
+            let report = fixture.ensure(&adopting(&json!({}))).await.unwrap();
+            assert_eq!((report.change, report.drift), (Change::Adopted, vec![]), "{settings}");
+            // Also in the passes after, of this operator and of one that remembers nothing.
+            let other = Ensured::new(fixture.seen.context().clone(), &fixture.nats.url());
+            for ensured in [&fixture.ensured, &other] {
+                let again = ensured.ensure(&adopting(&json!({})), Mode::Enforce).await.unwrap();
+                assert_eq!((again.change, again.drift), (Change::None, vec![]), "{settings}");
+            }
+            let config = raw_config(&fixture).await;
+            for (key, value) in stays.as_object().unwrap() {
+                let found = match (key.as_str(), &config[key]) {
+                    (_, Value::Null) => json!(0),
+                    (_, found) => found.clone(),
+                };
+                assert_eq!(found, *value, "{settings}: {key} of {config}");
+            }
+            assert_eq!(fixture.seen.info("OLD").await.state.messages, 3);
+            // What the manifest says is done.
+            let said = adopting(&json!({"maxAge": "2h", "maxBytes": "2Gi", "maxMessages": 100}));
+            assert!(matches!(fixture.ensure(&said).await.unwrap().change, Change::Updated(_)));
+            let config = raw_config(&fixture).await;
+            assert_eq!((&config["max_age"], &config["max_msgs"]), (&json!(2 * hour), &json!(100)));
+            assert_eq!(config["max_bytes"], json!(2_i64 << 30));
+            fixture.seen.context().delete_stream("OLD").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn marks_that_were_wiped_do_not_narrow_an_adopted_stream() {
+    test(async |fixture| {
+        old_stream(&fixture, &json!({}), &["a"]).await;
+        let want = adopting(&json!({}));
+        fixture.ensure(&want).await.unwrap();
+        let created = fixture.ensure(&want).await.unwrap().stream.unwrap().created;
+        // An operator that was started anew knows the stream by the channel's status alone.
+        let other = Ensured::new(fixture.seen.context().clone(), &fixture.nats.url());
+        other.remember(want.name.as_str(), &created);
+        for ensured in [&fixture.ensured, &other] {
+            fixture.alter(&want, |config| config.metadata.clear()).await;
+            ensured.ensure(&want, Mode::Enforce).await.unwrap();
+            let config = fixture.config(&want).await;
+            assert_eq!((config.max_age, config.max_bytes), (Duration::ZERO, -1));
+            assert_eq!(config.metadata[UID], "u1");
+        }
+    });
+}
+
+#[test]
+fn an_adoption_drops_no_event_that_is_older_than_the_spec_keeps() {
+    test(async |fixture| {
+        old_stream(&fixture, &json!({}), &["a", "b", "c"]).await;
+        tokio::time::sleep(Duration::from_millis(10_500)).await;
+        let before = raw_config(&fixture).await;
+        let said = adopting(&json!({"maxAge": "10s", "duplicateWindow": "1s"}));
+        let error = fixture.ensure(&said).await.unwrap_err();
+        assert!(error.to_string().contains("its oldest event is 10 s old"), "{error}");
+        assert_eq!(raw_config(&fixture).await, before);
+        assert_eq!(fixture.seen.info("OLD").await.state.messages, 3);
+    });
+}
+
 #[test]
 fn what_cannot_be_changed_is_named_and_not_tried() {
     test(async |fixture| {

@@ -254,6 +254,47 @@ fn edits_of_the_manifests_are_followed() {
     });
 }
 
+/// What a mistake in a file costs is a message, whatever the mistake is.
+#[test]
+fn a_mistake_in_a_file_removes_no_channel() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let fixture = Fixture::new(ORDERS);
+        let mut process = fixture.start().await;
+        fixture.says(&mut process, "orders: Ready=True").await;
+        let orders = format!("http://127.0.0.1:{}/channels/orders", fixture.http);
+        let open = reqwest::get(&orders).await.unwrap();
+        for (text, said) in [
+            (ORDERS.replace("SseChannel", "SSEChannel"), "v1alpha1 SSEChannel is not known here"),
+            (ORDERS.replace("v1alpha1", "v1beta1"), "apiVersion must be sluice.dev/v1alpha1"),
+            (ORDERS.replace("kind:", "kinds:"), "document 1: has no kind"),
+            (String::new(), "holds no object"),
+            (ORDERS.replace("apiVersion: sluice.dev/v1alpha1", "apiVersion: v1"), "not \"v1\""),
+        ] {
+            fixture.write("orders.yaml", &text);
+            fixture.says(&mut process, said).await;
+            assert_eq!(reqwest::get(&orders).await.unwrap().status(), 200, "{said}");
+        }
+        // Moved to another file, and mistaken there.
+        std::fs::remove_file(fixture.manifests.path().join("orders.yaml")).unwrap();
+        fixture.write("moved.yaml", &ORDERS.replace("SseChannel", "SseChanel"));
+        fixture.says(&mut process, "orders: is in no manifest; it stays until").await;
+        assert_eq!(reqwest::get(&orders).await.unwrap().status(), 200);
+        drop(open);
+        // As `kubectl get sse -o yaml` writes channels, with what is none beside them.
+        let list = format!(
+            "apiVersion: v1\nkind: List\nitems:\n- {}\n- {{apiVersion: v1, kind: Secret, metadata: {{name: s}}}}\n",
+            "{apiVersion: sluice.dev/v1alpha1, kind: SseChannel, metadata: {name: listed, uid: u}, spec: {}}"
+        );
+        std::fs::remove_file(fixture.manifests.path().join("moved.yaml")).unwrap();
+        fixture.write("list.yaml", &list);
+        fixture.says(&mut process, "item 2 (v1 Secret s) is passed over").await;
+        fixture.says(&mut process, "orders: removed; its stream").await;
+        fixture.says(&mut process, "listed: Ready=True").await;
+        interrupted(&mut process).await;
+        fixture.assert_no_orphans();
+    });
+}
+
 #[test]
 fn a_start_that_cannot_be_ends_with_one_clear_message() {
     sluice_tests::run(TEST_LIMIT, async {

@@ -72,8 +72,11 @@ impl Request {
     }
 
     fn text(&self) -> String {
-        let mut text =
-            format!("{} {} {}\r\nHost: sluice.test\r\n", self.method, self.path, self.version);
+        let mut text = format!("{} {} {}\r\n", self.method, self.path, self.version);
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            // A name that the admin listener answers to, too.
+            text += "Host: localhost\r\n";
+        }
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }

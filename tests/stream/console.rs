@@ -1,12 +1,13 @@
 //! The console on the admin listener: what it serves, what it tells, what it refuses. How it looks
 //! and works in a browser is tested with the other clients.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use reqwest::{Client, Method, Response};
 use serde_json::Value;
 use sluice_tests::{
-    clients::{Reader, Request},
+    clients::{Connection, Reader, Request},
+    dataplane::{DataPlane, Options},
     eventually, run,
 };
 
@@ -130,5 +131,89 @@ fn channels_are_read_and_published_beside_it_but_not_by_pages_of_other_sites() {
         // Nothing of what was refused is in the stream.
         reader.until_sequence(3, SOON).await;
         assert_eq!(reader.ledger.sequences(), [1, 2, 3]);
+    });
+}
+
+/// Status of a request to the admin listener as a browser or a tool sends it.
+async fn asked(
+    plane: &DataPlane,
+    method: &'static str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> u16 {
+    let mut request = Request::get(path);
+    request.method = method;
+    for (name, value) in headers {
+        request = request.header(name, *value);
+    }
+    Connection::open(plane.admin(), &request).await.unwrap().status()
+}
+
+/// A page on evil.example that makes its own name point to 127.0.0.1 is of the same origin to its
+/// browser, and so is everything that it asks.
+#[test]
+fn a_page_that_rebinds_its_name_reads_nothing_and_drains_nothing() {
+    run(LIMIT, async {
+        let fixture = Fixture::channel(|c| c.publish.http = true).await;
+        let port = fixture.plane.admin().port();
+        let evil = format!("evil.example:{port}");
+        let rebound = [("Host", evil.as_str()), ("Origin", &format!("http://{evil}"))];
+        for path in ["/", "/debug/channels", "/debug/subscribers", "/metrics", ORDERS] {
+            for headers in [&rebound[..1], &rebound[..]] {
+                assert_eq!(asked(&fixture.plane, "GET", path, headers).await, 421, "{path}");
+            }
+        }
+        let own = fixture.plane.admin().to_string();
+        let post = format!("{ORDERS}/a");
+        for path in ["/drain", &post] {
+            assert_eq!(asked(&fixture.plane, "POST", path, &rebound).await, 421, "{path}");
+            // Without rebinding: the name is ours, the page is not. No Sec-Fetch-Site: a browser
+            // leaves it out for addresses that are not trustworthy.
+            for origin in ["http://evil.example", "null", "http://localhost:1", "http://127.0.0.1"]
+            {
+                let headers = [("Host", own.as_str()), ("Origin", origin)];
+                assert_eq!(asked(&fixture.plane, "POST", path, &headers).await, 403, "{origin}");
+                let headers = [("Host", "10.0.0.5:9090"), ("Origin", origin)];
+                assert_eq!(asked(&fixture.plane, "POST", path, &headers).await, 403, "{origin}");
+            }
+        }
+        assert_eq!(fixture.plane.readyz().await.0, 200, "no drain has begun");
+        // The console itself.
+        let local = format!("localhost:{port}");
+        let headers = [("Host", local.as_str()), ("Origin", &format!("http://{local}"))];
+        assert_eq!(asked(&fixture.plane, "GET", "/debug/channels", &headers).await, 200);
+    });
+}
+
+#[test]
+fn other_hosts_are_answered_probes_and_metrics_alone() {
+    run(LIMIT, async {
+        let fixture = Fixture::channel(|c| c.publish.http = true).await;
+        let options = Options {
+            arguments: &["--admin-access", "any", "--admin-host", "pod.example"],
+            ..Options::default()
+        };
+        let open = DataPlane::start_with(&fixture.nats.url(), &fixture.configs, &options).await;
+        let other = Client::builder().local_address(Some(Ipv4Addr::new(127, 0, 0, 2).into()));
+        let other = other.build().unwrap();
+        let ask = async |plane: &DataPlane, method: Method, path: &str| {
+            let url = format!("http://{}{path}", plane.admin());
+            other.request(method, url).timeout(SOON).send().await.unwrap().status().as_u16()
+        };
+        for path in ["/livez", "/readyz", "/metrics"] {
+            assert_eq!(ask(&fixture.plane, Method::GET, path).await, 200, "{path}");
+        }
+        for path in ["/", "/console.js", "/debug/channels", "/debug/subscribers", ORDERS] {
+            assert_eq!(ask(&fixture.plane, Method::GET, path).await, 403, "{path}");
+            assert_eq!(ask(&open, Method::GET, path).await, 200, "{path}");
+        }
+        for path in [&format!("{ORDERS}/a"), "/drain"] {
+            assert_eq!(ask(&fixture.plane, Method::POST, path).await, 403, "{path}");
+        }
+        assert_eq!(ask(&open, Method::POST, "/drain").await, 403, "never from another host");
+        assert_eq!(open.readyz().await.0, 200);
+        for (host, status) in [("pod.example:9090", 200), ("other.example", 421)] {
+            assert_eq!(asked(&open, "GET", "/debug/channels", &[("Host", host)]).await, status);
+        }
     });
 }

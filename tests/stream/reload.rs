@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sluice_tests::{
     clients::{Connection, Request},
-    dataplane::channel_config,
+    dataplane::{ConfigDir, DataPlane, Options, channel_config},
     nats::{names, stream_config},
     run,
 };
@@ -167,5 +167,113 @@ fn a_smaller_budget_sends_nobody_away_who_is_in() {
         }
         let mut refused = fixture.open(ORDERS).await;
         assert_eq!(refused.event(SOON).await.unwrap().name, "channel.close");
+    });
+}
+
+/// Status and `Retry-After`.
+async fn answer(plane: &DataPlane, request: &Request) -> (u16, Option<String>) {
+    let connection = Connection::open(plane.http(), request).await.unwrap();
+    (connection.status(), connection.header("retry-after").map(str::to_owned))
+}
+
+#[test]
+fn a_pod_is_not_ready_and_sends_none_away_before_all_its_files_were_in_force() {
+    run(LIMIT, async {
+        let fixture = Fixture::new().await;
+        let good = fixture.config().to_json().unwrap();
+        for (file, broken) in [
+            ("orders.json", "{".to_owned()),
+            ("orders.json", String::new()),
+            // Of a later format, which shares nothing but the version and the name.
+            ("orders.json", r#"{"version": 2, "name": "orders", "sources": []}"#.to_owned()),
+            ("orders.json", good.replace("\"Latest\"", "\"Tomorrow\"")),
+            ("orders.json", good.replace("\"generation\"", "\"revision\"")),
+            ("another-name.json", good.replace("\"version\": 1", "\"version\": 3")),
+            ("orders.json", "x".repeat(2 << 20)),
+        ] {
+            let configs = ConfigDir::new(&[]);
+            configs.write_text(file, &broken);
+            let options = Options { not_ready: true, ..Options::default() };
+            let plane = DataPlane::start_with(&fixture.nats.url(), &configs, &options).await;
+            let brief: String = broken.chars().take(80).collect();
+            for request in [
+                Request::get(ORDERS),
+                Request::get(ORDERS).header("Accept", "application/json"),
+                Request::get(&format!("{ORDERS}/a")),
+            ] {
+                let (status, retry) = answer(&plane, &request).await;
+                assert_eq!((status, retry.is_some()), (503, true), "{brief}");
+            }
+            let (status, body) = plane.readyz().await;
+            assert_eq!((status, &body["phase"]), (503, &"Starting".into()), "{brief}: {body}");
+            assert_eq!(body["refused"][0]["file"], file, "{body}");
+            assert!(body["refused"][0]["reason"].as_str().is_some_and(|r| r.len() > 10), "{body}");
+            assert_eq!(plane.metrics().await.sum("sluice_config_refused", &[]), 1.0);
+
+            std::fs::remove_file(configs.path().join(file)).unwrap();
+            assert_eq!(answer(&plane, &Request::get(ORDERS)).await.0, 503, "no channel is known");
+            configs.write(&fixture.config());
+            plane.ready().await;
+            let (_, body) = plane.readyz().await;
+            assert!(body["refused"].is_null(), "{body}");
+            assert_eq!(answer(&plane, &Request::get(ORDERS)).await.0, 200);
+            assert_eq!(answer(&plane, &Request::get("/channels/invoices")).await.0, 404);
+        }
+    });
+}
+
+#[test]
+fn fields_of_a_newer_operator_are_passed_over_and_told() {
+    run(LIMIT, async {
+        let fixture = Fixture::new().await;
+        let newer = fixture
+            .config()
+            .to_json()
+            .unwrap()
+            .replacen("\"version\"", "\"shards\": {\"count\": 3}, \"version\"", 1)
+            .replacen("\"startAt\"", "\"compression\": \"Zstd\", \"startAt\"", 1);
+        let configs = ConfigDir::new(&[]);
+        configs.write_text("orders.json", &newer);
+        let plane = DataPlane::start(&fixture.nats.url(), &configs).await;
+        assert_eq!(answer(&plane, &Request::get(ORDERS)).await.0, 200);
+        let (_, body) = plane.readyz().await;
+        assert_eq!(body["unknownFields"], 2, "{body}");
+        assert_eq!(plane.metrics().await.sum("sluice_config_unknown_fields", &[]), 2.0);
+        let log = plane.log();
+        assert!(log.contains("shards, delivery.compression"), "{log}");
+    });
+}
+
+#[test]
+fn a_running_pod_keeps_what_was_in_force_and_says_what_is_not() {
+    run(LIMIT, async {
+        let fixture = Fixture::new().await;
+        let mut reader = fixture.open(ORDERS).await;
+        let newer = |name: &str| format!(r#"{{"version": 2, "name": "{name}"}}"#);
+        fixture.configs.write_text("invoices.json", &newer("invoices"));
+        // Renamed and unreadable at once: not removed.
+        fixture.configs.remove("orders");
+        fixture.configs.write_text("renamed.json", &newer("orders"));
+        sluice_tests::eventually("the files are told", SOON, async || {
+            let (status, body) = fixture.plane.readyz().await;
+            assert_eq!(status, 200, "a running pod stays ready: {body}");
+            (body["refused"].as_array().map_or(0, Vec::len) == 2).then_some(())
+        })
+        .await;
+        assert!(reader.read_for(Duration::from_millis(1_500)).await, "the stream stays open");
+        assert_eq!(status(&fixture, ORDERS).await, 200);
+        assert_eq!(status(&fixture, "/channels/invoices").await, 503);
+        assert_eq!(status(&fixture, "/channels/refunds").await, 404);
+        assert_eq!(fixture.plane.metrics().await.sum("sluice_config_refused", &[]), 2.0);
+
+        fixture.configs.remove("renamed");
+        reader.until_end(SOON).await;
+        assert_eq!(status(&fixture, ORDERS).await, 204, "now it is known to be removed");
+        // And what comes back with a mistake is not known to be removed.
+        fixture.configs.write_text("orders.json", &newer("orders"));
+        sluice_tests::eventually("it may be there", SOON, async || {
+            (status(&fixture, ORDERS).await == 503).then_some(())
+        })
+        .await;
     });
 }

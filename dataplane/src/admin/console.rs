@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
-    middleware::{Next, from_fn},
+    extract::State,
     response::{IntoResponse, Response},
     routing::get,
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, header};
 use serde_json::{Value, json};
 
 use super::view;
@@ -32,29 +31,6 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/debug/channels", get(channels))
         .with_state(Arc::clone(&shared))
         .merge(server::router(shared))
-}
-
-/// Refuses requests that change something when a browser says they come from another site's page:
-/// a page that is read on the machine that runs `sluice-operator local` must not be able to drain
-/// it or publish to it.
-pub(super) fn same_site_only(router: Router) -> Router {
-    router.layer(from_fn(|request: Request, next: Next| async move {
-        // Fetch Metadata: always sent by browsers to trustworthy addresses such as loopback, never
-        // by tools.
-        let foreign = request
-            .headers()
-            .get("sec-fetch-site")
-            .is_some_and(|site| site != "same-origin" && site != "none");
-        let safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-        if foreign && !safe {
-            return (
-                StatusCode::FORBIDDEN,
-                "requests from pages of other sites are refused here\n",
-            )
-                .into_response();
-        }
-        next.run(request).await
-    }))
 }
 
 #[allow(clippy::unused_async)] // axum's handlers are
@@ -81,10 +57,12 @@ async fn channels(State(shared): State<Arc<Shared>>) -> Json<Value> {
         told
     };
     let channels: Vec<_> = view::served(&shared).into_iter().map(more).collect();
-    Json(json!({
+    let mut told = json!({
         "instance": shared.instance,
         "version": env!("CARGO_PKG_VERSION"),
         "phase": shared.phase.get(),
         "channels": channels,
-    }))
+    });
+    view::troubles(&shared, &mut told);
+    Json(told)
 }

@@ -27,3 +27,23 @@ pub(super) fn served(shared: &Shared) -> Vec<(Arc<Channel>, Head, Value)> {
     };
     shared.channels().into_iter().filter(|channel| !channel.is_removed()).map(tell).collect()
 }
+
+/// Adds to `told` what of the configuration is not in force, if anything.
+pub(super) fn troubles(shared: &Shared, told: &mut Value) {
+    let troubles = shared.troubles();
+    let refused: Vec<_> = troubles
+        .told()
+        .map(|refused| json!({"file": refused.file, "reason": refused.reason}))
+        .collect();
+    if !refused.is_empty() {
+        told["refused"] = json!(refused);
+    }
+    if troubles.unknown_fields > 0 {
+        told["unknownFields"] = json!(troubles.unknown_fields);
+    }
+    if let Some(error) = &troubles.directory {
+        told["configuration"] = json!(error);
+    } else if shared.channels().is_empty() {
+        told["configuration"] = json!("no channel is configured");
+    }
+}

@@ -454,9 +454,11 @@ impl Segment {
     pub fn newest(&self, before: u64, count: usize, filter: &Filter) -> Vec<u64> {
         let passing = match &self.frames {
             _ if filter.is_all() => None,
-            Frames::Sealed { matches, .. } => Some(matches.of(filter, &self.entries, &self.topics)),
+            Frames::Sealed { matches, .. } => {
+                Some(matches.of(filter, &self.entries, &self.topics, &mut 0))
+            }
             Frames::Open { .. } | Frames::Gathering { .. } => {
-                Some(Matches::default().of(filter, &self.entries, &self.topics))
+                Some(Matches::default().of(filter, &self.entries, &self.topics, &mut 0))
             }
         };
         let passes = |at: &usize| passing.as_ref().is_none_or(|bits| matches::has(bits, *at));

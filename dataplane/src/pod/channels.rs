@@ -8,7 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     channel::Channel,
-    config_dir::Changes,
+    config_dir::{Changes, Troubles},
     frame::CloseReason,
     source::jetstream::{self, JetStream},
     state::Shared,
@@ -39,12 +39,28 @@ impl Channels {
             tracing::warn!(path = %path.display(), reason, "a channel configuration was refused; what was in force stays so");
             self.shared.metrics.config_error();
         }
+        for (path, fields) in changes.unknown {
+            tracing::warn!(
+                path = %path.display(),
+                fields = fields.join(", "),
+                "a channel configuration has fields that this release does not know; the rest is in force"
+            );
+        }
         for name in changes.removed {
             self.remove(&name);
         }
         for config in changes.set {
             self.set(config);
         }
+        // Last: a request must not find a file mended and its channel not there yet.
+        self.shared.set_troubles(changes.troubles);
+    }
+
+    /// The directory cannot be read: what is in force stays so, and nothing else is known.
+    pub(super) fn unreadable(&self, error: &std::io::Error) {
+        let mut troubles = Troubles::clone(&self.shared.troubles());
+        troubles.directory = Some(error.to_string());
+        self.shared.set_troubles(troubles);
     }
 
     fn set(&mut self, config: ChannelConfig) {

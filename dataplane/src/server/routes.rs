@@ -52,7 +52,7 @@ const PUBLISH_METHODS: &str = "POST, OPTIONS";
 
 /// A page of any origin may read this answer: to a `fetch` that may not, it is a broken connection,
 /// and it would try for ever.
-fn unknown(name: &str, method: &Method, headers: &HeaderMap) -> Response {
+fn unknown(shared: &Shared, name: &str, method: &Method, headers: &HeaderMap) -> Response {
     let cors = Cors {
         allowed_origins: vec!["*".to_owned()],
         allow_credentials: false,
@@ -60,9 +60,15 @@ fn unknown(name: &str, method: &Method, headers: &HeaderMap) -> Response {
     };
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&cors, headers)
-    } else {
+    } else if shared.is_known_absent(name) {
         Problem::new(StatusCode::NOT_FOUND, format!("there is no channel {name:?} here"))
             .into_response()
+    } else {
+        // 404 would keep a client away for ever from a channel that is there.
+        Problem::unavailable(format!(
+            "it is not known whether there is a channel {name:?}: the configuration cannot be read"
+        ))
+        .into_response()
     };
     cors::apply(&cors, headers, &mut response);
     response
@@ -76,7 +82,9 @@ async fn channel(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(channel) = shared.channel(&name) else { return unknown(&name, &method, &headers) };
+    let Some(channel) = shared.channel(&name) else {
+        return unknown(&shared, &name, &method, &headers);
+    };
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method == Method::GET {
@@ -151,7 +159,7 @@ async fn topic(
     let (request, body) = request.into_parts();
     let (method, headers) = (&request.method, &request.headers);
     let Some(channel) = shared.channel(&name).filter(|c| !c.is_removed()) else {
-        return unknown(&name, method, headers);
+        return unknown(&shared, &name, method, headers);
     };
     let mut response = if *method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, headers)

@@ -25,10 +25,20 @@ pub(crate) struct Pods {
     pub(crate) ready: Vec<(String, Serves)>,
     /// The first trouble of a pod that is not ready: a reason and what is the case.
     pub(crate) trouble: Option<(&'static str, String)>,
+    /// Why a pod refuses the channel's configuration file, if one does.
+    pub(crate) refused: Option<String>,
     /// Open streams of the channel on all pods that told theirs.
     pub(crate) connections: u64,
     /// Whether a ready pod did not tell its number of streams.
     pub(crate) uncounted: bool,
+}
+
+/// What stands against a channel whose pods refuse its file.
+pub(crate) fn config_refused(why: &str) -> (&'static str, String) {
+    let message = format!(
+        "a pod refuses the configuration that the operator wrote: {why}; use a data plane of the operator's release (dataplane.image, spec.workload.image)"
+    );
+    (reason::CONFIG_REFUSED, message)
 }
 
 pub(super) fn is_ready(pod: &Pod) -> bool {

@@ -28,7 +28,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::pods::{Pods, Serves, is_ready, trouble};
+use super::{
+    desired::config::file_name,
+    pods::{Pods, Serves, config_refused, is_ready, trouble},
+};
 use crate::crd::{SseChannel, condition::reason};
 
 /// How long one pod may take to answer.
@@ -56,10 +59,27 @@ const FORGOTTEN_AFTER: u32 = 10;
 /// look.
 const WAKES: usize = 1_024;
 
-#[derive(Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Readyz {
     #[serde(default)]
     channels: Vec<ServedChannel>,
+    #[serde(default)]
+    refused: Vec<RefusedFile>,
+}
+
+/// A file that a data plane refuses.
+#[derive(Debug, Deserialize)]
+struct RefusedFile {
+    file: String,
+    reason: String,
+}
+
+/// What a data plane says of one channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answer {
+    channel: Option<ServedChannel>,
+    /// Why it refuses the channel's file.
+    refused: Option<String>,
 }
 
 /// What a data plane says of one of its channels.
@@ -99,6 +119,10 @@ impl Asker {
 
     /// What the data plane at `ip` serves; `None` when it does not answer.
     pub(crate) async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
+        self.readyz(ip).await.map(|readyz| readyz.channels)
+    }
+
+    async fn readyz(&self, ip: IpAddr) -> Option<Readyz> {
         let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
         let answer = async {
             let response = self.client.get(uri).await.ok()?;
@@ -106,8 +130,7 @@ impl Asker {
                 Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
             serde_json::from_slice::<Readyz>(&body).ok()
         };
-        let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()?;
-        Some(answer.channels)
+        tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()
     }
 }
 
@@ -134,8 +157,8 @@ struct Known {
     /// What Kubernetes says of it: whether it is ready, and how often its containers were started
     /// anew. Where that changes, it is asked at once.
     sign: (bool, i32),
-    /// Its last answer: `Some(None)` when it does not know the channel.
-    answer: Option<Option<ServedChannel>>,
+    /// Its last answer.
+    answer: Option<Answer>,
     /// Silences since its last answer.
     silences: u32,
     /// When it is to be asked. `None` while it is, or waits for its turn.
@@ -159,24 +182,27 @@ struct Watched {
 
 impl Watched {
     fn serves(&self, known: &Known) -> Serves {
-        match &known.answer {
+        let answered = known.silences == 0;
+        match known.answer.as_ref().map(|answer| answer.channel.as_ref()) {
             // A pod never goes back to an older file: one that gives no answer just now serves
             // what it served.
-            Some(Some(said)) if known.silences == 0 || said.generation == self.generation => {
+            Some(Some(said)) if answered || said.generation == self.generation => {
                 Serves::Generation(said.generation)
             }
-            Some(None) if known.silences == 0 => Serves::Nothing,
-            None if known.silences == 0 => Serves::Unasked,
+            Some(None) if answered => Serves::Nothing,
+            None if answered => Serves::Unasked,
             _ => Serves::Unreachable,
         }
     }
 
     /// What an answer has to change for a pass to be of use. Connections are not of it: they
     /// change all the time.
-    fn said(&self, pod: &str) -> Option<(Serves, Option<String>)> {
+    fn said(&self, pod: &str) -> Option<(Serves, Option<String>, Option<String>)> {
         let known = self.pods.get(pod)?;
-        let error = known.answer.iter().flatten().find_map(|said| said.error.clone());
-        Some((self.serves(known), error))
+        let answer = known.answer.as_ref();
+        let error = answer.and_then(|answer| answer.channel.as_ref()?.error.clone());
+        let refused = answer.and_then(|answer| answer.refused.clone());
+        Some((self.serves(known), error, refused))
     }
 
     fn pause(&self, known: &Known, now: Instant) -> Duration {
@@ -260,7 +286,7 @@ impl Inner {
         None
     }
 
-    fn answered(&mut self, place: &Place, answer: Option<Vec<ServedChannel>>, now: Instant) {
+    fn answered(&mut self, place: &Place, answer: Option<Readyz>, now: Instant) {
         if let Some(asked) = self.asked.get_mut(&place.namespace) {
             *asked -= 1;
             if *asked == 0 {
@@ -272,11 +298,15 @@ impl Inner {
         let before = watched.said(&place.pod);
         let Some(known) = watched.pods.get_mut(&place.pod) else { return };
         match answer {
-            Some(channels) => {
+            Some(Readyz { channels, refused }) => {
                 let of_it = |said: &ServedChannel| {
                     said.name == place.channel && said.namespace == place.namespace
                 };
-                known.answer = Some(channels.into_iter().find(of_it));
+                let file = file_name(&place.channel);
+                known.answer = Some(Answer {
+                    channel: channels.into_iter().find(of_it),
+                    refused: refused.into_iter().find(|r| r.file == file).map(|r| r.reason),
+                });
                 known.silences = 0;
             }
             None => known.silences = known.silences.saturating_add(1),
@@ -429,10 +459,15 @@ impl Prober {
         for pod in present {
             let name = pod.metadata.name.clone().unwrap_or_default();
             let known = watched.pods.get(&name);
-            let said = known.and_then(|known| known.answer.as_ref()).and_then(Option::as_ref);
+            let answer = known.and_then(|known| known.answer.as_ref());
+            let said = answer.and_then(|answer| answer.channel.as_ref());
+            let refused = answer.and_then(|answer| answer.refused.as_deref());
             let connections = said
                 .filter(|_| known.is_some_and(|known| known.silences == 0))
                 .and_then(|said| said.connections);
+            if found.refused.is_none() {
+                found.refused = refused.map(str::to_owned);
+            }
             found.connections += connections.map_or(0, u64::from);
             found.uncounted |= connections.is_none() && is_ready(pod);
             if is_ready(pod) {
@@ -440,9 +475,10 @@ impl Prober {
                 found.ready.push((name, serves));
             } else if found.trouble.is_none() {
                 let error = said.and_then(|said| said.error.as_ref());
-                found.trouble = trouble(pod).or_else(|| {
-                    error.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
-                });
+                found.trouble =
+                    trouble(pod).or_else(|| refused.map(config_refused)).or_else(|| {
+                        error.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
+                    });
             }
         }
         found
@@ -461,7 +497,7 @@ impl Prober {
                     && let Some((place, ip)) = inner.next()
                 {
                     let asker = self.asker.clone();
-                    asking.spawn(async move { (place, asker.channels(ip).await) });
+                    asking.spawn(async move { (place, asker.readyz(ip).await) });
                 }
                 (due, asking.is_empty())
             };

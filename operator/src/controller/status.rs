@@ -16,7 +16,7 @@ use super::{
     apply,
     desired::selector_text,
     ownership::MANAGER,
-    pods::{Pods, Serves},
+    pods::{Pods, Serves, config_refused},
 };
 use crate::{
     crd::{
@@ -303,6 +303,9 @@ fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
             "the admin port of pod {pod} cannot be reached from the operator, so it is not known what it serves; allow it in network policies"
         );
         return Some((reason::POD_UNREACHABLE, message));
+    }
+    if let Some(why) = pods.refused.as_deref().filter(|_| late > 0) {
+        return Some(config_refused(why));
     }
     (late > 0).then(|| {
         let message = format!("waiting for pods to load the new configuration (generation {generation}); this takes up to a minute");

@@ -1,7 +1,7 @@
 //! Step 1, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
 //! durations are checked.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use sluice_channel::{
     ChannelConfig, ChannelName, StreamName,
@@ -181,8 +181,27 @@ fn stream(
         compression: spec.compression,
         placement: spec.placement.clone(),
         adoption: spec.adoption,
+        unsaid: unsaid(spec),
         owner,
     })
+}
+
+/// What the spec leaves at its default. The API server fills defaults in, so a default that is
+/// written out is one, too.
+fn unsaid(spec: &StreamSpec) -> BTreeSet<&'static str> {
+    let default = StreamSpec::default();
+    [
+        ("num_replicas", spec.replicas == default.replicas),
+        ("max_age", spec.max_age == default.max_age),
+        ("max_bytes", spec.max_bytes == default.max_bytes),
+        ("max_msg_size", spec.max_message_size == default.max_message_size),
+        ("duplicate_window", spec.duplicate_window == default.duplicate_window),
+        ("compression", spec.compression == default.compression),
+        ("placement", spec.placement == default.placement),
+    ]
+    .into_iter()
+    .filter_map(|(field, is_default)| is_default.then_some(field))
+    .collect()
 }
 
 /// The name of the stream behind a channel, also when the rest of its spec is invalid: a delete

@@ -106,6 +106,9 @@ pub mod reason {
     /// Ready pods do not serve this generation yet. Kubernetes brings the file to them within about
     /// a minute.
     pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
+    /// A pod refuses the file: it is of a release that cannot read it. Fix: `dataplane.image`,
+    /// `workload.image`.
+    pub const CONFIG_REFUSED: &str = "ConfigRefused";
     /// A ready pod's admin port cannot be reached from the operator. Fix: network policies.
     pub const POD_UNREACHABLE: &str = "PodUnreachable";
 }

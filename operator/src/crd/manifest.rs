@@ -214,7 +214,7 @@ fn unknown(schema: &Value, name: &str) -> String {
 }
 
 /// Levenshtein's distance, ignoring case.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<_>, Vec<_>) =
         (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -36,6 +36,8 @@ pub(super) struct Channels {
     fingerprint: manifests::Fingerprint,
     /// Said last of the directory of manifests, while it cannot be read.
     trouble: Option<String>,
+    /// Objects that are no channels.
+    passed_over: Vec<String>,
 }
 
 struct Known {
@@ -56,11 +58,21 @@ impl Channels {
             known: BTreeMap::new(),
             fingerprint: found.fingerprint,
             trouble: None,
+            passed_over: Vec::new(),
         };
+        channels.pass_over(found.passed_over);
         for (name, (file, object)) in found.channels {
             channels.take(name, file, object);
         }
         channels
+    }
+
+    /// Says what no channel is, once.
+    fn pass_over(&mut self, objects: Vec<String>) {
+        for object in objects.iter().filter(|object| !self.passed_over.contains(object)) {
+            say(&format!("note: {object}"));
+        }
+        self.passed_over = objects;
     }
 
     pub(super) fn fingerprint(&self) -> &manifests::Fingerprint {
@@ -91,19 +103,26 @@ impl Channels {
         }
     }
 
-    /// Takes over what the manifests say now. Channels of broken files stay as they were.
+    /// Takes over what the manifests say now. While one of the files has a mistake nothing is
+    /// removed: its channels stay as they were, and so does a channel that may have moved there.
     pub(super) async fn change(&mut self, found: manifests::Found) {
         (self.fingerprint, self.trouble) = (found.fingerprint, None);
+        self.pass_over(found.passed_over);
         let gone: Vec<_> = self
             .known
             .iter()
-            .filter(|(name, known)| {
-                !found.channels.contains_key(*name) && !found.broken.contains(&known.file)
-            })
-            .map(|(name, _)| name.clone())
+            .filter(|(name, _)| !found.channels.contains_key(*name))
+            .map(|(name, known)| (name.clone(), known.file.clone()))
             .collect();
-        for name in gone {
-            self.remove(&name).await;
+        for (name, file) in gone {
+            match found.broken.first() {
+                None => self.remove(&name).await,
+                Some(_) if found.broken.contains(&file) => {}
+                Some(broken) => say(&format!(
+                    "{name}: is in no manifest; it stays until {} is corrected",
+                    broken.display()
+                )),
+            }
         }
         for (name, (file, object)) in found.channels {
             if self.take(name.clone(), file, object) {

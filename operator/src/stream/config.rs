@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use sluice_channel::cursor::EPOCH_METADATA;
 
-use super::{desired::Desired, error::Error, server::Observed};
+use super::{desired::Desired, error::Error};
 use crate::crd::stream::{Compression, Placement, Storage};
 
 /// A field that is not as desired.
@@ -149,7 +149,7 @@ pub(super) fn diff(want: &Map<String, Value>, observed: &Map<String, Value>) -> 
 }
 
 /// JetStream leaves out what is off, and orders sets as it likes.
-fn normal(key: &str, value: &Value) -> Value {
+pub(super) fn normal(key: &str, value: &Value) -> Value {
     match value {
         Value::Null if key == "compression" => json!("none"),
         Value::Bool(false) | Value::Null => Value::Null,
@@ -228,54 +228,7 @@ pub(super) fn immutable(
     }
 }
 
-/// Whether a stream without an owner may be taken over: nothing that its present user relies on is
-/// taken away, and no event is dropped.
-pub(super) fn adoptable(desired: &Desired, observed: &Observed) -> Result<(), Error> {
-    let incompatible =
-        |why: String| Err(Error::Incompatible { stream: desired.name.to_string(), why });
-    let want = whole(desired, None);
-    let config = &observed.config;
-    if let Err(Error::ImmutableField { field, desired, observed }) = immutable(&want, config) {
-        return incompatible(format!(
-            "its {field} is {observed}, not {desired}, and cannot be changed"
-        ));
-    }
-    for key in ["sources", "republish", "subject_transform"] {
-        if !normal(key, config.get(key).unwrap_or(&Value::Null)).is_null() {
-            return incompatible(format!("it has {key}, which a channel's stream must not have"));
-        }
-    }
-    let subjects =
-        |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    let kept = subjects(want.get("subjects"));
-    if let Some(lost) =
-        subjects(config.get("subjects")).iter().find(|subject| !kept.contains(subject))
-    {
-        return incompatible(format!(
-            "it takes the subject {}, which spec.stream.subjects does not name",
-            text("subjects", lost)
-        ));
-    }
-    if observed.bytes > desired.max_bytes {
-        return incompatible(format!(
-            "its {} bytes of events are more than spec.stream.maxBytes keeps",
-            observed.bytes
-        ));
-    }
-    if let Some(max) = desired
-        .max_messages
-        .and_then(|max| u64::try_from(max).ok())
-        .filter(|max| observed.messages > *max)
-    {
-        return incompatible(format!(
-            "its {} events are more than the {max} of spec.stream.maxMessages",
-            observed.messages
-        ));
-    }
-    Ok(())
-}
-
-fn spec_path(key: &str) -> String {
+pub(super) fn spec_path(key: &str) -> String {
     let field = match key {
         "num_replicas" => "replicas",
         "max_age" => "maxAge",
@@ -291,7 +244,7 @@ fn spec_path(key: &str) -> String {
 }
 
 /// A value as the spec would write it.
-fn text(key: &str, value: &Value) -> String {
+pub(super) fn text(key: &str, value: &Value) -> String {
     match (key, value) {
         ("max_age" | "duplicate_window", Value::Number(nanos)) => {
             duration_text(nanos.as_u64().unwrap_or_default() / 1_000_000)

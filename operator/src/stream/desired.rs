@@ -1,6 +1,9 @@
 //! What a stream should be, and the channel that it belongs to.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sluice_channel::StreamName;
 
@@ -14,6 +17,9 @@ pub(super) const NAMESPACE: &str = "sluice.dev/namespace";
 pub(super) const NAME: &str = "sluice.dev/name";
 /// Key in a stream's metadata: the UID of its channel.
 pub const UID: &str = "sluice.dev/uid";
+
+/// Key in a stream's metadata: it was not made for its channel but taken over.
+pub(super) const ADOPTED: &str = "sluice.dev/adopted";
 
 /// The channel that a stream belongs to; written into its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +69,9 @@ pub struct Desired {
     pub placement: Placement,
     /// Whether a stream without an owner may be taken over.
     pub adoption: Adoption,
+    /// Fields of JetStream's configuration that the spec leaves at their defaults: an adopted
+    /// stream keeps what is wider.
+    pub unsaid: BTreeSet<&'static str>,
     /// The channel that it belongs to.
     pub owner: Owner,
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use sluice_channel::cursor::EPOCH_METADATA;
 
-use super::desired::{CLUSTER, NAME, NAMESPACE, Owner, UID};
+use super::desired::{ADOPTED, CLUSTER, NAME, NAMESPACE, Owner, UID};
 
 /// The owner that a stream's metadata names.
 pub(super) fn owner(config: &Map<String, Value>) -> Option<Owner> {
@@ -21,6 +21,11 @@ pub(super) fn partly_owned(config: &Map<String, Value>) -> bool {
     [CLUSTER, NAMESPACE, NAME, UID]
         .iter()
         .any(|key| config.get("metadata").is_some_and(|m| m.get(key).is_some()))
+}
+
+/// Whether the stream was taken over and not made for its channel.
+pub(super) fn adopted(config: &Map<String, Value>) -> bool {
+    config.get("metadata").is_some_and(|m| m.get(ADOPTED).is_some())
 }
 
 pub(super) fn epoch_mark(config: &Map<String, Value>) -> &str {

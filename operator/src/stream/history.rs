@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use super::server::Observed;
+use super::{fields, server::Observed};
 
 /// High-water mark of each managed stream; as many entries as there are managed streams.
 #[derive(Default)]
@@ -15,20 +15,27 @@ pub(super) struct History(Mutex<HashMap<String, Seen>>);
 struct Seen {
     created: String,
     last_sequence: u64,
+    /// Whether it was taken over; unknown where only the status remembers the stream.
+    adopted: Option<bool>,
 }
 
 impl History {
     pub(super) fn seen(&self, name: &str, observed: &Observed) {
-        let seen =
-            Seen { created: observed.created.clone(), last_sequence: observed.last_sequence };
+        let seen = Seen {
+            created: observed.created.clone(),
+            last_sequence: observed.last_sequence,
+            adopted: Some(fields::adopted(&observed.config)),
+        };
         self.0.lock().insert(name.to_owned(), seen);
     }
 
     pub(super) fn remember(&self, name: &str, created: &str) {
         let mut history = self.0.lock();
-        history
-            .entry(name.to_owned())
-            .or_insert_with(|| Seen { created: created.to_owned(), last_sequence: 0 });
+        history.entry(name.to_owned()).or_insert_with(|| Seen {
+            created: created.to_owned(),
+            last_sequence: 0,
+            adopted: None,
+        });
     }
 
     pub(super) fn is_same(&self, name: &str, observed: &Observed) -> bool {
@@ -38,6 +45,11 @@ impl History {
 
     pub(super) fn knows(&self, name: &str) -> bool {
         self.0.lock().contains_key(name)
+    }
+
+    /// Whether the stream was, or may have been, taken over.
+    pub(super) fn may_be_adopted(&self, name: &str) -> bool {
+        self.0.lock().get(name).is_none_or(|seen| seen.adopted != Some(false))
     }
 
     pub(super) fn forget(&self, name: &str) {

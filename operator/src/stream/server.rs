@@ -1,5 +1,7 @@
 //! The requests of JetStream's API that streams need.
 
+use std::time::Duration;
+
 use async_nats::{
     connection::State,
     jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
@@ -23,6 +25,10 @@ pub(super) struct Observed {
     pub(super) last_sequence: u64,
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    /// Subjects of its messages.
+    pub(super) subjects: u64,
+    /// Age of its oldest message when it was asked.
+    pub(super) oldest_age: Duration,
     /// Whether the server is one of a cluster.
     pub(super) clustered: bool,
 }
@@ -41,6 +47,9 @@ struct Info {
     created: String,
     state: InfoState,
     cluster: Option<Value>,
+    /// The server's clock.
+    #[serde(default)]
+    ts: String,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +57,19 @@ struct InfoState {
     messages: u64,
     bytes: u64,
     last_seq: u64,
+    #[serde(default)]
+    first_ts: String,
+    #[serde(default)]
+    num_subjects: u64,
+}
+
+/// Between two times of one server; zero where one of them is none.
+fn age(then: &str, now: &str) -> Duration {
+    let nanos = |text| {
+        async_nats::datetime::parse_rfc3339(text).ok().map(|time| time.unix_timestamp_nanos())
+    };
+    let age = nanos(now).zip(nanos(then)).map_or(0, |(now, then)| now - then);
+    Duration::from_nanos(u64::try_from(age).unwrap_or_default())
 }
 
 pub(super) struct Server {
@@ -148,6 +170,11 @@ impl Server {
                 last_sequence: info.state.last_seq,
                 messages: info.state.messages,
                 bytes: info.state.bytes,
+                subjects: info.state.num_subjects,
+                oldest_age: match info.state.messages {
+                    0 => Duration::ZERO,
+                    _ => age(&info.state.first_ts, &info.ts),
+                },
                 clustered: info.cluster.is_some_and(|c| c.get("name").is_some()),
             })),
         }

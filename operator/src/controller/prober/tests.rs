@@ -183,7 +183,8 @@ impl Alone {
         let mut inner = self.prober.inner.lock();
         inner.collect(self.now);
         assert!(inner.next().is_some(), "it is due");
-        inner.answered(&self.place, answer.map(|said| vec![said]), self.now);
+        let readyz = |said| Readyz { channels: vec![said], refused: Vec::new() };
+        inner.answered(&self.place, answer.map(readyz), self.now);
         let due = inner.known(&self.place).unwrap().due.unwrap();
         due.saturating_duration_since(self.now)
     }
@@ -245,7 +246,8 @@ fn what_changes_while_a_pod_is_asked_has_it_asked_again() {
     drop(inner);
     alone.note(2, true);
     let mut inner = alone.prober.inner.lock();
-    inner.answered(&alone.place, Some(vec![served(1, 0)]), alone.now);
+    let answer = Readyz { channels: vec![served(1, 0)], refused: Vec::new() };
+    inner.answered(&alone.place, Some(answer), alone.now);
     assert_eq!(inner.known(&alone.place).unwrap().due, Some(alone.now));
 }
 

@@ -104,6 +104,16 @@ fn ready_needs_the_stream_the_pods_and_this_generation_on_each() {
     ] {
         assert_eq!(conditions(&in_sync(), seen(&deployment, &pods), Vec::new())[0], expected);
     }
+    // Waiting would be of no use where a pod has the file and cannot read it.
+    let refused = Pods {
+        refused: Some("format version 2".to_owned()),
+        ..pods(&[two.clone(), Serves::Generation(6)])
+    };
+    let ready = deployment(2, 2, 2, 2);
+    assert_eq!(
+        conditions(&in_sync(), seen(&ready, &refused), Vec::new())[0],
+        "Ready=False/ConfigRefused"
+    );
     let stale = Deployment { metadata: Default::default(), ..deployment(2, 2, 2, 2) };
     let mut stale = stale;
     stale.metadata.generation = Some(4);
