@@ -335,6 +335,11 @@ impl History {
         if proven.last < known {
             return Err(behind(proven.last, known));
         }
+        // That "not found" does not say whose it is: a leader that has just lost its place answers
+        // a moment longer.
+        if let Some(event) = self.source.read_leader(next).await? {
+            return Ok((vec![event], None));
+        }
         Ok((Vec::new(), Some(proven.epoch)))
     }
 

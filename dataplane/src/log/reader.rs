@@ -144,7 +144,10 @@ impl Log {
             return Ok(false);
         }
         let now = self.proofs.prove(state.lead, Instant::now()).await?;
-        Ok(now.epoch == state.epoch && now.last >= state.last)
+        // Once more, as in `History::events`.
+        let newer = self.source.read_leader(next).await?;
+        let is_there = newer.is_some_and(|event| event.sequence <= state.last);
+        Ok(!is_there && now.epoch == state.epoch && now.last >= state.last)
     }
 }
 

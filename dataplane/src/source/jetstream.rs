@@ -225,10 +225,12 @@ struct InfoCluster {
     replicas: Option<Vec<InfoReplica>>,
 }
 
-/// One of the others.
+/// One of those beside the server that answers.
 #[derive(Deserialize)]
 struct InfoReplica {
-    /// Time since it was last heard of, nanoseconds.
+    #[serde(default)]
+    name: String,
+    /// Time since it was last heard of, nanoseconds; 0: not since this leader was elected.
     active: Option<u64>,
 }
 
@@ -349,17 +351,60 @@ impl JetStream {
 
 /// The leader that an answer names. `current` and `offline` are of no use: a leader that is cut off
 /// says `current` of replicas that it has not heard of for ten seconds.
+///
+/// A leader that has just lost its place answers for some milliseconds more, from its own state,
+/// and names its successor: among its replicas. Such an answer is not the leader's.
 fn lead(cluster: Option<InfoCluster>, connection: u64) -> Lead {
     let Some(InfoCluster { leader, replicas }) = cluster else {
         return Lead::new(Some(""), connection, Vec::new());
     };
     let others = replicas.unwrap_or_default();
-    let heard = |replica: &InfoReplica| replica.active.map_or(Duration::MAX, Duration::from_nanos);
-    let heard = others.iter().map(heard).collect();
-    Lead::new(leader.as_deref().filter(|name| !name.is_empty()), connection, heard)
+    let answers = |name: &&str| !name.is_empty() && others.iter().all(|other| other.name != *name);
+    let leader = leader.as_deref().filter(answers);
+    let heard = |replica: &InfoReplica| {
+        replica.active.filter(|active| *active > 0).map_or(Duration::MAX, Duration::from_nanos)
+    };
+    Lead::new(leader, connection, others.iter().map(heard).collect())
 }
 
 /// Nanoseconds of Unix time from RFC 3339 text.
 fn time_nanos(text: &str) -> Option<i64> {
     text.parse::<jiff::Timestamp>().ok().and_then(|t| i64::try_from(t.as_nanosecond()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead_of(cluster: &str) -> Lead {
+        lead(Some(serde_json::from_str(cluster).unwrap()), 1)
+    }
+
+    #[test]
+    fn a_replica_that_a_new_leader_has_never_heard_of_follows_nobody() {
+        let lead = lead_of(
+            r#"{"leader": "n2", "replicas": [{"name": "n0", "active": 0, "offline": true}, {"name": "n1", "active": 9000000000}]}"#,
+        );
+        assert_eq!(lead.unheard, Duration::from_secs(9));
+        assert_eq!(lead.id, Lead::new(Some("n2"), 1, Vec::new()).id);
+        let neither = lead_of(r#"{"leader": "n2", "replicas": [{"name": "n0"}, {"name": "n1"}]}"#);
+        assert_eq!(neither.unheard, Duration::MAX);
+    }
+
+    #[test]
+    fn an_answer_of_a_server_that_names_another_as_leader_is_no_leaders_word() {
+        let lead = lead_of(
+            r#"{"leader": "n2", "replicas": [{"name": "n1", "active": 10531742434}, {"name": "n2", "active": 401479}]}"#,
+        );
+        assert_eq!(lead.unheard, Duration::MAX);
+        assert_ne!(lead.id, Lead::new(Some("n2"), 1, Vec::new()).id);
+    }
+
+    #[test]
+    fn one_replica_leads_by_itself() {
+        assert_eq!(lead(None, 1).unheard, Duration::ZERO);
+        assert_eq!(lead_of(r#"{"leader": "n0"}"#).unheard, Duration::ZERO);
+        assert_eq!(lead_of(r#"{"leader": ""}"#).unheard, Duration::MAX);
+        assert_eq!(lead_of(r#"{"replicas": null}"#).unheard, Duration::MAX);
+    }
 }

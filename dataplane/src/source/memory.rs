@@ -26,6 +26,8 @@ struct Inner {
     states: u64,
     time_questions: u64,
     lose_delivery: bool,
+    /// So many answers of the leader are those of one that has just lost its place.
+    former: u32,
     /// Since when the leader that answers is cut off, and the last event that it knows of.
     cut_off: Option<(Instant, u64)>,
     /// Changes of the leader.
@@ -57,6 +59,7 @@ impl Default for MemorySource {
             states: 0,
             time_questions: 0,
             lose_delivery: false,
+            former: 0,
             cut_off: None,
             term: 1,
             heard_every: Duration::ZERO,
@@ -123,6 +126,12 @@ impl MemorySource {
     /// Makes the tail swallow the next delivery, as a connection that drops a message would.
     pub fn lose_next_delivery(&self) {
         self.change(|inner| inner.lose_delivery = true);
+    }
+
+    /// Makes so many next requests to the leader come to one that has just lost its place, and
+    /// knows of nothing that is asked for.
+    pub fn ask_the_former_leader(&self, times: u32) {
+        self.change(|inner| inner.former = times);
     }
 
     /// Moves the stream back to `last`, as a restore of an older state does.
@@ -273,7 +282,14 @@ impl Source for MemorySource {
     }
 
     fn read_leader(&self, from: u64) -> BoxFuture<'_, Result<Option<Event>, Error>> {
-        async move { self.asked(|inner| inner.visible(from).next().cloned()) }.boxed()
+        let answer = move |inner: &mut Inner| match inner.former.checked_sub(1) {
+            Some(left) => {
+                inner.former = left;
+                None
+            }
+            None => inner.visible(from).next().cloned(),
+        };
+        async move { self.asked(answer) }.boxed()
     }
 
     fn first_since(&self, time_nanos: i64) -> BoxFuture<'_, Result<Option<u64>, Error>> {

@@ -264,3 +264,21 @@ async fn what_is_trimmed_before_a_live_reader_has_it_is_not_called_deleted() {
     let trimmed = vec![(11, 17, GapReason::Expired)];
     assert_eq!(running.walk(11, &Filter::default()).await, (vec![18, 19, 20], trimmed));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_leader_that_has_just_lost_its_place_does_not_find_is_no_hole() {
+    let memory = filled(3_000);
+    memory.set_replicated(HEARTBEAT);
+    let running = start(&memory, options());
+    running.reached(3_001).await;
+    memory.set_replica_last(Some(500));
+    memory.ask_the_former_leader(1);
+    assert_eq!(running.walk(490, &Filter::default()).await, ((490..=3_000).collect(), vec![]));
+    memory.set_replica_last(None);
+    // Nor is the newest event one that was deleted, where the tail is late.
+    memory.lose_next_delivery();
+    memory.ask_the_former_leader(1);
+    let newest = memory.put("t", "newest");
+    running.reached(newest + 1).await;
+    assert_eq!(running.walk(2_990, &Filter::default()).await, ((2_990..=newest).collect(), vec![]));
+}
