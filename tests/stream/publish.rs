@@ -237,8 +237,15 @@ fn only_pages_of_its_own_host_and_of_allowed_origins_may_publish() {
         let behind_a_proxy = [("origin", "https://a.example"), ("host", "a.example")];
         assert_eq!(post(&fixture, "a", &behind_a_proxy, "x").await.status().as_u16(), 201);
         assert_eq!(post(&fixture, "a", &[], "x").await.status().as_u16(), 201, "no page");
+        // HTTP/2 names the host in another place.
+        let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
+        for (origin, status) in [(&*own, 201), ("https://evil.example", 403)] {
+            let request = http2.post(fixture.plane.url(&format!("{ORDERS}/a"))).body("x");
+            let response = request.header("origin", origin).timeout(SOON).send().await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{origin}");
+        }
         let metrics = fixture.plane.metrics().await;
-        assert_eq!(metrics.sum("sluice_publishes_total", &[("result", "forbidden")]), 5.0);
+        assert_eq!(metrics.sum("sluice_publishes_total", &[("result", "forbidden")]), 6.0);
     });
 }
 

@@ -264,6 +264,10 @@ async fn collect(
     max: usize,
     budget: &Budget,
 ) -> Result<(Bytes, Option<Share>), Refusal> {
+    // What says at once that it is too large need not come.
+    if http_body::Body::size_hint(&body).lower() > max as u64 {
+        return Err(Refusal::PayloadTooLarge { max });
+    }
     let mut payload = BytesMut::new();
     let mut share: Option<Share> = None;
     while let Some(part) = body.frame().await {
