@@ -296,6 +296,48 @@ fn a_mistake_in_a_file_removes_no_channel() {
 }
 
 #[test]
+fn a_store_that_was_set_back_between_two_runs_gets_a_new_epoch() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let fixture = Fixture::new(ORDERS);
+        let store = fixture.data.path().join("jetstream");
+        let copy = TempDir::with_prefix("sluice-copy-").unwrap();
+        let set_back = "was set back to an older state; it has a new epoch";
+        for run in 0..3 {
+            let mut process = fixture.start().await;
+            for n in 0..5 {
+                fixture.publish("created", &format!("{run}-{n}")).await;
+            }
+            interrupted(&mut process).await;
+            assert!(!process.stdout().contains(set_back), "{}", process.stdout());
+            if run == 0 {
+                copy_tree(&store, copy.path());
+            }
+        }
+        std::fs::remove_dir_all(&store).unwrap();
+        copy_tree(copy.path(), &store);
+        for expected in [true, false] {
+            let mut process = fixture.start().await;
+            interrupted(&mut process).await;
+            assert_eq!(process.stdout().contains(set_back), expected, "{}", process.stdout());
+        }
+        fixture.assert_no_orphans();
+    });
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_start_that_cannot_be_ends_with_one_clear_message() {
     sluice_tests::run(TEST_LIMIT, async {
         let fixture = Fixture::new(ORDERS);

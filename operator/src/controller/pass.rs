@@ -17,7 +17,7 @@ use super::{
     desired::{self, Children},
     live::{self, Live},
     pods::Pods,
-    remembered::Taken,
+    remembered::{Remembered, Taken},
     scaling,
     status::{self, Exposure, Observation, Workload},
     tell,
@@ -146,7 +146,10 @@ impl Pass<'_> {
         let outcome = self.apply(mode, &stream, desired, &mut live).await?;
         let pods = self.pods(counted, &live).await;
         let seen = observation(&self.valid, &self.ctx.settings, &stream, &outcome, &live, &pods);
-        let status = status::status(self.channel, &seen, self.ctx.now());
+        let mut status = status::status(self.channel, &seen, self.ctx.now());
+        if mode == Mode::Enforce {
+            mark(self.ctx, &mut self.remembered, self.channel, &stream, &mut status).await;
+        }
         let unmonitored = &mut self.remembered.unmonitored;
         tell::of_surroundings(self.ctx, self.channel, &status, &seen, unmonitored).await;
         status::write(&self.api, self.channel, &status, &self.ctx.metrics).await?;
@@ -166,7 +169,11 @@ impl Pass<'_> {
 
     async fn stream(&self, mode: Mode) -> Result<Report, stream::Error> {
         if let Some(known) = self.proven_stream() {
-            self.ctx.streams.remember(&known.name, &known.created_time);
+            let streams = &self.ctx.streams;
+            match self.channel.status.as_ref().and_then(|status| status.mark.as_ref()) {
+                Some(mark) => streams.remember_mark(&known.name, &known.created_time, mark),
+                None => streams.remember(&known.name, &known.created_time),
+            }
         }
         let stream = self.ctx.streams.ensure(&self.valid.stream, mode).await;
         tell::of_stream(self.ctx, self.channel, &self.valid.stream.name, &stream).await;
@@ -270,6 +277,33 @@ impl Pass<'_> {
             _ => self.ctx.resync,
         };
         Action::requeue(pause.min(self.ctx.resync))
+    }
+}
+
+/// Puts the stream's newest event into `status`, where the status is written anyway, or once in a
+/// while: the one thing that changes with each event must not make a write of each.
+async fn mark(
+    ctx: &Context,
+    remembered: &mut Remembered,
+    channel: &SseChannel,
+    stream: &Result<Report, stream::Error>,
+    status: &mut SseChannelStatus,
+) {
+    let Ok(Report { stream: Some(facts), .. }) = stream else { return };
+    let known = status.mark.clone().unwrap_or_default();
+    let last = i64::try_from(facts.last_sequence).unwrap_or(i64::MAX);
+    let renewed = known.epochs < facts.epochs;
+    if !renewed && known.sequence >= last {
+        return;
+    }
+    let since = *remembered.marked.get_or_insert_with(Instant::now);
+    let is_written = channel.status.as_ref() != Some(status);
+    if renewed || is_written || since.elapsed() >= ctx.streams.mark_interval() {
+        remembered.marked = Some(Instant::now());
+        match ctx.streams.mark(facts).await {
+            Ok(mark) => status.mark = Some(mark),
+            Err(error) => tracing::debug!(%error, "the newest event cannot be read; no new mark"),
+        }
     }
 }
 

@@ -103,7 +103,11 @@ pub(crate) fn status(
         stalled(seen),
     ];
     let previous = channel.status.clone().unwrap_or_default();
+    let created = previous.stream.as_ref().map(|stream| stream.created_time.clone());
+    let stream = stream_status(seen, previous.stream);
     SseChannelStatus {
+        // Of this life of the stream alone.
+        mark: previous.mark.filter(|_| created.as_ref() == Some(&stream.created_time)),
         observed_generation: channel.metadata.generation,
         conditions: condition::merge(
             &verdicts,
@@ -111,7 +115,7 @@ pub(crate) fn status(
             channel.metadata.generation,
             now,
         ),
-        stream: Some(stream_status(seen, previous.stream)),
+        stream: Some(stream),
         workload: workload.counts,
         endpoints,
         drift: drift.into_iter().take(DRIFT_ROWS).map(row).collect(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::error::Error;
+use super::{error::Error, fields};
 use crate::nats;
 
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
@@ -31,6 +31,10 @@ pub(super) struct Observed {
     pub(super) oldest_age: Duration,
     /// Whether the server is one of a cluster.
     pub(super) clustered: bool,
+    /// The server that leads the stream; none outside of a cluster.
+    pub(super) leader: Option<String>,
+    /// How long ago its leader heard of each of the others.
+    heard: Vec<Duration>,
 }
 
 impl Observed {
@@ -39,6 +43,13 @@ impl Observed {
         time.map(|t| t.unix_timestamp_nanos())
             .map_err(|e| Error::Protocol(format!("creation time {:?}: {e}", self.created)))
     }
+
+    /// Whether a majority has followed the leader within `time`. A leader that is cut off goes on
+    /// answering, with what it had.
+    pub(super) fn is_followed_within(&self, time: Duration) -> bool {
+        let heard = self.heard.iter().filter(|heard| **heard < time).count();
+        heard >= fields::replicas(&self.config) / 2
+    }
 }
 
 #[derive(Deserialize)]
@@ -46,10 +57,35 @@ struct Info {
     config: Map<String, Value>,
     created: String,
     state: InfoState,
-    cluster: Option<Value>,
+    cluster: Option<Cluster>,
     /// The server's clock.
     #[serde(default)]
     ts: String,
+}
+
+#[derive(Deserialize)]
+struct Cluster {
+    name: Option<String>,
+    leader: Option<String>,
+    #[serde(default)]
+    replicas: Vec<Replica>,
+}
+
+#[derive(Deserialize)]
+struct Replica {
+    #[serde(default)]
+    offline: bool,
+    /// Nanoseconds since it was heard of.
+    #[serde(default)]
+    active: u64,
+}
+
+/// Where a message is, and when it was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Stored {
+    #[serde(rename = "seq")]
+    pub(super) sequence: u64,
+    pub(super) time: String,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +97,11 @@ struct InfoState {
     first_ts: String,
     #[serde(default)]
     num_subjects: u64,
+}
+
+fn heard(cluster: Option<&Cluster>) -> Vec<Duration> {
+    let replicas = cluster.iter().flat_map(|cluster| &cluster.replicas);
+    replicas.filter(|r| !r.offline).map(|r| Duration::from_nanos(r.active)).collect()
 }
 
 /// Between two times of one server; zero where one of them is none.
@@ -164,6 +205,9 @@ impl Server {
             Err(Error::Api { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(None),
             Err(error) => Err(error),
             Ok(info) => Ok(Some(Observed {
+                clustered: info.cluster.as_ref().is_some_and(|c| c.name.is_some()),
+                heard: heard(info.cluster.as_ref()),
+                leader: info.cluster.and_then(|c| c.leader),
                 name: name.to_owned(),
                 config: info.config,
                 created: info.created,
@@ -175,9 +219,25 @@ impl Server {
                     0 => Duration::ZERO,
                     _ => age(&info.state.first_ts, &info.ts),
                 },
-                clustered: info.cluster.is_some_and(|c| c.get("name").is_some()),
             })),
         }
+    }
+
+    /// A message, by its leader's word: `{"seq": 7}`, or the newest of a subject.
+    pub(super) async fn message(&self, name: &str, which: Value) -> Result<Option<Stored>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Stored,
+        }
+        match self.request::<_, Answer>(&format!("STREAM.MSG.GET.{name}"), &which).await {
+            Err(Error::Api { code, .. }) if code == ErrorCode::NO_MESSAGE_FOUND.0 => Ok(None),
+            answer => answer.map(|answer| Some(answer.message)),
+        }
+    }
+
+    /// How often NATS was connected.
+    pub(super) fn connects(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.borrow().connects)
     }
 
     pub(super) async fn create(&self, config: &Map<String, Value>) -> Result<(), Error> {

@@ -18,6 +18,7 @@ fn in_sync() -> Result<Report, stream::Error> {
         epoch: Epoch::from_bits(1),
         owned: true,
         last_sequence: 0,
+        epochs: 0,
     };
     Ok(Report { change: Change::None, stream: Some(facts), drift: Vec::new() })
 }
