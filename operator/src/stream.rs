@@ -25,7 +25,7 @@ pub use desired::{Desired, Owner, UID};
 pub use error::Error;
 use history::History;
 pub use restored::MARK_INTERVAL;
-use server::{Observed, Server};
+use server::{Observed, Reached, Server};
 
 /// What [`Streams::ensure`] may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,15 +104,13 @@ impl Streams {
     /// Streams reached through `context`; `servers` is what messages call them.
     #[must_use]
     pub fn new(context: async_nats::jetstream::Context, servers: &str) -> Self {
-        Self::of(Server::new(context, servers, None))
+        Self::of(Server::new(Reached::Directly(context), servers))
     }
 
     /// Streams reached over `connection`, whose own troubles make the errors clearer.
     #[must_use]
     pub(crate) fn over(connection: &nats::Connection) -> Self {
-        let server =
-            Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
-        Self::of(server)
+        Self::of(Server::new(Reached::Over(connection.clone()), connection.servers()))
     }
 
     fn of(server: Server) -> Self {
@@ -123,6 +121,15 @@ impl Streams {
     #[must_use]
     pub(crate) fn marked_every(self, mark_interval: Duration) -> Self {
         Self { mark_interval, ..self }
+    }
+
+    /// What stands against events of `max_message_size` bytes, where nats-server takes none so
+    /// large.
+    pub(crate) fn too_large(&self, max_message_size: u64) -> Option<String> {
+        let max = self.server.max_payload().filter(|max| *max < max_message_size)?;
+        Some(format!(
+            "nats-server takes no message above {max} bytes (max_payload), and spec.stream.maxMessageSize is {max_message_size}: raise the one or lower the other"
+        ))
     }
 
     /// How often a stream is compared with its mark, and how often at most one is written.

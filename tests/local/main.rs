@@ -9,6 +9,7 @@ use std::{
 
 use sluice_tests::{
     eventually,
+    nats::NatsServer,
     process::{Process, free_port, tool, workspace_program},
 };
 use tempfile::TempDir;
@@ -335,6 +336,35 @@ fn copy_tree(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+#[test]
+fn events_that_are_too_large_for_nats_are_told_of() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let settings = TempDir::with_prefix("sluice-nats-").unwrap();
+        let file = settings.path().join("nats.conf");
+        std::fs::write(&file, "max_payload: 16384\n").unwrap();
+        let nats = NatsServer::start_with(&["-c", file.to_str().unwrap()]).await;
+        let fixture = Fixture::new(ORDERS);
+        let mut command = Command::new(workspace_program("sluice-operator"));
+        command.arg("local").arg(fixture.manifests.path()).arg("--data").arg(fixture.data.path());
+        command.args(["--nats", &nats.url()]);
+        for (flag, port) in [("--listen", fixture.http), ("--admin", fixture.admin)] {
+            command.args([flag, &format!("127.0.0.1:{port}")]);
+        }
+        let mut process = Process::spawn("sluice-local", command);
+        fixture.says(&mut process, "no message above 16384 bytes (max_payload)").await;
+        fixture.says(&mut process, "orders: Ready=True").await;
+        fixture.write(
+            "orders.yaml",
+            &ORDERS.replace("spec: {", "spec: {stream: {maxMessageSize: 16Ki}, "),
+        );
+        fixture.says(&mut process, "generation 2 is served").await;
+        let said = process.stdout();
+        let last = said.lines().filter(|line| line.contains("StreamReady=True")).next_back();
+        assert!(last.is_some_and(|line| !line.contains("max_payload")), "{said}");
+        interrupted(&mut process).await;
+    });
 }
 
 #[test]

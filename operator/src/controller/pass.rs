@@ -145,7 +145,7 @@ impl Pass<'_> {
         let desired = self.desired(mode, &live, counted.as_ref())?;
         let outcome = self.apply(mode, &stream, desired, &mut live).await?;
         let pods = self.pods(counted, &live).await;
-        let seen = observation(&self.valid, &self.ctx.settings, &stream, &outcome, &live, &pods);
+        let seen = observation(&self.valid, self.ctx, &stream, &outcome, &live, &pods);
         let mut status = status::status(self.channel, &seen, self.ctx.now());
         if mode == Mode::Enforce {
             mark(self.ctx, &mut self.remembered, self.channel, &stream, &mut status).await;
@@ -309,7 +309,7 @@ async fn mark(
 
 fn observation<'a>(
     valid: &'a ValidChannel,
-    settings: &desired::Settings,
+    ctx: &Context,
     stream: &'a Result<Report, stream::Error>,
     outcome: &'a Outcome,
     live: &'a Live,
@@ -331,10 +331,11 @@ fn observation<'a>(
         stream,
         workload,
         drift: drift.clone(),
-        url: desired::service::internal_url(valid, settings),
+        url: desired::service::internal_url(valid, &ctx.settings),
         exposure: Exposure::of(valid, applied, live),
         external_urls: desired::exposure::external_urls(valid),
         unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
+        too_large: ctx.streams.too_large(valid.stream.max_message_size),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `status`: what was observed, never an input.
+//! `status`: what was observed. `stream` and `mark` are also read, as the one memory that outlives
+//! the operator; nothing is made because a status asks for it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;

@@ -268,7 +268,14 @@ impl Channels {
     /// answers.
     pub(super) fn report(&mut self, served: Option<&[ServedChannel]>) {
         for (name, known) in &mut self.known {
-            for verdict in known.verdicts(name, served) {
+            let too_large = self.streams.too_large(known.channel.stream.max_message_size);
+            for mut verdict in known.verdicts(name, served) {
+                if let Some(why) = too_large
+                    .as_ref()
+                    .filter(|_| verdict.type_ == STREAM_READY && verdict.status == True)
+                {
+                    verdict.message = format!("{}; but {why}", verdict.message);
+                }
                 let before = known.said.get(verdict.type_);
                 if before != Some(&verdict) {
                     say(&format!(

@@ -8,7 +8,6 @@ use async_nats::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
 
 use super::{error::Error, fields};
 use crate::nats;
@@ -114,28 +113,47 @@ fn age(then: &str, now: &str) -> Duration {
 }
 
 pub(super) struct Server {
-    context: jetstream::Context,
+    reached: Reached,
     servers: String,
-    state: Option<watch::Receiver<nats::State>>,
+}
+
+/// How the server is reached.
+pub(super) enum Reached {
+    /// By this client for ever.
+    Directly(jetstream::Context),
+    /// By the client of the moment; the connection's troubles make errors clearer.
+    Over(nats::Connection),
 }
 
 impl Server {
-    pub(super) fn new(
-        context: jetstream::Context,
-        servers: &str,
-        state: Option<watch::Receiver<nats::State>>,
-    ) -> Self {
-        Self { context, servers: servers.to_owned(), state }
+    pub(super) fn new(reached: Reached, servers: &str) -> Self {
+        Self { reached, servers: servers.to_owned() }
+    }
+
+    fn context(&self) -> jetstream::Context {
+        match &self.reached {
+            Reached::Directly(context) => context.clone(),
+            Reached::Over(connection) => connection.jetstream(),
+        }
+    }
+
+    fn state(&self) -> Option<nats::State> {
+        match &self.reached {
+            Reached::Directly(_) => None,
+            Reached::Over(connection) => Some(connection.state().borrow().clone()),
+        }
+    }
+
+    /// Largest message that the server takes, bytes; `None` before it was reached.
+    pub(super) fn max_payload(&self) -> Option<u64> {
+        let bytes = self.context().client().server_info().max_payload;
+        u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
     }
 
     /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's
     /// status would be written again and again.
     fn unreachable(&self) -> Error {
-        let trouble = self
-            .state
-            .as_ref()
-            .and_then(|state| state.borrow().trouble.clone())
-            .unwrap_or_default();
+        let trouble = self.state().and_then(|state| state.trouble).unwrap_or_default();
         let refused = ["authorization violation", "authentication", "permissions violation"];
         let lower = trouble.to_lowercase();
         if refused.iter().any(|text| lower.contains(text)) {
@@ -146,7 +164,8 @@ impl Server {
 
     /// Refuses servers that would take our requests and then not serve history.
     pub(super) fn check_version(&self) -> Result<(), Error> {
-        let client = self.context.client();
+        let context = self.context();
+        let client = context.client();
         if client.connection_state() != State::Connected {
             return Err(self.unreachable());
         }
@@ -170,7 +189,7 @@ impl Server {
         if replicas <= 1 {
             return Ok(());
         }
-        let info = self.context.client().server_info();
+        let info = self.context().client().server_info();
         let alone = info.cluster.as_deref().unwrap_or_default().is_empty()
             && !observed.is_some_and(|o| o.clustered);
         // Empty when servers do not tell their addresses; then the server's own refusal must do.
@@ -184,7 +203,7 @@ impl Server {
 
     /// Version of the server as it said when the connection was made.
     pub(super) fn version(&self) -> String {
-        self.context.client().server_info().version
+        self.context().client().server_info().version
     }
 
     /// Whether JetStream answers for the operator's account.
@@ -237,7 +256,7 @@ impl Server {
 
     /// How often NATS was connected.
     pub(super) fn connects(&self) -> u64 {
-        self.state.as_ref().map_or(0, |state| state.borrow().connects)
+        self.state().map_or(0, |state| state.connects)
     }
 
     pub(super) async fn create(&self, config: &Map<String, Value>) -> Result<(), Error> {
@@ -268,19 +287,20 @@ impl Server {
         payload: &T,
     ) -> Result<V, Error> {
         // A request while disconnected would wait for its whole time limit.
-        if self.context.client().connection_state() != State::Connected {
+        let context = self.context();
+        if context.client().connection_state() != State::Connected {
             return Err(self.unreachable());
         }
         let answer =
-            self.context.request(subject.to_owned(), payload).await.map_err(|error| match error
-                .kind()
-            {
-                RequestErrorKind::NoResponders => {
-                    Error::JetStreamDisabled("its API does not answer".to_owned())
-                }
-                RequestErrorKind::TimedOut => self.unreachable(),
-                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                    Error::Protocol(error.to_string())
+            context.request(subject.to_owned(), payload).await.map_err(|error| {
+                match error.kind() {
+                    RequestErrorKind::NoResponders => {
+                        Error::JetStreamDisabled("its API does not answer".to_owned())
+                    }
+                    RequestErrorKind::TimedOut => self.unreachable(),
+                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                        Error::Protocol(error.to_string())
+                    }
                 }
             })?;
         match answer {

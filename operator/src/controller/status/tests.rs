@@ -58,6 +58,7 @@ fn observation<'a>(
         exposure: Exposure::NotRequested,
         external_urls: Vec::new(),
         unmonitored: None,
+        too_large: None,
     }
 }
 
