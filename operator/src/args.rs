@@ -128,6 +128,9 @@ pub struct RunArgs {
     /// How often each channel is compared with cluster and NATS without being told of a change.
     #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]
     pub(crate) resync: Duration,
+    /// How often a stream is compared with its mark, and how often at most one is written.
+    #[arg(long, default_value = "10m", value_parser = text::duration, hide = true)]
+    pub(crate) mark_interval: Duration,
     /// Name of this cluster in streams' metadata. Default: derived from the API server's
     /// certificate authority.
     #[arg(long, value_name = "NAME")]
@@ -218,6 +221,7 @@ impl RunArgs {
             dataplane_client_cert_secret,
             admin,
             resync,
+            mark_interval,
             cluster,
             cluster_domain,
             pod_admin_port,
@@ -235,7 +239,17 @@ impl RunArgs {
             operator_namespace: String::new(),
         };
         let nats = nats.into_settings("sluice-operator");
-        Ok(Options { nats, namespaces, settings, cluster, admin, resync, pod_admin_port, election })
+        Ok(Options {
+            nats,
+            namespaces,
+            settings,
+            cluster,
+            admin,
+            resync,
+            mark_interval,
+            pod_admin_port,
+            election,
+        })
     }
 }
 
@@ -264,6 +278,9 @@ pub struct LocalArgs {
     /// Port for the nats-server that is started.
     #[arg(long, default_value_t = 4222, value_name = "PORT")]
     pub(crate) nats_port: u16,
+    /// How often a stream is compared with its mark, and how often at most one is written.
+    #[arg(long, default_value = "10m", value_parser = text::duration, hide = true)]
+    pub(crate) mark_interval: Duration,
     /// The data plane to start. Default: sluice-dataplane beside this program, else on PATH.
     #[arg(long, value_name = "PATH")]
     pub(crate) dataplane: Option<PathBuf>,

@@ -6,6 +6,7 @@
 mod channels;
 mod child;
 mod manifests;
+mod marks;
 mod programs;
 mod say;
 
@@ -160,7 +161,12 @@ async fn serve(
         connected = connected(&connection, children) => connected?,
         () = stop.cancelled() => return Ok(()),
     }
-    let mut channels = Channels::new(Streams::over(&connection), data.channels(), found);
+    let mut channels = Channels::new(
+        Streams::over(&connection).marked_every(args.mark_interval),
+        data.channels(),
+        data.marks(),
+        found,
+    );
     channels.sync_all().await;
     children.dataplane = Some(Child::start(dataplane_plan(dataplane, args, data, &url)).await?);
     let Some(addresses) = listening(children, &stop).await? else { return Ok(()) };
@@ -334,6 +340,7 @@ impl DataDir {
         let fail = |source| Error::Data { path: path.to_owned(), source };
         let channels = path.join("run/channels");
         std::fs::create_dir_all(&channels).map_err(fail)?;
+        std::fs::create_dir_all(path.join("marks")).map_err(fail)?;
         let path = path.canonicalize().map_err(fail)?;
         let lock = std::fs::File::create(path.join("run/lock")).map_err(fail)?;
         match lock.try_lock() {
@@ -350,6 +357,10 @@ impl DataDir {
 
     fn run(&self) -> PathBuf {
         self.path.join("run")
+    }
+
+    fn marks(&self) -> PathBuf {
+        self.path.join("marks")
     }
 
     fn channels(&self) -> PathBuf {

@@ -9,14 +9,18 @@ use std::{
 };
 
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sluice_channel::Credentials;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts to connect; the first ones follow faster.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// Pause before a client that has ended is replaced: whatever ends each new one must not keep a
+/// processor busy.
+const REPLACE_DELAY: Duration = Duration::from_millis(500);
 /// Different faults that are logged between two connects; more differ in numbers only.
 const LOGGED_FAULTS: usize = 16;
 
@@ -62,13 +66,15 @@ impl State {
     }
 }
 
-/// A connection that mends itself.
+/// A connection that mends itself, also when the task of its client has ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
-    client: Client,
+    current: Arc<RwLock<Client>>,
     servers: String,
     domain: Option<String>,
     state: watch::Receiver<State>,
+    /// Replaces a client that has ended, for as long as the connection lives.
+    _keeper: Arc<JoinSet<()>>,
 }
 
 impl Connection {
@@ -77,47 +83,19 @@ impl Connection {
     /// # Errors
     /// Only for settings that can never work (malformed URL, unreadable certificate).
     pub(crate) async fn open(settings: Settings) -> Result<Self, Error> {
-        let Settings { servers: urls, credentials: file, ca, client_certificate, domain, name } =
-            settings;
         let (set_state, state) = watch::channel(State::default());
-        let options = match file {
-            None => ConnectOptions::new(),
-            Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
-                let path = path.clone();
-                async move { credentials(&path, &nonce).await.map_err(AuthError::new) }
-            }),
-        };
-        let servers = urls.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(",");
+        let urls = settings.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>();
+        let (servers, domain) = (urls.join(","), settings.domain.clone());
         let observer = Arc::new(Observer {
             state: set_state,
             servers: servers.clone(),
             logged: Mutex::default(),
         });
-        let mut options = options
-            .name(name)
-            .retry_on_initial_connect()
-            .max_reconnects(None)
-            .connection_timeout(Duration::from_secs(3))
-            .ping_interval(Duration::from_secs(5))
-            .request_timeout(Some(REQUEST_TIMEOUT))
-            .reconnect_delay_callback(|attempts| {
-                Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
-            })
-            .event_callback(move |event| {
-                let observer = Arc::clone(&observer);
-                async move { observer.observe(&event) }
-            });
-        if let Some(ca) = ca {
-            options = options.add_root_certificates(ca);
-        }
-        if let Some((certificate, key)) = client_certificate {
-            options = options.add_client_certificate(certificate, key);
-        }
-        let client = options
-            .connect(&urls)
-            .await
-            .map_err(|source| Error { servers: servers.clone(), source })?;
-        Ok(Self { client, servers, domain, state })
+        let (client, ended) = start(&settings, &observer).await?;
+        let current = Arc::new(RwLock::new(client));
+        let mut keeper = JoinSet::new();
+        keeper.spawn(keep(settings, observer, Arc::clone(&current), ended));
+        Ok(Self { current, servers, domain, state, _keeper: Arc::new(keeper) })
     }
 
     /// The servers' addresses, without passwords.
@@ -126,12 +104,13 @@ impl Connection {
         &self.servers
     }
 
-    /// JetStream over this connection.
+    /// JetStream over the client of this moment: not to be kept.
     #[must_use]
     pub(crate) fn jetstream(&self) -> jetstream::Context {
+        let client = self.current.read().clone();
         let mut context = match &self.domain {
-            Some(domain) => jetstream::with_domain(self.client.clone(), domain),
-            None => jetstream::new(self.client.clone()),
+            Some(domain) => jetstream::with_domain(client, domain),
+            None => jetstream::new(client),
         };
         context.set_timeout(REQUEST_TIMEOUT);
         context
@@ -141,6 +120,75 @@ impl Connection {
     #[must_use]
     pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+}
+
+/// A client, and a token that is cancelled when the client's task has ended, for whatever reason:
+/// such a client says that it is connected, and does nothing any more.
+async fn start(
+    settings: &Settings,
+    observer: &Arc<Observer>,
+) -> Result<(Client, CancellationToken), Error> {
+    let observing = Arc::clone(observer);
+    let ended = CancellationToken::new();
+    // The callback lives as long as the task that feeds it with events.
+    let alive = ended.clone().drop_guard();
+    let options = match settings.credentials.clone() {
+        None => ConnectOptions::new(),
+        Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
+            let path = path.clone();
+            async move { credentials(&path, &nonce).await.map_err(AuthError::new) }
+        }),
+    };
+    let mut options = options
+        .name(&settings.name)
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .connection_timeout(Duration::from_secs(3))
+        .ping_interval(Duration::from_secs(5))
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .reconnect_delay_callback(|attempts| {
+            Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
+        })
+        .event_callback(move |event| {
+            let _ = &alive;
+            let observer = Arc::clone(&observing);
+            async move { observer.observe(&event) }
+        });
+    if let Some(ca) = &settings.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let Some((certificate, key)) = &settings.client_certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let client = options
+        .connect(&settings.servers)
+        .await
+        .map_err(|source| Error { servers: observer.servers.clone(), source })?;
+    Ok((client, ended))
+}
+
+/// Puts a new client in the place of each one that has ended.
+async fn keep(
+    settings: Settings,
+    observer: Arc<Observer>,
+    current: Arc<RwLock<Client>>,
+    mut ended: CancellationToken,
+) {
+    loop {
+        ended.cancelled().await;
+        observer.is_down();
+        let servers = &observer.servers;
+        tracing::error!(servers, "the NATS client has ended; another takes its place");
+        tokio::time::sleep(REPLACE_DELAY).await;
+        match start(&settings, &observer).await {
+            Ok((client, its_end)) => {
+                *current.write() = client;
+                ended = its_end;
+            }
+            // Its token is cancelled, too: the next round follows.
+            Err(error) => tracing::error!(servers, %error, "cannot start a NATS client"),
+        }
     }
 }
 
@@ -163,6 +211,12 @@ struct Observer {
 }
 
 impl Observer {
+    fn is_down(&self) {
+        if self.state.send_if_modified(|s| std::mem::replace(&mut s.up, false)) {
+            tracing::warn!(servers = self.servers, "disconnected from NATS; trying again");
+        }
+    }
+
     fn observe(&self, event: &Event) {
         let servers = self.servers.as_str();
         match event {
@@ -173,11 +227,7 @@ impl Observer {
                     *s = State { up: true, connects: s.connects + 1, trouble: None };
                 });
             }
-            Event::Disconnected | Event::Closed => {
-                if self.state.send_if_modified(|s| std::mem::replace(&mut s.up, false)) {
-                    tracing::warn!(servers, "disconnected from NATS; trying again");
-                }
-            }
+            Event::Disconnected | Event::Closed => self.is_down(),
             Event::ServerError(_) | Event::ClientError(_) => {
                 let text = event.to_string();
                 self.state
@@ -206,4 +256,48 @@ async fn credentials(path: &Path, nonce: &[u8]) -> Result<Auth, String> {
     auth.signature = Some(key.sign(nonce).map_err(|e| e.to_string())?);
     auth.jwt = Some(jwt);
     Ok(auth)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    const INFO: &[u8] = b"INFO {\"server_id\":\"s\",\"version\":\"2.15.1\",\"proto\":1,\"headers\":true,\"max_payload\":1048576}\r\n";
+
+    /// A client whose task is gone would say that it is connected, for ever.
+    #[tokio::test]
+    async fn a_client_that_has_ended_is_replaced() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let settings = Settings {
+            servers: vec![url],
+            credentials: None,
+            ca: None,
+            client_certificate: None,
+            domain: None,
+            name: "test".to_owned(),
+        };
+        let accepted = tokio::spawn(async move {
+            let mut sockets = Vec::new();
+            for _ in 0..2 {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                socket.write_all(INFO).await.unwrap();
+                socket.write_all(b"PONG\r\n").await.unwrap();
+                sockets.push(socket);
+            }
+            sockets
+        });
+        let connection = Connection::open(settings).await.unwrap();
+        let mut state = connection.state();
+        let limit = Duration::from_secs(20);
+        let first = tokio::time::timeout(limit, state.wait_for(|s| s.up)).await;
+        assert_eq!(first.unwrap().unwrap().connects, 1);
+        // Its task ends; that of a panic ends no other way.
+        connection.jetstream().client().drain().await.unwrap();
+        let second = tokio::time::timeout(limit, state.wait_for(|s| s.connects == 2)).await;
+        assert!(second.expect("another client takes its place").unwrap().up);
+        assert_eq!(accepted.await.unwrap().len(), 2);
+    }
 }

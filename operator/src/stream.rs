@@ -8,6 +8,7 @@ mod desired;
 mod error;
 mod fields;
 mod history;
+mod restored;
 mod server;
 
 use std::time::Duration;
@@ -15,12 +16,16 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use sluice_channel::{Epoch, StreamName};
 
-use crate::{crd::stream::Adoption, nats};
+use crate::{
+    crd::{status::Mark, stream::Adoption},
+    nats,
+};
 pub use config::{Difference, EXISTS, MISSING};
 pub use desired::{Desired, Owner, UID};
 pub use error::Error;
 use history::History;
-use server::{Observed, Server};
+pub use restored::MARK_INTERVAL;
+use server::{Observed, Reached, Server};
 
 /// What [`Streams::ensure`] may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,8 @@ pub struct Facts {
     pub owned: bool,
     /// Last sequence.
     pub last_sequence: u64,
+    /// How often it was given a new epoch.
+    pub epochs: i64,
 }
 
 /// What was found and done.
@@ -90,26 +97,44 @@ pub enum Deletion {
 pub struct Streams {
     server: Server,
     history: History,
+    mark_interval: Duration,
 }
-
-/// How often, and how long apart, a sequence that seems to have gone back is read again: a replica
-/// that has just become leader may still be catching up.
-const REGRESSION_READS: usize = 4;
-const REGRESSION_PAUSE: Duration = Duration::from_millis(500);
 
 impl Streams {
     /// Streams reached through `context`; `servers` is what messages call them.
     #[must_use]
     pub fn new(context: async_nats::jetstream::Context, servers: &str) -> Self {
-        Self { server: Server::new(context, servers, None), history: History::default() }
+        Self::of(Server::new(Reached::Directly(context), servers))
     }
 
     /// Streams reached over `connection`, whose own troubles make the errors clearer.
     #[must_use]
     pub(crate) fn over(connection: &nats::Connection) -> Self {
-        let server =
-            Server::new(connection.jetstream(), connection.servers(), Some(connection.state()));
-        Self { server, history: History::default() }
+        Self::of(Server::new(Reached::Over(connection.clone()), connection.servers()))
+    }
+
+    fn of(server: Server) -> Self {
+        Self { server, history: History::default(), mark_interval: MARK_INTERVAL }
+    }
+
+    /// The same, comparing streams with their marks this often.
+    #[must_use]
+    pub(crate) fn marked_every(self, mark_interval: Duration) -> Self {
+        Self { mark_interval, ..self }
+    }
+
+    /// What stands against events of `max_message_size` bytes, where nats-server takes none so
+    /// large.
+    pub(crate) fn too_large(&self, max_message_size: u64) -> Option<String> {
+        let max = self.server.max_payload().filter(|max| *max < max_message_size)?;
+        Some(format!(
+            "nats-server takes no message above {max} bytes (max_payload), and spec.stream.maxMessageSize is {max_message_size}: raise the one or lower the other"
+        ))
+    }
+
+    /// How often a stream is compared with its mark, and how often at most one is written.
+    pub(crate) const fn mark_interval(&self) -> Duration {
+        self.mark_interval
     }
 
     /// Version of the server that answers, once it has shown that it can hold streams for the
@@ -127,7 +152,13 @@ impl Streams {
     /// after a restart a stream without marks of an owner is then known again, and one that has
     /// gone is known to have been there.
     pub fn remember(&self, name: &str, created: &str) {
-        self.history.remember(name, created);
+        self.history.remember(name, created, None);
+    }
+
+    /// The same, with one of the stream's events: where another one has its place, or the stream
+    /// ends before it, the stream was set back while nothing looked.
+    pub fn remember_mark(&self, name: &str, created: &str, mark: &Mark) {
+        self.history.remember(name, created, Some(mark));
     }
 
     /// Makes the stream `desired`, or tells what differs.
@@ -142,8 +173,8 @@ impl Streams {
             return self.create(desired, mode).await;
         };
         let claim = self.claim(desired, &observed)?;
-        let mark = self.restored(name, &observed).await?;
-        let mut want = config::whole(desired, mark.as_deref());
+        let epoch = self.new_epoch(name, &observed).await?;
+        let mut want = config::whole(desired, epoch.as_ref().map(|epoch| epoch.mark.as_str()));
         if claim == Claim::Unowned || self.is_adopted(name, &observed) {
             want = adoption::widened(want, desired, &observed.config);
         }
@@ -167,10 +198,10 @@ impl Streams {
             (converged, _) => converged?,
         };
         self.history.seen(name, &observed);
-        let change = match (claim, mark) {
-            (Claim::Unowned, _) => Change::Adopted,
-            (Claim::Ours, Some(_)) => Change::Restored,
-            (Claim::Ours, None) => Change::Updated(differences),
+        let change = match claim {
+            Claim::Unowned => Change::Adopted,
+            Claim::Ours if epoch.is_some_and(|epoch| epoch.set_back) => Change::Restored,
+            Claim::Ours => Change::Updated(differences),
         };
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
     }
@@ -289,25 +320,6 @@ impl Streams {
         }
     }
 
-    /// The epoch's next mark, when the stream was set back to an older state since it was seen
-    /// last.
-    async fn restored(&self, name: &str, observed: &Observed) -> Result<Option<String>, Error> {
-        let mut regressed = self.history.regressed(name, observed);
-        for _ in 0..REGRESSION_READS {
-            if !regressed {
-                return Ok(None);
-            }
-            tokio::time::sleep(REGRESSION_PAUSE).await;
-            let Some(again) = self.server.info(name).await? else { return Ok(None) };
-            regressed = self.history.regressed(name, &again);
-        }
-        if !regressed {
-            return Ok(None);
-        }
-        let marks: u64 = fields::epoch_mark(&observed.config).parse().unwrap_or_default();
-        Ok(Some(marks.saturating_add(1).to_string()))
-    }
-
     /// Writes `want` over `observed`, one class of change per update: nats-server refuses to move
     /// and to scale a stream at once.
     async fn converge(
@@ -344,6 +356,7 @@ fn facts(desired: &Desired, observed: &Observed) -> Result<Facts, Error> {
         epoch: Epoch::of_stream(observed.created_nanos()?, fields::epoch_mark(&observed.config)),
         owned: fields::owner(&observed.config).as_ref() == Some(&desired.owner),
         last_sequence: observed.last_sequence,
+        epochs: fields::epochs(&observed.config),
     })
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sluice_channel::{Epoch, cursor::EPOCH_METADATA};
 use sluice_operator::{
     controller::validate::validate,
-    crd::manifest,
+    crd::{manifest, status::Mark},
     stream::{Change, Deletion, Desired, Error, Mode, Streams as Ensured, UID},
 };
 use sluice_tests::nats::{NatsCluster, NatsServer, Streams};
@@ -542,6 +542,81 @@ fn a_store_set_back_to_an_older_state_gets_a_new_epoch() {
             (Change::None, facts.epoch),
             "once"
         );
+    });
+}
+
+/// Sets the store back to `copy` with everybody down; an operator that remembers nothing but the
+/// channel's status comes up after it.
+#[test]
+fn a_store_set_back_while_all_were_down_gets_a_new_epoch_by_its_mark() {
+    test(async |mut fixture| {
+        let want = desired(&json!({}));
+        let name = want.name.as_str();
+        fixture.ensure(&want).await.unwrap();
+        let publish = async |fixture: &Fixture, count: usize| {
+            for n in 0..count {
+                fixture.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
+            }
+        };
+        publish(&fixture, 50).await;
+        fixture.nats.stop().await;
+        let copy = tempfile::TempDir::new().unwrap();
+        copy_tree(fixture.nats.store(), copy.path());
+        fixture.nats.restart().await;
+        publish(&fixture, 30).await;
+        let facts = fixture.ensure(&want).await.unwrap().stream.unwrap();
+        let mark = fixture.ensured.mark(&facts).await.unwrap();
+        assert_eq!((mark.sequence, mark.epochs), (80, 0));
+
+        let fresh = async |fixture: &Fixture, mark: &Mark| {
+            let operator = Ensured::new(fixture.seen.context().clone(), &fixture.nats.url());
+            operator.remember_mark(name, &facts.created, mark);
+            let report = sluice_tests::eventually("connected", LIMIT, async || {
+                operator.ensure(&want, Mode::Enforce).await.ok()
+            })
+            .await;
+            (report.change, report.stream.unwrap())
+        };
+        let restored = async |fixture: &mut Fixture| {
+            fixture.nats.stop().await;
+            std::fs::remove_dir_all(fixture.nats.store()).unwrap();
+            copy_tree(copy.path(), fixture.nats.store());
+            fixture.nats.restart().await;
+        };
+        // A restart alone is none, nor is what takes events away.
+        fixture.nats.stop().await;
+        fixture.nats.restart().await;
+        assert_eq!(fresh(&fixture, &mark).await.1.epoch, facts.epoch);
+
+        // Below the mark, and past it: another event has its place.
+        restored(&mut fixture).await;
+        let (change, below) = fresh(&fixture, &mark).await;
+        assert_eq!((change, below.last_sequence, below.epochs), (Change::Restored, 50, 1));
+        assert_ne!(below.epoch, facts.epoch);
+        // The status was not written any more: the same mark again is no second one.
+        assert_eq!(fresh(&fixture, &mark).await.1.epoch, below.epoch);
+
+        let second = fixture.ensured.mark(&below).await.unwrap();
+        restored(&mut fixture).await;
+        publish(&fixture, 40).await;
+        let (change, past) = fresh(&fixture, &second).await;
+        assert_eq!((change, past.last_sequence), (Change::Restored, 90));
+        assert_eq!(past.epochs, 2, "no number that was in use comes back");
+        assert!(past.epoch != below.epoch && past.epoch != facts.epoch);
+
+        let third = fixture.ensured.mark(&past).await.unwrap();
+        let stream = fixture.seen.context().get_stream(name).await.unwrap();
+        stream.delete_message(90).await.unwrap();
+        assert_eq!(fresh(&fixture, &third).await.1.epoch, past.epoch, "deleted");
+        assert_eq!(fixture.ensured.mark(&past).await.unwrap().sequence, 89);
+        stream.purge().await.unwrap();
+        assert_eq!(fresh(&fixture, &third).await.1.epoch, past.epoch, "purged");
+        assert_eq!(fixture.ensured.mark(&past).await.unwrap().sequence, 0);
+        // Marks that were wiped come back, that of the epoch too.
+        fixture.alter(&want, |config| config.metadata.clear()).await;
+        let (change, wiped) = fresh(&fixture, &third).await;
+        assert_eq!(wiped.epoch, past.epoch);
+        assert!(matches!(change, Change::Updated(_)), "{change:?}");
     });
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use sluice_tests::{
     eventually,
+    nats::NatsServer,
     process::{Process, free_port, tool, workspace_program},
 };
 use tempfile::TempDir;
@@ -292,6 +293,77 @@ fn a_mistake_in_a_file_removes_no_channel() {
         fixture.says(&mut process, "listed: Ready=True").await;
         interrupted(&mut process).await;
         fixture.assert_no_orphans();
+    });
+}
+
+#[test]
+fn a_store_that_was_set_back_between_two_runs_gets_a_new_epoch() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let fixture = Fixture::new(ORDERS);
+        let store = fixture.data.path().join("jetstream");
+        let copy = TempDir::with_prefix("sluice-copy-").unwrap();
+        let set_back = "was set back to an older state; it has a new epoch";
+        for run in 0..3 {
+            let mut process = fixture.start().await;
+            for n in 0..5 {
+                fixture.publish("created", &format!("{run}-{n}")).await;
+            }
+            interrupted(&mut process).await;
+            assert!(!process.stdout().contains(set_back), "{}", process.stdout());
+            if run == 0 {
+                copy_tree(&store, copy.path());
+            }
+        }
+        std::fs::remove_dir_all(&store).unwrap();
+        copy_tree(copy.path(), &store);
+        for expected in [true, false] {
+            let mut process = fixture.start().await;
+            interrupted(&mut process).await;
+            assert_eq!(process.stdout().contains(set_back), expected, "{}", process.stdout());
+        }
+        fixture.assert_no_orphans();
+    });
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn events_that_are_too_large_for_nats_are_told_of() {
+    sluice_tests::run(TEST_LIMIT, async {
+        let settings = TempDir::with_prefix("sluice-nats-").unwrap();
+        let file = settings.path().join("nats.conf");
+        std::fs::write(&file, "max_payload: 16384\n").unwrap();
+        let nats = NatsServer::start_with(&["-c", file.to_str().unwrap()]).await;
+        let fixture = Fixture::new(ORDERS);
+        let mut command = Command::new(workspace_program("sluice-operator"));
+        command.arg("local").arg(fixture.manifests.path()).arg("--data").arg(fixture.data.path());
+        command.args(["--nats", &nats.url()]);
+        for (flag, port) in [("--listen", fixture.http), ("--admin", fixture.admin)] {
+            command.args([flag, &format!("127.0.0.1:{port}")]);
+        }
+        let mut process = Process::spawn("sluice-local", command);
+        fixture.says(&mut process, "no message above 16384 bytes (max_payload)").await;
+        fixture.says(&mut process, "orders: Ready=True").await;
+        fixture.write(
+            "orders.yaml",
+            &ORDERS.replace("spec: {", "spec: {stream: {maxMessageSize: 16Ki}, "),
+        );
+        fixture.says(&mut process, "generation 2 is served").await;
+        let said = process.stdout();
+        let last = said.lines().filter(|line| line.contains("StreamReady=True")).next_back();
+        assert!(last.is_some_and(|line| !line.contains("max_payload")), "{said}");
+        interrupted(&mut process).await;
     });
 }
 

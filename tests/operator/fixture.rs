@@ -50,6 +50,8 @@ pub(crate) struct Fixture {
     admin_port: u16,
     /// Whether the operator looks after all namespaces, not only the test's.
     pub(crate) everywhere: bool,
+    /// Further arguments of the operators that are started from now on.
+    pub(crate) operator_arguments: Vec<String>,
 }
 
 /// Runs a test: `body` on a fixture whose operator runs, and then the checks that every test
@@ -96,6 +98,7 @@ impl Fixture {
             files,
             admin_port: free_port(),
             everywhere: false,
+            operator_arguments: Vec::new(),
         }
     }
 
@@ -125,7 +128,8 @@ impl Fixture {
         command.args(["--nats", &self.nats.url(), "--dataplane-image", IMAGE]);
         command
             .arg(format!("--admin=127.0.0.1:{}", self.admin_port))
-            .arg(format!("--resync={}s", RESYNC.as_secs()));
+            .arg(format!("--resync={}s", RESYNC.as_secs()))
+            .args(&self.operator_arguments);
         for namespace in self.namespaces.iter().filter(|_| !self.everywhere) {
             command.args(["--namespace", namespace]);
         }

@@ -22,5 +22,6 @@ mod policy;
 mod quiet;
 mod rbac;
 mod ready;
+mod restored;
 mod scaling;
 mod standin;

@@ -18,7 +18,7 @@ use super::{
     live::{self, Live},
     pods::Pods,
     prober::Look,
-    remembered::Taken,
+    remembered::{Remembered, Taken},
     scaling,
     status::{self, Exposure, Observation, Workload},
     tell,
@@ -146,8 +146,11 @@ impl Pass<'_> {
         let desired = self.desired(mode, &live, counted.as_ref())?;
         let outcome = self.apply(mode, &stream, desired, &mut live).await?;
         let pods = self.pods(counted, &live).await;
-        let seen = observation(&self.valid, &self.ctx.settings, &stream, &outcome, &live, &pods);
-        let status = status::status(self.channel, &seen, self.ctx.now());
+        let seen = observation(&self.valid, self.ctx, &stream, &outcome, &live, &pods);
+        let mut status = status::status(self.channel, &seen, self.ctx.now());
+        if mode == Mode::Enforce {
+            mark(self.ctx, &mut self.remembered, self.channel, &stream, &mut status).await;
+        }
         let unmonitored = &mut self.remembered.unmonitored;
         tell::of_surroundings(self.ctx, self.channel, &status, &seen, unmonitored).await;
         status::write(&self.api, self.channel, &status, &self.ctx.metrics).await?;
@@ -167,7 +170,11 @@ impl Pass<'_> {
 
     async fn stream(&self, mode: Mode) -> Result<Report, stream::Error> {
         if let Some(known) = self.proven_stream() {
-            self.ctx.streams.remember(&known.name, &known.created_time);
+            let streams = &self.ctx.streams;
+            match self.channel.status.as_ref().and_then(|status| status.mark.as_ref()) {
+                Some(mark) => streams.remember_mark(&known.name, &known.created_time, mark),
+                None => streams.remember(&known.name, &known.created_time),
+            }
         }
         let stream = self.ctx.streams.ensure(&self.valid.stream, mode).await;
         tell::of_stream(self.ctx, self.channel, &self.valid.stream.name, &stream).await;
@@ -275,9 +282,36 @@ impl Pass<'_> {
     }
 }
 
+/// Puts the stream's newest event into `status`, where the status is written anyway, or once in a
+/// while: the one thing that changes with each event must not make a write of each.
+async fn mark(
+    ctx: &Context,
+    remembered: &mut Remembered,
+    channel: &SseChannel,
+    stream: &Result<Report, stream::Error>,
+    status: &mut SseChannelStatus,
+) {
+    let Ok(Report { stream: Some(facts), .. }) = stream else { return };
+    let known = status.mark.clone().unwrap_or_default();
+    let last = i64::try_from(facts.last_sequence).unwrap_or(i64::MAX);
+    let renewed = known.epochs < facts.epochs;
+    if !renewed && known.sequence >= last {
+        return;
+    }
+    let since = *remembered.marked.get_or_insert_with(Instant::now);
+    let is_written = channel.status.as_ref() != Some(status);
+    if renewed || is_written || since.elapsed() >= ctx.streams.mark_interval() {
+        remembered.marked = Some(Instant::now());
+        match ctx.streams.mark(facts).await {
+            Ok(mark) => status.mark = Some(mark),
+            Err(error) => tracing::debug!(%error, "the newest event cannot be read; no new mark"),
+        }
+    }
+}
+
 fn observation<'a>(
     valid: &'a ValidChannel,
-    settings: &desired::Settings,
+    ctx: &Context,
     stream: &'a Result<Report, stream::Error>,
     outcome: &'a Outcome,
     live: &'a Live,
@@ -299,10 +333,11 @@ fn observation<'a>(
         stream,
         workload,
         drift: drift.clone(),
-        url: desired::service::internal_url(valid, settings),
+        url: desired::service::internal_url(valid, &ctx.settings),
         exposure: Exposure::of(valid, applied, live),
         external_urls: desired::exposure::external_urls(valid),
         unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
+        too_large: ctx.streams.too_large(valid.stream.max_message_size),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     ops::{Deref, DerefMut},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kube::runtime::reflector::ObjectRef;
@@ -32,6 +32,8 @@ pub(super) struct Remembered {
     pub(super) unmonitored: Option<String>,
     /// Version of the object whose last Event says that it cannot be decoded.
     pub(super) undecodable: Option<String>,
+    /// When the mark of the stream was last written, or the channel was first looked at.
+    pub(super) marked: Option<Instant>,
 }
 
 impl Remembered {

@@ -58,6 +58,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) external_urls: Vec<String>,
     /// Why there is no PodMonitor although there should be one.
     pub(crate) unmonitored: Option<String>,
+    /// Why events of the greatest size cannot be published, although the stream would take them.
+    pub(crate) too_large: Option<String>,
 }
 
 /// What became of the objects of a channel.
@@ -103,7 +105,11 @@ pub(crate) fn status(
         stalled(seen),
     ];
     let previous = channel.status.clone().unwrap_or_default();
+    let created = previous.stream.as_ref().map(|stream| stream.created_time.clone());
+    let stream = stream_status(seen, previous.stream);
     SseChannelStatus {
+        // Of this life of the stream alone.
+        mark: previous.mark.filter(|_| created.as_ref() == Some(&stream.created_time)),
         observed_generation: channel.metadata.generation,
         conditions: condition::merge(
             &verdicts,
@@ -111,7 +117,7 @@ pub(crate) fn status(
             channel.metadata.generation,
             now,
         ),
-        stream: Some(stream_status(seen, previous.stream)),
+        stream: Some(stream),
         workload: workload.counts,
         endpoints,
         drift: drift.into_iter().take(DRIFT_ROWS).map(row).collect(),
@@ -180,7 +186,11 @@ fn stream_ready(seen: &Observation<'_>) -> Verdict {
             format!("stream {} differs from the spec; see status.drift", seen.stream_name),
         ),
         Ok(_) => {
-            of(True, reason::IN_SYNC, format!("stream {} is as the spec says", seen.stream_name))
+            let mut message = format!("stream {} is as the spec says", seen.stream_name);
+            if let Some(why) = &seen.too_large {
+                message = format!("{message}; but {why}");
+            }
+            of(True, reason::IN_SYNC, message)
         }
     }
 }
@@ -327,6 +337,9 @@ fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> V
                 "the stream is in sync and every pod serves this generation".to_owned();
             if let Some(why) = &seen.unmonitored {
                 message = format!("{message}; no PodMonitor: {why}");
+            }
+            if let Some(why) = &seen.too_large {
+                message = format!("{message}; but {why}");
             }
             Verdict::new(READY, True, reason::READY, message)
         }

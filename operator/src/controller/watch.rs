@@ -71,6 +71,9 @@ pub struct Options {
     pub(crate) admin: SocketAddr,
     /// How often each channel is looked at without being told.
     pub(crate) resync: Duration,
+    /// How often a stream is compared with what is remembered of its events, and how often at most
+    /// that is written.
+    pub(crate) mark_interval: Duration,
     /// Port at which pods are asked what they serve.
     pub(crate) pod_admin_port: u16,
     /// How it is found out which of several operators acts; `None` = this one does.
@@ -117,7 +120,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let prober = Arc::new(Prober::new(options.pod_admin_port));
     let ctx = Arc::new(Context {
         client: client.clone(),
-        streams: Streams::over(&connection),
+        streams: Streams::over(&connection).marked_every(options.mark_interval),
         settings: desired::Settings { operator_namespace, ..options.settings },
         cluster,
         resync: options.resync,

@@ -12,13 +12,13 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("duration(self.heartbeat) >= duration('1s') && duration(self.heartbeat) <= duration('5m')")
+    validation = Rule::new("!self.heartbeat.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.heartbeat) >= duration('1s') && duration(self.heartbeat) <= duration('5m'))")
         .message("must be from 1s to 5m; proxies close idle connections after 30 to 60 s").field_path(".heartbeat"),
-    validation = Rule::new("duration(self.maxConnectionAge) == duration('0s') || (duration(self.maxConnectionAge) >= duration('1m') && duration(self.maxConnectionAge) <= duration('24h'))")
+    validation = Rule::new("!self.maxConnectionAge.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.maxConnectionAge) == duration('0s') || (duration(self.maxConnectionAge) >= duration('1m') && duration(self.maxConnectionAge) <= duration('24h')))")
         .message("must be from 1m to 24h, or 0s for never").field_path(".maxConnectionAge"),
-    validation = Rule::new("duration(self.writeTimeout) >= duration('1s') && duration(self.writeTimeout) <= duration('5m')")
+    validation = Rule::new("!self.writeTimeout.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.writeTimeout) >= duration('1s') && duration(self.writeTimeout) <= duration('5m'))")
         .message("must be from 1s to 5m").field_path(".writeTimeout"),
-    validation = Rule::new("quantity(self.cache).compareTo(quantity('1Mi')) >= 0 && quantity(self.cache).compareTo(quantity('64Gi')) <= 0")
+    validation = Rule::new("!self.cache.matches('^[0-9]{1,16}(k|M|G|T|Ki|Mi|Gi|Ti)?$') || (quantity(self.cache).compareTo(quantity('1Mi')) >= 0 && quantity(self.cache).compareTo(quantity('64Gi')) <= 0)")
         .message("must be from 1Mi to 64Gi, and well below the pod's memory limit").field_path(".cache"),
 )]
 pub struct DeliverySpec {
@@ -108,9 +108,9 @@ pub enum Encoding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("duration(self.min) >= duration('100ms') && duration(self.min) <= duration(self.max)")
+    validation = Rule::new("!self.max.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || !self.min.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.min) >= duration('100ms') && duration(self.min) <= duration(self.max))")
         .message("must be from 100ms to retry.max").field_path(".min"),
-    validation = Rule::new("duration(self.max) <= duration('5m')").message("must be at most 5m").field_path(".max"),
+    validation = Rule::new("!self.max.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.max) <= duration('5m'))").message("must be at most 5m").field_path(".max"),
 )]
 pub struct Retry {
     /// Least.
@@ -140,7 +140,7 @@ fn retry_max() -> DurationText {
 #[x_kube(
     validation = Rule::new("!self.allowCredentials || !self.allowedOrigins.exists(o, o == '*')")
         .message("must not be combined with the origin '*': name the origins that may send cookies").field_path(".allowCredentials"),
-    validation = Rule::new("duration(self.maxAge) <= duration('24h')").message("must be at most 24h").field_path(".maxAge"),
+    validation = Rule::new("!self.maxAge.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.maxAge) <= duration('24h'))").message("must be at most 24h").field_path(".maxAge"),
 )]
 pub struct Cors {
     /// Exact origins, or '*' for any. Default: same origin only.

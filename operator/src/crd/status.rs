@@ -1,4 +1,5 @@
-//! `status`: what was observed, never an input.
+//! `status`: what was observed. `stream` and `mark` are also read, as the one memory that outlives
+//! the operator; nothing is made because a status asks for it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
@@ -22,6 +23,10 @@ pub struct SseChannelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "StreamStatus")]
     pub stream: Option<StreamStatus>,
+    /// What is remembered of the stream's events, to know it again after NATS was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Mark")]
+    pub mark: Option<Mark>,
     /// The pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "WorkloadStatus")]
@@ -54,6 +59,20 @@ pub struct StreamStatus {
     /// Whether the stream's metadata names this channel.
     #[serde(default)]
     pub owned: bool,
+}
+
+/// One event of the stream, remembered where a restored NATS does not bring it back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Mark {
+    /// Its sequence; 0 while the stream is empty.
+    pub sequence: i64,
+    /// When nats-server stored it (RFC 3339).
+    #[schemars(length(max = 64))]
+    pub time: String,
+    /// How often the stream has been given a new epoch.
+    #[serde(default)]
+    pub epochs: i64,
 }
 
 /// The pods as they are.

@@ -23,13 +23,13 @@ use super::{
     validation = Rule::new("self.topicPrefix == '' || size(self.subjects) == 0 || self.subjects.all(s, s.startsWith(self.topicPrefix))")
         .message("every one of stream.subjects must begin with topicPrefix; shorten the prefix or leave it out")
         .field_path(".topicPrefix"),
-    validation = Rule::new("duration(self.maxAge) >= duration('10s') && duration(self.maxAge) <= duration('8760h')")
+    validation = Rule::new("!self.maxAge.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.maxAge) >= duration('10s') && duration(self.maxAge) <= duration('8760h'))")
         .message("must be from 10s to 8760h").field_path(".maxAge"),
-    validation = Rule::new("duration(self.duplicateWindow) >= duration('100ms') && duration(self.duplicateWindow) <= duration(self.maxAge)")
+    validation = Rule::new("!self.duplicateWindow.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || !self.maxAge.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.duplicateWindow) >= duration('100ms') && duration(self.duplicateWindow) <= duration(self.maxAge))")
         .message("must be from 100ms to maxAge; lower duplicateWindow or raise maxAge").field_path(".duplicateWindow"),
-    validation = Rule::new("quantity(self.maxBytes).compareTo(quantity('1Mi')) >= 0 && quantity(self.maxBytes).compareTo(quantity('10Ti')) <= 0")
+    validation = Rule::new("!self.maxBytes.matches('^[0-9]{1,16}(k|M|G|T|Ki|Mi|Gi|Ti)?$') || (quantity(self.maxBytes).compareTo(quantity('1Mi')) >= 0 && quantity(self.maxBytes).compareTo(quantity('10Ti')) <= 0)")
         .message("must be from 1Mi to 10Ti").field_path(".maxBytes"),
-    validation = Rule::new("quantity(self.maxMessageSize).compareTo(quantity('1Ki')) >= 0 && quantity(self.maxMessageSize).compareTo(quantity('1Mi')) <= 0")
+    validation = Rule::new("!self.maxMessageSize.matches('^[0-9]{1,16}(k|M|G|T|Ki|Mi|Gi|Ti)?$') || (quantity(self.maxMessageSize).compareTo(quantity('1Ki')) >= 0 && quantity(self.maxMessageSize).compareTo(quantity('1Mi')) <= 0)")
         .message("must be from 1Ki to 1Mi (nats-server's own limit for one message)").field_path(".maxMessageSize"),
 )]
 pub struct StreamSpec {

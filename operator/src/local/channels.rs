@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{manifests, say::say};
+use super::{manifests, marks::Marks, say::say};
 use crate::{
     controller::{
         desired::config::file_name,
@@ -32,6 +32,7 @@ pub(super) struct Channels {
     streams: Streams,
     /// Where the data plane looks.
     dir: PathBuf,
+    marks: Marks,
     known: BTreeMap<String, Known>,
     fingerprint: manifests::Fingerprint,
     /// Said last of the directory of manifests, while it cannot be read.
@@ -51,10 +52,16 @@ struct Known {
 }
 
 impl Channels {
-    pub(super) fn new(streams: Streams, dir: PathBuf, found: manifests::Found) -> Self {
+    pub(super) fn new(
+        streams: Streams,
+        dir: PathBuf,
+        marks: PathBuf,
+        found: manifests::Found,
+    ) -> Self {
         let mut channels = Self {
             streams,
             dir,
+            marks: Marks::new(marks),
             known: BTreeMap::new(),
             fingerprint: found.fingerprint,
             trouble: None,
@@ -195,7 +202,10 @@ impl Channels {
             ));
         }
         match self.streams.delete(&stream.name, &stream.owner).await {
-            Ok(_) => say(&format!("{name}: removed, with its stream {}", stream.name)),
+            Ok(_) => {
+                self.marks.forget(&stream.name);
+                say(&format!("{name}: removed, with its stream {}", stream.name));
+            }
             Err(error) => say(&format!(
                 "{name}: removed, but its stream {} is still there: {error}",
                 stream.name
@@ -217,7 +227,13 @@ impl Channels {
             ManagementPolicy::Observe => Mode::Observe,
             ManagementPolicy::Paused => return,
         };
+        self.marks.remember(&self.streams, &known.channel.stream.name);
         let result = self.streams.ensure(&known.channel.stream, mode).await;
+        if let (Mode::Enforce, Ok(Report { stream: Some(facts), .. })) = (mode, &result)
+            && let Err(error) = self.marks.write(&self.streams, facts).await
+        {
+            say(&format!("error: {name}: cannot write down where its stream is: {error}"));
+        }
         if let Ok(report) = &result {
             let stream = &known.channel.stream.name;
             match &report.change {
@@ -252,7 +268,14 @@ impl Channels {
     /// answers.
     pub(super) fn report(&mut self, served: Option<&[ServedChannel]>) {
         for (name, known) in &mut self.known {
-            for verdict in known.verdicts(name, served) {
+            let too_large = self.streams.too_large(known.channel.stream.max_message_size);
+            for mut verdict in known.verdicts(name, served) {
+                if let Some(why) = too_large
+                    .as_ref()
+                    .filter(|_| verdict.type_ == STREAM_READY && verdict.status == True)
+                {
+                    verdict.message = format!("{}; but {why}", verdict.message);
+                }
                 let before = known.said.get(verdict.type_);
                 if before != Some(&verdict) {
                     say(&format!(
@@ -342,7 +365,7 @@ impl Known {
 }
 
 /// Replaces a file in one step: the data plane never reads half of one.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let temporary = path.with_extension("new");
     std::fs::write(&temporary, text)?;
     std::fs::rename(&temporary, path)

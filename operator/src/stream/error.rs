@@ -115,6 +115,14 @@ pub enum Error {
         /// The fields, with both values.
         fields: String,
     },
+    /// The stream seems to have lost events, by the word of a server that may be cut off.
+    #[error(
+        "stream {stream} seems to be set back to an older state; whether it is cannot be told while its leader has no majority"
+    )]
+    Unproven {
+        /// Name of the stream.
+        stream: String,
+    },
     /// The answer made no sense.
     #[error("unexpected answer from nats-server: {0}")]
     Protocol(String),
@@ -125,7 +133,7 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable { .. } => reason::NATS_UNREACHABLE,
+            Self::Unreachable { .. } | Self::Unproven { .. } => reason::NATS_UNREACHABLE,
             Self::AuthFailed { .. } => reason::AUTH_FAILED,
             Self::JetStreamDisabled(_) => reason::JETSTREAM_DISABLED,
             Self::OwnedByOther { .. } | Self::Unowned { .. } => reason::OWNED_BY_OTHER,
@@ -150,6 +158,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::Unproven { .. }
             | Self::AuthFailed { .. }
             | Self::NotApplied { .. }
             | Self::Protocol(_) => true,

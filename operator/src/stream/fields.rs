@@ -36,6 +36,11 @@ pub(super) fn epoch_mark(config: &Map<String, Value>) -> &str {
         .unwrap_or_default()
 }
 
+/// How often the stream has been given a new epoch.
+pub(super) fn epochs(config: &Map<String, Value>) -> i64 {
+    epoch_mark(config).parse().unwrap_or_default()
+}
+
 pub(super) fn replicas(config: &Map<String, Value>) -> usize {
     config
         .get("num_replicas")

@@ -8,9 +8,8 @@ use async_nats::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
 
-use super::error::Error;
+use super::{error::Error, fields};
 use crate::nats;
 
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
@@ -31,6 +30,10 @@ pub(super) struct Observed {
     pub(super) oldest_age: Duration,
     /// Whether the server is one of a cluster.
     pub(super) clustered: bool,
+    /// The server that leads the stream; none outside of a cluster.
+    pub(super) leader: Option<String>,
+    /// How long ago its leader heard of each of the others.
+    heard: Vec<Duration>,
 }
 
 impl Observed {
@@ -39,6 +42,13 @@ impl Observed {
         time.map(|t| t.unix_timestamp_nanos())
             .map_err(|e| Error::Protocol(format!("creation time {:?}: {e}", self.created)))
     }
+
+    /// Whether a majority has followed the leader within `time`. A leader that is cut off goes on
+    /// answering, with what it had.
+    pub(super) fn is_followed_within(&self, time: Duration) -> bool {
+        let heard = self.heard.iter().filter(|heard| **heard < time).count();
+        heard >= fields::replicas(&self.config) / 2
+    }
 }
 
 #[derive(Deserialize)]
@@ -46,10 +56,35 @@ struct Info {
     config: Map<String, Value>,
     created: String,
     state: InfoState,
-    cluster: Option<Value>,
+    cluster: Option<Cluster>,
     /// The server's clock.
     #[serde(default)]
     ts: String,
+}
+
+#[derive(Deserialize)]
+struct Cluster {
+    name: Option<String>,
+    leader: Option<String>,
+    #[serde(default)]
+    replicas: Vec<Replica>,
+}
+
+#[derive(Deserialize)]
+struct Replica {
+    #[serde(default)]
+    offline: bool,
+    /// Nanoseconds since it was heard of.
+    #[serde(default)]
+    active: u64,
+}
+
+/// Where a message is, and when it was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Stored {
+    #[serde(rename = "seq")]
+    pub(super) sequence: u64,
+    pub(super) time: String,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +98,11 @@ struct InfoState {
     num_subjects: u64,
 }
 
+fn heard(cluster: Option<&Cluster>) -> Vec<Duration> {
+    let replicas = cluster.iter().flat_map(|cluster| &cluster.replicas);
+    replicas.filter(|r| !r.offline).map(|r| Duration::from_nanos(r.active)).collect()
+}
+
 /// Between two times of one server; zero where one of them is none.
 fn age(then: &str, now: &str) -> Duration {
     let nanos = |text| {
@@ -73,28 +113,47 @@ fn age(then: &str, now: &str) -> Duration {
 }
 
 pub(super) struct Server {
-    context: jetstream::Context,
+    reached: Reached,
     servers: String,
-    state: Option<watch::Receiver<nats::State>>,
+}
+
+/// How the server is reached.
+pub(super) enum Reached {
+    /// By this client for ever.
+    Directly(jetstream::Context),
+    /// By the client of the moment; the connection's troubles make errors clearer.
+    Over(nats::Connection),
 }
 
 impl Server {
-    pub(super) fn new(
-        context: jetstream::Context,
-        servers: &str,
-        state: Option<watch::Receiver<nats::State>>,
-    ) -> Self {
-        Self { context, servers: servers.to_owned(), state }
+    pub(super) fn new(reached: Reached, servers: &str) -> Self {
+        Self { reached, servers: servers.to_owned() }
+    }
+
+    fn context(&self) -> jetstream::Context {
+        match &self.reached {
+            Reached::Directly(context) => context.clone(),
+            Reached::Over(connection) => connection.jetstream(),
+        }
+    }
+
+    fn state(&self) -> Option<nats::State> {
+        match &self.reached {
+            Reached::Directly(_) => None,
+            Reached::Over(connection) => Some(connection.state().borrow().clone()),
+        }
+    }
+
+    /// Largest message that the server takes, bytes; `None` before it was reached.
+    pub(super) fn max_payload(&self) -> Option<u64> {
+        let bytes = self.context().client().server_info().max_payload;
+        u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
     }
 
     /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's
     /// status would be written again and again.
     fn unreachable(&self) -> Error {
-        let trouble = self
-            .state
-            .as_ref()
-            .and_then(|state| state.borrow().trouble.clone())
-            .unwrap_or_default();
+        let trouble = self.state().and_then(|state| state.trouble).unwrap_or_default();
         let refused = ["authorization violation", "authentication", "permissions violation"];
         let lower = trouble.to_lowercase();
         if refused.iter().any(|text| lower.contains(text)) {
@@ -105,7 +164,8 @@ impl Server {
 
     /// Refuses servers that would take our requests and then not serve history.
     pub(super) fn check_version(&self) -> Result<(), Error> {
-        let client = self.context.client();
+        let context = self.context();
+        let client = context.client();
         if client.connection_state() != State::Connected {
             return Err(self.unreachable());
         }
@@ -129,7 +189,7 @@ impl Server {
         if replicas <= 1 {
             return Ok(());
         }
-        let info = self.context.client().server_info();
+        let info = self.context().client().server_info();
         let alone = info.cluster.as_deref().unwrap_or_default().is_empty()
             && !observed.is_some_and(|o| o.clustered);
         // Empty when servers do not tell their addresses; then the server's own refusal must do.
@@ -143,7 +203,7 @@ impl Server {
 
     /// Version of the server as it said when the connection was made.
     pub(super) fn version(&self) -> String {
-        self.context.client().server_info().version
+        self.context().client().server_info().version
     }
 
     /// Whether JetStream answers for the operator's account.
@@ -164,6 +224,9 @@ impl Server {
             Err(Error::Api { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(None),
             Err(error) => Err(error),
             Ok(info) => Ok(Some(Observed {
+                clustered: info.cluster.as_ref().is_some_and(|c| c.name.is_some()),
+                heard: heard(info.cluster.as_ref()),
+                leader: info.cluster.and_then(|c| c.leader),
                 name: name.to_owned(),
                 config: info.config,
                 created: info.created,
@@ -175,9 +238,25 @@ impl Server {
                     0 => Duration::ZERO,
                     _ => age(&info.state.first_ts, &info.ts),
                 },
-                clustered: info.cluster.is_some_and(|c| c.get("name").is_some()),
             })),
         }
+    }
+
+    /// A message, by its leader's word: `{"seq": 7}`, or the newest of a subject.
+    pub(super) async fn message(&self, name: &str, which: Value) -> Result<Option<Stored>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Stored,
+        }
+        match self.request::<_, Answer>(&format!("STREAM.MSG.GET.{name}"), &which).await {
+            Err(Error::Api { code, .. }) if code == ErrorCode::NO_MESSAGE_FOUND.0 => Ok(None),
+            answer => answer.map(|answer| Some(answer.message)),
+        }
+    }
+
+    /// How often NATS was connected.
+    pub(super) fn connects(&self) -> u64 {
+        self.state().map_or(0, |state| state.connects)
     }
 
     pub(super) async fn create(&self, config: &Map<String, Value>) -> Result<(), Error> {
@@ -208,19 +287,20 @@ impl Server {
         payload: &T,
     ) -> Result<V, Error> {
         // A request while disconnected would wait for its whole time limit.
-        if self.context.client().connection_state() != State::Connected {
+        let context = self.context();
+        if context.client().connection_state() != State::Connected {
             return Err(self.unreachable());
         }
         let answer =
-            self.context.request(subject.to_owned(), payload).await.map_err(|error| match error
-                .kind()
-            {
-                RequestErrorKind::NoResponders => {
-                    Error::JetStreamDisabled("its API does not answer".to_owned())
-                }
-                RequestErrorKind::TimedOut => self.unreachable(),
-                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                    Error::Protocol(error.to_string())
+            context.request(subject.to_owned(), payload).await.map_err(|error| {
+                match error.kind() {
+                    RequestErrorKind::NoResponders => {
+                        Error::JetStreamDisabled("its API does not answer".to_owned())
+                    }
+                    RequestErrorKind::TimedOut => self.unreachable(),
+                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                        Error::Protocol(error.to_string())
+                    }
                 }
             })?;
         match answer {

@@ -18,6 +18,7 @@ fn in_sync() -> Result<Report, stream::Error> {
         epoch: Epoch::from_bits(1),
         owned: true,
         last_sequence: 0,
+        epochs: 0,
     };
     Ok(Report { change: Change::None, stream: Some(facts), drift: Vec::new() })
 }
@@ -57,6 +58,7 @@ fn observation<'a>(
         exposure: Exposure::NotRequested,
         external_urls: Vec::new(),
         unmonitored: None,
+        too_large: None,
     }
 }
 
