@@ -23,3 +23,12 @@ pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) const LAST_SCAN_EVENTS: u64 = 100_000;
 /// Longest `Idempotency-Key`, bytes: room for anything that tells two events apart.
 pub(crate) const IDEMPOTENCY_KEY_BYTES: usize = 128;
+/// Entries of a table that is not worth the trouble.
+const SMALL_TABLE: usize = 256;
+
+/// The capacity to which a table is shrunk: one that grows with a crowd keeps its memory when the
+/// crowd has gone. Once less than a quarter is in use it is twice what is, so that shrinking costs
+/// little for each that leaves. `None`: the table stays as it is.
+pub(crate) const fn spare(used: usize, capacity: usize) -> Option<usize> {
+    if capacity > SMALL_TABLE && used < capacity / 4 { Some(used * 2) } else { None }
+}

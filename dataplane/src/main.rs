@@ -9,6 +9,12 @@ use sluice_dataplane::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// A crowd that has gone leaves freed memory in pieces between what other streams still use. This
+/// allocator gives whole pages back some seconds later, by a thread of its own; the C library's
+/// keeps them.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// `EX_USAGE`: the arguments or the configuration directory are wrong; trying again is of no use.
 const USAGE: u8 = 64;
 

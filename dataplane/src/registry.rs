@@ -18,7 +18,7 @@ use serde::Serialize;
 use sluice_channel::{Cursor, Epoch};
 use tokio::sync::Notify;
 
-use crate::{channel::Channel, frame::CloseReason, peer::Peer};
+use crate::{channel::Channel, frame::CloseReason, limits, peer::Peer};
 
 /// Where a subscriber is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -200,6 +200,14 @@ impl Registry {
         Some(Registration { registry: Arc::clone(self), id, entry })
     }
 
+    fn remove(&self, id: u64) {
+        let mut entries = self.entries.lock();
+        entries.remove(&id);
+        if let Some(capacity) = limits::spare(entries.len(), entries.capacity()) {
+            entries.shrink_to(capacity);
+        }
+    }
+
     #[must_use]
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         self.entries.lock().values().cloned().collect()
@@ -280,7 +288,7 @@ impl std::ops::Deref for Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.entries.lock().remove(&self.id);
+        self.registry.remove(self.id);
         self.entry.channel.release_slot();
         let reason = self.entry.close_asked().map_or(CloseReason::Client, |(reason, _)| reason);
         self.entry.channel.metrics().close(reason);

@@ -103,3 +103,38 @@ fn a_broadcast_to_filters_of_their_own_is_in_memory_once() {
         assert!(peak < idle + 64 * MIB, "{} MiB more than idle", (peak - idle) / MIB);
     });
 }
+
+#[test]
+fn streams_that_have_ended_leave_no_memory_behind() {
+    run(LIMIT * 4, async {
+        // SLUICE_TEST_STREAMS=14000 SLUICE_TEST_ROUNDS=10: some minutes more.
+        let number = |name: &str, default| {
+            std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+        };
+        let streams: usize = number("SLUICE_TEST_STREAMS", 6_000);
+        let rounds: usize = number("SLUICE_TEST_ROUNDS", 3);
+        let mut fixture = Fixture::new().await;
+        let (address, process) = (fixture.plane.http(), fixture.plane.process().pid());
+        // The first ones pay for what is there once.
+        drop(open_all(address, (0..100).map(|_| String::new())).await);
+        let left = async || fixture.plane.subscribers().await.is_empty().then_some(());
+        eventually("all left", SOON, left).await;
+        let start = fixture.plane.process().rss();
+        for round in 0..rounds {
+            let sockets = open_all(address, (0..streams).map(|_| String::new())).await;
+            let open = fixture.plane.process().rss();
+            drop(sockets);
+            let left = async || fixture.plane.subscribers().await.is_empty().then_some(());
+            eventually("all left", SOON, left).await;
+            println!(
+                "round {round}: {streams} streams, process {process}: RSS {} KiB at the start, {} open, {} closed",
+                start / 1024,
+                open / 1024,
+                fixture.plane.process().rss() / 1024
+            );
+        }
+        let back = async || (fixture.plane.process().rss() <= start / 10 * 13).then_some(());
+        eventually("memory goes back", SOON * 2, back).await;
+        println!("RSS {} KiB at the end", fixture.plane.process().rss() / 1024);
+    });
+}

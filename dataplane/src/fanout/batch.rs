@@ -18,8 +18,8 @@ use crate::{
     log::{Head, Now, segment::Slice},
 };
 
-/// Batches kept at most: more filters than a channel has whose streams are many. Without its bytes a
-/// batch is some 200 bytes.
+/// Batches kept at most: more filters than a channel has whose streams are many. Without its bytes
+/// a batch is some 200 bytes.
 const BATCHES: usize = 1_024;
 /// Bytes of chunks after which no other batch is added to those that are kept: many filters that
 /// each select other events. The newest batch comes on top, [`limits::WRITE_BYTES`] and one event.
@@ -83,8 +83,8 @@ pub(super) struct Chunks {
     bytes: usize,
 }
 
-/// The events of a chunk, in runs, and their dialect. One head is of one life of the log, in which a
-/// sequence is one event.
+/// The events of a chunk, in runs, and their dialect. One head is of one life of the log, in which
+/// a sequence is one event.
 type Content = (Dialect, Vec<(u64, u64)>);
 
 impl Batches {

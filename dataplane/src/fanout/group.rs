@@ -10,7 +10,7 @@ use super::{
     stream::Stream,
     waiters::{NOT_WAITING, Waiters},
 };
-use crate::{channel::Channel, log::Head, metrics::seconds_since};
+use crate::{channel::Channel, limits, log::Head, metrics::seconds_since};
 
 /// Deliveries after which the clock is read again for the latency that the metrics show.
 const CLOCK_EVERY: u64 = 64;
@@ -73,6 +73,9 @@ impl Filters {
             *users -= 1;
             if *users == 0 {
                 self.known.remove(filter);
+                if let Some(capacity) = limits::spare(self.known.len(), self.known.capacity()) {
+                    self.known.shrink_to(capacity);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
+    limits,
     registry::Writer,
     subscriber::{Answer, SegmentKey, Subscriber},
 };
@@ -89,6 +90,9 @@ impl Inbox {
     /// Takes what waits; `into` must be empty.
     pub(super) fn take(&self, into: &mut Vec<Message>) {
         debug_assert!(into.is_empty(), "all messages were handled");
+        if let Some(capacity) = limits::spare(0, into.capacity()) {
+            into.shrink_to(capacity);
+        }
         std::mem::swap(&mut *self.messages.lock(), into);
     }
 

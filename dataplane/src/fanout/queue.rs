@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::stream::Stream;
+use crate::limits;
 
 /// Keys of streams in the order in which they are served. A stream is in it once at most, so the
 /// thread's streams bound it.
@@ -20,7 +21,11 @@ impl Queue {
 
     /// The next key; its stream may be gone.
     pub(super) fn pop(&mut self) -> Option<usize> {
-        self.0.pop_front()
+        let key = self.0.pop_front();
+        if let Some(capacity) = limits::spare(self.0.len(), self.0.capacity()) {
+            self.0.shrink_to(capacity);
+        }
+        key
     }
 
     pub(super) fn len(&self) -> usize {

@@ -60,6 +60,8 @@ pub(super) struct Shard {
     poll: Poll,
     inbox: Arc<Inbox>,
     sockets: Slab<Socket>,
+    /// Above this number of sockets their table is not shrunk.
+    shrink_at: usize,
     groups: Slab<Group>,
     /// Groups by the address of their channel, which they keep alive.
     by_channel: HashMap<usize, usize>,
@@ -130,6 +132,7 @@ impl Shard {
             poll,
             inbox,
             sockets: Slab::new(),
+            shrink_at: 0,
             groups: Slab::new(),
             by_channel: HashMap::new(),
             queue: Queue::default(),
@@ -201,7 +204,7 @@ impl Shard {
             }
             Some(Socket::Lingering(lingering)) => {
                 if lingering.drained() {
-                    self.sockets.try_remove(key);
+                    self.take_socket(key);
                 }
             }
             None => {}
@@ -248,6 +251,7 @@ impl Shard {
         let filter = group.join(subscriber.filter());
         self.last_generation += 1;
         let mut socket = TcpStream::from_std(socket);
+        self.shrink_at = self.shrink_at.max(self.sockets.len() / 2);
         let vacant = self.sockets.vacant_entry();
         let key = vacant.key();
         let registered = self.poll.registry().register(
@@ -296,8 +300,8 @@ impl Shard {
 
     /// Reads away what a stream's peer has sent; returns how many bytes.
     ///
-    /// A peer that has closed its side of the connection may go on reading, or be gone: both look the
-    /// same. So it is sent a heartbeat at once: where no socket is left, the answer to that is a reset.
+    /// A peer that has closed its side of the connection may go on reading, or be gone: both look
+    /// the same. So it is sent a heartbeat at once: where no socket is left, the answer is a reset.
     fn receive(&mut self, key: usize) -> usize {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
         if !stream.unread {
@@ -315,8 +319,8 @@ impl Shard {
         0
     }
 
-    /// Takes a stream as far as it comes without waiting; returns what that has cost: the bytes given
-    /// to it, and what was looked at on the way, as bytes.
+    /// Takes a stream as far as it comes without waiting; returns what that has cost: the bytes
+    /// given to it, and what was looked at on the way, as bytes.
     fn advance(&mut self, key: usize) -> usize {
         let Some(Socket::Stream(stream)) = self.sockets.get_mut(key) else { return 0 };
         let Some(group) = self.groups.get(stream.group as usize) else { return 0 };

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::stream::Stream;
+use crate::limits;
 
 /// Moments, each with the key and the generation of its stream.
 #[derive(Debug, Default)]
@@ -43,6 +44,10 @@ impl Timers {
         if *at > now {
             return None;
         }
-        self.0.pop().map(|Reverse(entry)| entry)
+        let due = self.0.pop().map(|Reverse(entry)| entry);
+        if let Some(capacity) = limits::spare(self.0.len(), self.0.capacity()) {
+            self.0.shrink_to(capacity);
+        }
+        due
     }
 }

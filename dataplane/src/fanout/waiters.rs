@@ -4,6 +4,8 @@
 //! until each stream was visited under the new head. So the stream that was last under one head is
 //! not last again, and gets what has come meanwhile with the same write.
 
+use crate::limits;
+
 /// The slot of a stream that does not wait.
 pub(super) const NOT_WAITING: u32 = u32::MAX;
 
@@ -38,6 +40,9 @@ impl Waiters {
             return None;
         }
         self.keys.swap_remove(slot);
+        if let Some(capacity) = limits::spare(self.keys.len(), self.keys.capacity()) {
+            self.keys.shrink_to(capacity);
+        }
         self.keys.get(slot).copied()
     }
 

@@ -242,8 +242,8 @@ impl Reading {
         Cursor::new(self.epoch, self.next.saturating_sub(1))
     }
 
-    /// Notes that frames were given out whose last `id:` is of `sequence`. The cursor may be further:
-    /// what comes after it passed no filter.
+    /// Notes that frames were given out whose last `id:` is of `sequence`. The cursor may be
+    /// further: what comes after it passed no filter.
     fn id_sent(&mut self, sequence: u64, entry: &Entry) {
         self.last_id_sent = sequence;
         self.note(entry);

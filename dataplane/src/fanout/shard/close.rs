@@ -5,9 +5,12 @@ use std::sync::Arc;
 use mio::{Interest, Token};
 
 use super::Shard;
-use crate::fanout::{
-    socket::{LINGER, Lingering, Socket},
-    stream::Stream,
+use crate::{
+    fanout::{
+        socket::{LINGER, Lingering, Socket},
+        stream::Stream,
+    },
+    limits,
 };
 
 impl Shard {
@@ -36,7 +39,7 @@ impl Shard {
     /// Takes the stream out: its entry in the registry goes once it is dropped.
     fn take_out(&mut self, key: usize) -> Option<Stream> {
         self.stop_waiting(key);
-        match self.sockets.try_remove(key)? {
+        match self.take_socket(key)? {
             Socket::Stream(stream) => {
                 if let Some(group) = self.groups.get_mut(stream.group as usize) {
                     group.leave(stream.subscriber.filter());
@@ -49,6 +52,20 @@ impl Shard {
             }
             Socket::Lingering(..) => None,
         }
+    }
+
+    /// Takes a socket out, and gives back the memory of what a crowd that has gone took up. Keys
+    /// stay as they are, so that is what lies behind the last socket.
+    pub(super) fn take_socket(&mut self, key: usize) -> Option<Socket> {
+        let socket = self.sockets.try_remove(key);
+        if self.sockets.len() <= self.shrink_at
+            && limits::spare(self.sockets.len(), self.sockets.capacity()).is_some()
+        {
+            // Not again before half of the others have gone: it walks over all of the table.
+            self.shrink_at = self.sockets.len() / 2;
+            self.sockets.shrink_to_fit();
+        }
+        socket
     }
 
     /// Lets go of channels that have no stream on this thread any more.

@@ -17,7 +17,7 @@ impl Shard {
                     self.timer_fired(key);
                 }
                 Some(Socket::Lingering(lingering)) if lingering.generation == generation => {
-                    self.sockets.try_remove(key);
+                    self.take_socket(key);
                 }
                 // The stream has a timer that is earlier, or the key is another's by now.
                 Some(_) | None => {}

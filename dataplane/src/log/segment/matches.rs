@@ -39,8 +39,8 @@ fn bytes_of(filter: &Filter, passing: &Passing) -> usize {
 }
 
 impl Matches {
-    /// The events among `entries`, whose topics are `topics`, that pass `filter`. Adds to `compared`
-    /// the comparisons that it takes.
+    /// The events among `entries`, whose topics are `topics`, that pass `filter`. Adds to
+    /// `compared` the comparisons that it takes.
     pub(super) fn of(
         &self,
         filter: &Filter,
