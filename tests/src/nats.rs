@@ -131,13 +131,21 @@ impl NatsServer {
         self.process = None;
     }
 
+    /// Starts it again on the same port with the same store, and does not wait.
+    ///
+    /// # Panics
+    /// When it runs.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "nats-server still runs");
+        self.launch();
+    }
+
     /// Starts it again on the same port with the same store, and waits until it serves.
     ///
     /// # Panics
     /// When it runs, or does not come up.
     pub async fn restart(&mut self) {
-        assert!(self.process.is_none(), "nats-server still runs");
-        self.launch();
+        self.start_again();
         self.ready().await;
     }
 

@@ -166,6 +166,15 @@ impl Process {
         strip_ansi(&self.read("stderr.log"))
     }
 
+    /// Keeps its log in `dir`, under its name and process id.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn keep_log(&self, name: &str, dir: &Path) {
+        let file = dir.join(format!("{name}-{}.log", self.child.id()));
+        std::fs::write(file, self.stderr()).expect("a copy of a log");
+    }
+
     /// Prints the end of its log.
     pub fn print_tail(&self) {
         let log = self.stderr();

@@ -1,6 +1,7 @@
-//! A TCP proxy whose line can be cut: packets are lost without a word to either end.
+//! A TCP proxy whose line can be cut: packets are lost without a word to either end; or which
+//! refuses, as a port does that nothing listens on.
 
-use std::{net::SocketAddr, pin::pin};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,11 +13,26 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+use crate::process::free_port;
+
+/// Pause before the port is asked for again after a refusal: something else may hold it.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
+
+/// What becomes of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Open,
+    /// Open and silent.
+    Cut,
+    /// Closed, and not to be had.
+    Refused,
+}
+
 /// A proxy on a loopback port of its own; it ends with the guard.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    cut: watch::Sender<bool>,
+    line: watch::Sender<Line>,
     task: JoinHandle<()>,
 }
 
@@ -26,16 +42,11 @@ impl Proxy {
     /// # Panics
     /// When no port is to be had.
     pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port for the proxy");
-        let address = listener.local_addr().expect("the proxy's address");
-        let (cut, line) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(connection(client, target, line.clone()));
-            }
-        });
-        Self { address, cut, task }
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let listener = TcpListener::bind(address).await.expect("a port for the proxy");
+        let (line, watched) = watch::channel(Line::Open);
+        let task = tokio::spawn(serve(listener, address, target, watched));
+        Self { address, line, task }
     }
 
     /// Where to connect to.
@@ -45,13 +56,18 @@ impl Proxy {
 
     /// From now on nothing passes: connections stay open and silent, as behind a broken link.
     pub fn cut(&self) {
-        self.cut.send_replace(true);
+        self.line.send_replace(Line::Cut);
     }
 
-    /// New connections pass again. Those from before or during the cut are closed, with what was
+    /// Closes all connections, and refuses new ones.
+    pub fn refuse(&self) {
+        self.line.send_replace(Line::Refused);
+    }
+
+    /// New connections pass again. Those from before or during a cut are closed, with what was
     /// under way in them.
     pub fn mend(&self) {
-        self.cut.send_replace(false);
+        self.line.send_replace(Line::Open);
     }
 }
 
@@ -61,9 +77,45 @@ impl Drop for Proxy {
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, mut line: watch::Receiver<bool>) {
-    if *line.borrow_and_update() {
-        let _ = line.changed().await;
+async fn serve(
+    listener: TcpListener,
+    address: SocketAddr,
+    target: SocketAddr,
+    mut line: watch::Receiver<Line>,
+) {
+    let mut connections = JoinSet::new();
+    let mut listening = Some(listener);
+    loop {
+        while connections.try_join_next().is_some() {}
+        if *line.borrow_and_update() == Line::Refused {
+            // Without a listener it is the kernel that refuses.
+            listening = None;
+            if line.wait_for(|now| *now != Line::Refused).await.is_err() {
+                return;
+            }
+        }
+        let Some(listener) = &listening else {
+            listening = TcpListener::bind(address).await.ok();
+            if listening.is_none() {
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            continue;
+        };
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((client, _)) = accepted else { return };
+                connections.spawn(connection(client, target, line.clone()));
+            }
+            changed = line.changed() => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+async fn connection(client: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>) {
+    if *line.borrow_and_update() != Line::Open {
+        let _ = line.wait_for(|now| *now != Line::Cut).await;
         return;
     }
     let Ok(server) = TcpStream::connect(target).await else { return };
@@ -74,10 +126,10 @@ async fn connection(client: TcpStream, target: SocketAddr, mut line: watch::Rece
         pin!(async { tokio::join!(copy(from_client, to_server), copy(from_server, to_client)) });
     let was_cut = tokio::select! {
         _ = copies.as_mut() => false,
-        cut = async { line.wait_for(|cut| *cut).await.is_ok() } => cut,
+        cut = async { line.wait_for(|now| *now != Line::Open).await.is_ok() } => cut,
     };
     if was_cut {
-        let _ = line.wait_for(|cut| !*cut).await;
+        let _ = line.wait_for(|now| *now != Line::Cut).await;
     }
 }
 
@@ -131,6 +183,39 @@ mod tests {
             line.write_all(b"c").await.unwrap();
             line.read_exact(&mut byte).await.unwrap();
             assert_eq!(&byte, b"c");
+            server.abort();
+        });
+    }
+
+    #[test]
+    fn a_refused_line_is_closed_until_it_is_mended() {
+        crate::run(Duration::from_secs(20), async {
+            let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let target = echo.local_addr().unwrap();
+            let server = tokio::spawn(async move {
+                while let Ok((stream, _)) = echo.accept().await {
+                    let (from, to) = stream.into_split();
+                    copy(from, to).await;
+                }
+            });
+            let proxy = Proxy::start(target).await;
+            let mut line = TcpStream::connect(proxy.address()).await.unwrap();
+            let mut byte = [0];
+            line.write_all(b"a").await.unwrap();
+            line.read_exact(&mut byte).await.unwrap();
+            proxy.refuse();
+            assert!(!matches!(line.read(&mut byte).await, Ok(1)), "what was open is closed");
+            let refused = async || {
+                let error = TcpStream::connect(proxy.address()).await.err()?;
+                (error.kind() == std::io::ErrorKind::ConnectionRefused).then_some(())
+            };
+            crate::eventually("it refuses", Duration::from_secs(5), refused).await;
+            proxy.mend();
+            let open = async || TcpStream::connect(proxy.address()).await.ok();
+            let mut line = crate::eventually("it is open", Duration::from_secs(5), open).await;
+            line.write_all(b"b").await.unwrap();
+            line.read_exact(&mut byte).await.unwrap();
+            assert_eq!(&byte, b"b");
             server.abort();
         });
     }

@@ -63,6 +63,19 @@ impl CutCluster {
         self.of(server).for_each(Proxy::cut);
     }
 
+    /// The same, but the routes are closed and refused instead of silent.
+    pub fn refuse(&self, server: usize) {
+        self.of(server).for_each(Proxy::refuse);
+    }
+
+    /// From now on nothing passes between these two; both still reach the third.
+    pub fn cut_between(&self, one: usize, other: usize) {
+        let joins = |(from, to, _): &&(usize, usize, Proxy)| {
+            [(one, other), (other, one)].contains(&(*from, *to))
+        };
+        self.routes.iter().filter(joins).for_each(|(_, _, proxy)| proxy.cut());
+    }
+
     /// What was cut passes again, over new routes.
     pub fn heal(&self, server: usize) {
         self.of(server).for_each(Proxy::mend);
