@@ -5,16 +5,14 @@
 //! ──────────────────────────  ─────────────────────────  ──────────────────────────────────────
 //! public accept loop          stop_accepting             errors are logged, and accept is called
 //!                                                        again; panic: no new subscribers
-//! a connection of it          its peer, its last frame,  the client comes back with its cursor
-//!                             abort
+//! a connection of it, and a   its peer, its last frame,  the client comes back with its cursor
+//!   stream of that (HTTP/2)   its write timeout, abort
 //! admin accept loop, and its  abort                      probes fail, and the kubelet starts the
 //!   connections                                          pod anew
 //! become_ready                warm logs, abort           the pod never gets subscribers
 //! follow                      abort                      an unreadable directory is logged, and
 //!                                                        what is in force stays so; the same
 //!                                                        after a panic
-//! end_stalled                 abort                      stalled streams of hyper's stay until
-//!                                                        their peers go
 //! watch_memory                abort                      the last answer to whether memory is
 //!                                                        scarce stays
 //! the log of a channel        the channel is removed,    errors are tried again, and subscribers
@@ -46,7 +44,7 @@ use crate::{
     config_dir::ConfigDir,
     fanout::FanOut,
     phase::Phase,
-    server::{self, accept::Service},
+    server::{self, connection::Service, connections::Connections},
     source::jetstream::{self, Settings},
     state::Shared,
 };
@@ -56,8 +54,8 @@ pub use drain::Pace;
 /// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
 /// anyway.
 const FOLLOW_TICK: Duration = Duration::from_secs(1);
-/// How often sockets that take nothing are looked for: what a write timeout is exact to.
-const STALLED_TICK: Duration = Duration::from_secs(1);
+/// Most connections of the admin listener: probes, metrics, a few people.
+const ADMIN_CONNECTIONS: usize = 64;
 /// How often a starting pod looks whether its logs cover their tails.
 const WARM_TICK: Duration = Duration::from_millis(50);
 /// How long each kind of task may take to end once nothing is left to be written.
@@ -137,7 +135,6 @@ pub async fn run(options: Options) -> Result<(), Error> {
     tasks.serve_admin(admin, &shared);
     tasks.spawn(become_ready(Arc::clone(&shared)));
     tasks.spawn(follow(channels, config_dir));
-    tasks.spawn(end_stalled(Arc::clone(&shared)));
     tasks.spawn(watch_memory(Arc::clone(&shared)));
 
     tokio::select! {
@@ -184,14 +181,17 @@ impl Tasks {
         shared: &Arc<Shared>,
         fan_out: Option<Arc<FanOut>>,
     ) {
-        let service = Service { router: server::router(Arc::clone(shared)), fan_out };
+        let connections = Arc::new(Connections::new(shared.admission.most_connections()));
+        let service = Service { router: server::router(Arc::clone(shared)), fan_out, connections };
         let (stop, abort) = (self.stop_accepting.clone(), self.abort.clone());
         let serving = server::accept::serve(listener, service, self.streams.clone(), stop, abort);
         self.background.spawn(serving);
     }
 
     fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>) {
-        let service = Service { router: admin::router(Arc::clone(shared)), fan_out: None };
+        let connections = Arc::new(Connections::new(ADMIN_CONNECTIONS));
+        let router = admin::router(Arc::clone(shared));
+        let service = Service { router, fan_out: None, connections };
         // Probes and metrics answer for as long as the pod is there.
         let (stop, abort) = (self.abort.clone(), self.abort.clone());
         let serving =
@@ -262,15 +262,6 @@ async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
                 readable = false;
             }
         }
-    }
-}
-
-/// Ends the streams of hyper's whose sockets take nothing for longer than their channels allow.
-async fn end_stalled(shared: Arc<Shared>) {
-    let mut tick = every(STALLED_TICK);
-    loop {
-        tick.tick().await;
-        shared.registry.end_stalled();
     }
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod any_bytes;
+mod connections;
 mod console;
 mod cursor;
 mod cut_off;
@@ -17,6 +18,7 @@ mod filter;
 mod fixture;
 mod history;
 mod http;
+mod http2;
 mod metrics;
 mod nats_cluster;
 mod newest_deleted;

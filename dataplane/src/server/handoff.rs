@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use parking_lot::Mutex;
 
+use super::writing::Answer;
 use crate::{peer::Peer, subscriber::Subscriber};
 
 #[derive(Debug, Default)]
@@ -83,4 +84,5 @@ pub(crate) struct Link {
     pub(crate) peer: Arc<Peer>,
     /// Where a stream can leave hyper, if it can.
     pub(crate) handoff: Option<Arc<Handoff>>,
+    pub(crate) answer: Answer,
 }

@@ -68,6 +68,7 @@ async fn channel(
     headers: HeaderMap,
 ) -> Response {
     let Some(channel) = shared.channel(&name) else { return unknown(&name, &method, &headers) };
+    link.answer.is_of(&channel);
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method == Method::GET {

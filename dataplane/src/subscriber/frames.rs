@@ -44,6 +44,9 @@ impl Frames {
     #[must_use]
     pub(crate) fn new(subscriber: Subscriber) -> Self {
         let head = subscriber.entry().channel().log().head();
+        if let Some(at) = subscriber.clock.ends_at() {
+            subscriber.entry().ends_at(at.into_std());
+        }
         Self { subscriber, head, question: None }
     }
 
