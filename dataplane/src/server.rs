@@ -10,6 +10,7 @@ mod page;
 mod problem;
 mod publish;
 pub(crate) mod query;
+mod request;
 mod routes;
 mod socket;
 mod stream;

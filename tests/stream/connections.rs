@@ -162,6 +162,84 @@ fn a_page_that_is_not_read_is_let_go() {
     });
 }
 
+/// Sends `request` and gives the answer, as a page of another origin sees it.
+#[track_caller]
+fn assert_problem(answer: &str, status: u16, what: &str) {
+    let (head, body) =
+        answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{what}: {answer:?}"));
+    let head = head.to_ascii_lowercase();
+    assert!(head.starts_with(&format!("http/1.1 {status} ")), "{what}: {head}");
+    for header in [
+        "content-type: application/problem+json",
+        "access-control-allow-origin: *",
+        "cache-control: no-store",
+    ] {
+        assert!(head.contains(header), "{what}: {header} is not in {head}");
+    }
+    let problem: serde_json::Value = serde_json::from_str(body).expect(what);
+    assert_eq!(problem["status"], status, "{what}");
+}
+
+#[test]
+fn what_is_no_request_is_answered_with_a_problem() {
+    run(LIMIT, async {
+        let fixture = Fixture::channel(|c| {
+            c.publish.http = true;
+            c.delivery.cors.allowed_origins = vec!["*".to_owned()];
+        })
+        .await;
+        let address = fixture.plane.http();
+        let head = "Host: a\r\nOrigin: https://a.example\r\nConnection: close\r\n";
+        for path in ["/channels/%ff", "/channels/orders%c3%28", "/%ff", "/channels/orders/%ff"] {
+            for method in ["GET", "POST", "PUT"] {
+                let request =
+                    format!("{method} {path} HTTP/1.1\r\n{head}Content-Length: 0\r\n\r\n");
+                assert_problem(&half_closed(address, request.as_bytes()).await, 400, path);
+            }
+        }
+        let request = format!("GET /nothing HTTP/1.1\r\n{head}\r\n");
+        assert_problem(
+            &half_closed(address, request.as_bytes()).await,
+            404,
+            "a path of no channel",
+        );
+        for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", "Host: a/b\r\n"] {
+            let request = format!(
+                "GET {ORDERS} HTTP/1.1\r\n{hosts}Origin: https://a.example\r\nConnection: close\r\n\r\n"
+            );
+            assert_problem(&half_closed(address, request.as_bytes()).await, 400, hosts);
+        }
+        let request = format!("HEAD {ORDERS} HTTP/1.0\r\n\r\n");
+        let answer = half_closed(address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.0 200 "), "HTTP/1.0 has no Host: {answer:?}");
+        for (what, body) in [
+            (
+                "a chunk size that is none",
+                "Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
+            ),
+            (
+                "no line end after a chunk",
+                "Transfer-Encoding: chunked\r\n\r\n3\r\nabcdef\r\n0\r\n\r\n",
+            ),
+            ("a chunked body that ends early", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
+            ("a body that ends early", "Content-Length: 10\r\n\r\nabc"),
+        ] {
+            let request = format!("POST {ORDERS}/a HTTP/1.1\r\n{head}{body}");
+            assert_problem(&half_closed(address, request.as_bytes()).await, 400, what);
+        }
+        let long = "x".repeat(1024 * 1024 + 1);
+        for body in [
+            format!("Content-Length: {}\r\n\r\n{long}", long.len()),
+            format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{long}\r\n0\r\n\r\n", long.len()),
+        ] {
+            let request = format!("POST {ORDERS}/a HTTP/1.1\r\n{head}{body}");
+            assert_problem(&half_closed(address, request.as_bytes()).await, 413, "too long");
+        }
+        let info = fixture.streams.info(fixture.names.stream.as_str()).await;
+        assert_eq!(info.state.messages, 0, "nothing was stored");
+    });
+}
+
 #[test]
 fn a_reader_of_many_connections_is_one_of_many() {
     run(LIMIT, async {

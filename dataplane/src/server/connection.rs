@@ -19,6 +19,7 @@ use super::{
     connections::{Connections, Place},
     handoff::{Handoff, Link},
     http2::Streams,
+    request,
     socket::WatchedSocket,
     writing::{Answer, Overdue, Responses, Watched},
 };
@@ -286,12 +287,15 @@ enum Step<L, E> {
     Stalled,
 }
 
-/// What `router` answers.
+/// What `router` answers, or what is wrong with the request whatever it is for.
 async fn answer(
     router: Router,
     link: Link,
     request: hyper::Request<Incoming>,
 ) -> axum::response::Response {
+    if let Some(refusal) = request::refusal(&request) {
+        return refusal;
+    }
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(link);
     let Ok(response) = router.oneshot(request).await;

@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 use sluice_channel::{Cursor, Topic, config::Encoding, event, topic::Pattern};
 
 use tokio::time::timeout;
@@ -184,7 +185,7 @@ async fn read(
     let content_type = text(headers, &header::CONTENT_TYPE)?;
     let max = usize::try_from(config.stream.max_message_size).unwrap_or(usize::MAX);
     let payload = match timeout(BODY_TIMEOUT, to_bytes(body, max)).await {
-        Ok(payload) => payload.map_err(|_| Refusal::PayloadTooLarge { max })?,
+        Ok(payload) => payload.map_err(|error| unreadable(&error, max))?,
         Err(_) => {
             let detail = "the payload did not arrive in time; nothing was stored";
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into());
@@ -196,6 +197,19 @@ async fn read(
         return Err(Problem::bad_request(detail).into());
     }
     Ok(Append { subject, name, content_type, idempotency_key, expected_last, payload })
+}
+
+/// Why a payload could not be read: it is longer than `max` bytes, or did not come whole.
+fn unreadable(error: &axum::Error, max: usize) -> Refusal {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.is::<LengthLimitError>() {
+            return Refusal::PayloadTooLarge { max };
+        }
+        source = error.source();
+    }
+    let detail = format!("the payload did not come whole ({error}); nothing was stored");
+    Problem::bad_request(detail).into()
 }
 
 /// The sequence in `If-Match: "<cursor>"`; a cursor of another epoch cannot match.
