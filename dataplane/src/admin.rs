@@ -2,6 +2,7 @@
 //! outside.
 
 mod console;
+pub(crate) mod probes;
 mod view;
 
 use std::{cmp::Reverse, sync::Arc};
@@ -14,7 +15,7 @@ use axum::{
 };
 use http::{StatusCode, header};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{phase::Phase, state::Shared};
 
@@ -31,12 +32,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 
 /// Ready = every log covered its tail once, and no drain has begun. A store that goes away later
 /// does not take the pod out: its streams and its memory are still of use.
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+fn readiness(shared: &Shared) -> (bool, Value) {
     let phase = shared.phase.get();
-    let channels: Vec<_> = view::served(&shared).into_iter().map(|(_, _, told)| told).collect();
-    let status =
-        if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"phase": phase, "channels": channels}))).into_response()
+    let channels: Vec<_> = view::served(shared).into_iter().map(|(_, _, told)| told).collect();
+    (phase == Phase::Ready, json!({"phase": phase, "channels": channels}))
+}
+
+/// What comes by a connection that did not begin with a probe; others are of [`probes`].
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let (ready, told) = readiness(&shared);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(told)).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

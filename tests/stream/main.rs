@@ -25,6 +25,7 @@ mod newest_deleted;
 mod outage;
 mod page_holes;
 mod payload;
+mod probes;
 mod publish;
 mod reload;
 mod replay;

@@ -3,7 +3,10 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::connection::{self, Ends, Service};
@@ -29,11 +32,12 @@ const ACCEPT_LOG_PERIOD: Duration = Duration::from_secs(1);
 /// Connections that are told to close at once when there are no file descriptors.
 const ROOM: usize = 16;
 
-/// Binds `address` with a deep backlog, and with the options that each accepted socket needs.
+/// Binds `address` with a deep backlog, and with the options that each accepted socket needs. The
+/// socket does not block.
 ///
 /// # Errors
 /// The operating system's, for example when the port is in use.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -43,13 +47,34 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-/// Serves `service` on `listener` until `stop`; connections go on as tasks of `tracker`
+/// Where connections come from.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Listener(TcpListener),
+    /// Accepted elsewhere; not blocking.
+    Queue(mpsc::Receiver<(std::net::TcpStream, SocketAddr)>),
+}
+
+impl Incoming {
+    /// The next one; `None`: there will be none.
+    async fn next(&mut self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        match self {
+            Self::Listener(listener) => Some(listener.accept().await),
+            Self::Queue(queue) => {
+                let (socket, address) = queue.recv().await?;
+                Some(TcpStream::from_std(socket).map(|socket| (socket, address)))
+            }
+        }
+    }
+}
+
+/// Serves `service` on what `incoming` gives until `stop`; connections go on as tasks of `tracker`
 /// until they end or leave for a fan-out thread, or until `abort`.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    mut incoming: Incoming,
     service: Service,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -61,11 +86,12 @@ pub(crate) async fn serve(
             () = stop.cancelled() => return,
             accepted = async {
                 service.connections.room().await;
-                listener.accept().await
+                incoming.next().await
             } => accepted,
         };
         match accepted {
-            Ok((socket, address)) => {
+            None => return,
+            Some(Ok((socket, address))) => {
                 let place = service.connections.enter(address);
                 let ends = Ends { tracker: tracker.clone(), stop: stop.clone() };
                 // In a box: the future is large, and a task is moved several times before it first
@@ -76,7 +102,7 @@ pub(crate) async fn serve(
                     let _ = abort.run_until_cancelled(connection).await;
                 });
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 // Out of file descriptors, most likely.
                 if let Some(passed_over) = failures.admit() {
                     tracing::warn!(%error, passed_over, "cannot accept a connection");
@@ -91,13 +117,13 @@ pub(crate) async fn serve(
 #[cfg(test)]
 mod tests {
     use socket2::SockRef;
-    use tokio::net::TcpStream;
 
     use super::*;
 
     #[tokio::test]
     async fn accepted_sockets_have_the_options() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener =
+            TcpListener::from_std(bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let options = SockRef::from(&accepted);
