@@ -38,9 +38,9 @@ const LISTENER: Token = Token(usize::MAX);
 const STOP: Token = Token(usize::MAX - 1);
 /// Connections that have not sent a request head yet, or not taken their answer: the kubelet's, and
 /// some that are none of a probe. One more, and the oldest is closed.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 32;
 /// Connections that wait for the runtime to take them; further ones are closed.
-const QUEUE: usize = 64;
+const QUEUE: usize = 16;
 /// Time for a request head to come and for its answer to be taken: longer than a probe waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request head that are looked at: a probe's are far fewer.

@@ -28,7 +28,7 @@ use crate::{fanout::FanOut, peer::Peer};
 /// Time for a client to send a request head, and between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Streams on one HTTP/2 connection; browsers open up to 100, proxies more, and then another
-/// connection. Each may hold a write of 64 KiB and one event until its write timeout.
+/// connection. Each may hold a slice and what is within its window, until its write timeout.
 const HTTP2_STREAMS: u32 = 256;
 /// Bytes that wait in the HTTP/2 library for one stream's window.
 const HTTP2_SEND_BYTES: usize = 64 * 1024;

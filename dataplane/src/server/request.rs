@@ -59,9 +59,16 @@ mod tests {
                 &hosts.iter().map(each).collect::<Vec<(HeaderName, _)>>().into_iter().collect(),
             )
         };
-        for good in
-            ["a", "a.example:8080", "10.0.0.1:80", "[::1]:8080", "", "orders-sse.default.svc"]
-        {
+        for good in [
+            "a",
+            "a.example:8080",
+            "10.0.0.1:80",
+            "[::1]:8080",
+            "",
+            "a:",
+            "a_b",
+            "orders-sse.default.svc",
+        ] {
             assert!(with(&[good]), "{good:?}");
         }
         for bad in [&["a b"][..], &["a@b"], &["a/b"], &["a?b"], &["a", "a"], &[]] {
