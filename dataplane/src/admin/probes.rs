@@ -3,7 +3,7 @@
 //!
 //! The thread accepts what comes to the admin listener. A connection that begins with a probe is
 //! answered by it; each other one goes on to the runtime, unread. It shares no queue with requests,
-//! and it keeps a file descriptor in reserve, so that it can answer when there are no others.
+//! and it keeps file descriptors in reserve, so that it can answer when there are no others.
 
 mod head;
 mod vitals;
@@ -87,7 +87,7 @@ impl Probes {
             listener,
             connections: Slab::with_capacity(CONNECTIONS),
             others: sender,
-            spare: File::open(SPARE).ok(),
+            spares: Vec::with_capacity(SPARES),
             accept_at: None,
             failures: Throttle::new(LOG_PERIOD),
             shared,
@@ -117,8 +117,11 @@ impl Probes {
     }
 }
 
-/// What the reserve is a descriptor of.
+/// What the reserve is descriptors of.
 const SPARE: &str = "/dev/null";
+/// How many: between one that is closed and the accept that is to have it, another thread may take
+/// it.
+const SPARES: usize = 4;
 
 struct Connection {
     socket: TcpStream,
@@ -133,8 +136,8 @@ struct Server {
     listener: TcpListener,
     connections: Slab<Connection>,
     others: mpsc::Sender<(net::TcpStream, SocketAddr)>,
-    /// Closed to accept one connection when there is no other descriptor.
-    spare: Option<File>,
+    /// Closed, one after the other, to accept a connection when there is no other descriptor.
+    spares: Vec<File>,
     /// When to accept again, which failed last time.
     accept_at: Option<Instant>,
     failures: Throttle,
@@ -146,6 +149,7 @@ impl Server {
     fn run(&mut self, stop: &AtomicBool) -> io::Result<()> {
         let mut events = Events::with_capacity(CONNECTIONS + 2);
         let mut tick_at = Instant::now() + TICK;
+        self.fill_up();
         while !stop.load(Relaxed) {
             let next = self.accept_at.map_or(tick_at, |at| at.min(tick_at));
             let wait = next.saturating_duration_since(Instant::now());
@@ -172,11 +176,20 @@ impl Server {
             if accept {
                 self.accept(now);
             }
-            if self.spare.is_none() {
-                self.spare = File::open(SPARE).ok();
-            }
+            self.fill_up();
         }
         Ok(())
+    }
+
+    /// Takes descriptors into reserve, as far as there are any.
+    fn fill_up(&mut self) {
+        while self.spares.len() < SPARES {
+            match File::open(SPARE) {
+                Ok(file) => self.spares.push(file),
+                // The next turn tries again.
+                Err(_) => break,
+            }
+        }
     }
 
     /// Accepts what waits.
@@ -191,7 +204,7 @@ impl Server {
                     if let Some(passed_over) = self.failures.admit() {
                         tracing::warn!(thread = "probes", %error, passed_over, "cannot accept a connection");
                     }
-                    if self.spare.take().is_none() && !self.close_oldest(now, NO_FILES_PAUSE) {
+                    if self.spares.pop().is_none() && !self.close_oldest(now, NO_FILES_PAUSE) {
                         break;
                     }
                 }
