@@ -3,6 +3,7 @@
 
 mod console;
 pub(crate) mod guard;
+pub(crate) mod probes;
 mod view;
 
 use std::{cmp::Reverse, sync::Arc};
@@ -15,7 +16,7 @@ use axum::{
 };
 use http::{StatusCode, header};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::guard::Guard;
 use crate::{phase::Phase, state::Shared};
@@ -35,13 +36,18 @@ pub(crate) fn router(shared: Arc<Shared>, guard: Guard) -> Router {
 /// drain has begun. A store that goes away later does not take the pod out: its streams and its
 /// memory are still of use. Neither does a file that is refused later: what it held before is in
 /// force.
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+fn readiness(shared: &Shared) -> (bool, Value) {
     let phase = shared.phase.get();
-    let channels: Vec<_> = view::served(&shared).into_iter().map(|(_, _, told)| told).collect();
-    let status =
-        if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let channels: Vec<_> = view::served(shared).into_iter().map(|(_, _, told)| told).collect();
     let mut told = json!({"phase": phase, "channels": channels});
-    view::troubles(&shared, &mut told);
+    view::troubles(shared, &mut told);
+    (phase == Phase::Ready, told)
+}
+
+/// What comes by a connection that did not begin with a probe; others are of [`probes`].
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let (ready, told) = readiness(&shared);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(told)).into_response()
 }
 

@@ -14,13 +14,16 @@ use crate::cgroup::Cgroup;
 /// How often memory is looked at: less than a crowd that connects as fast as it can needs for the
 /// last tenth.
 const TICK: Duration = Duration::from_millis(100);
-/// File descriptors that are left to everything that is no stream: connections that have not asked
-/// yet, NATS, files.
+/// File descriptors that are left to everything that is no stream.
 const OTHER_FILES: u64 = 256;
+/// Those of them that are left to everything that is no connection of the public listener: the
+/// admin listener, NATS, the fan-out threads, files.
+const OWN_FILES: u64 = 128;
 
 #[derive(Debug)]
 pub(crate) struct Admission {
     most_streams: usize,
+    most_connections: usize,
     cgroup: Cgroup,
     scarce: AtomicBool,
 }
@@ -30,15 +33,25 @@ impl Admission {
     /// `cgroup`.
     #[must_use]
     pub(crate) fn new(files: Option<u64>, cgroup: Cgroup) -> Self {
-        let most = files.map_or(u64::MAX, |files| files - (files / 2).min(OTHER_FILES));
+        let most = |left: u64, part: u64| {
+            let most = files.map_or(u64::MAX, |files| files - (files / part).min(left));
+            usize::try_from(most).unwrap_or(usize::MAX)
+        };
         let scarce = AtomicBool::new(cgroup.memory_is_scarce());
-        Self { most_streams: usize::try_from(most).unwrap_or(usize::MAX), cgroup, scarce }
+        let (most_streams, most_connections) = (most(OTHER_FILES, 2), most(OWN_FILES, 4));
+        Self { most_streams, most_connections, cgroup, scarce }
     }
 
     /// Whether one more stream may come when there are `open`.
     #[must_use]
     pub(crate) fn has_room(&self, open: usize) -> bool {
         open < self.most_streams && !self.scarce.load(Relaxed)
+    }
+
+    /// Most connections of the public listener, with a stream or without.
+    #[must_use]
+    pub(crate) const fn most_connections(&self) -> usize {
+        self.most_connections
     }
 
     /// Looks at the memory for as long as it is polled.
@@ -81,6 +94,7 @@ mod tests {
         assert!(!admission.has_room(19_744));
         let few = Admission::new(Some(128), Cgroup::find(Some(u64::MAX)));
         assert!(few.has_room(63) && !few.has_room(64));
+        assert_eq!((admission.most_connections(), few.most_connections()), (19_872, 96));
         assert!(Admission::new(None, Cgroup::find(Some(u64::MAX))).has_room(usize::MAX - 1));
     }
 

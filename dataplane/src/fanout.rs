@@ -33,12 +33,13 @@ use self::{
     questions::Questions,
     shard::{INBOX, Shard},
 };
-use crate::subscriber::Subscriber;
+use crate::{pulse::Pulse, subscriber::Subscriber};
 
 /// The fan-out threads of a pod.
 #[derive(Debug)]
 pub(crate) struct FanOut {
     inboxes: Vec<Arc<Inbox>>,
+    pulses: Vec<Pulse>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -75,11 +76,12 @@ impl FanOut {
     ) -> io::Result<Self> {
         let questions =
             Questions { runtime: Handle::current(), tasks: tasks.clone(), abort: abort.clone() };
-        let fan_out = Self { inboxes: Vec::new(), threads: Mutex::default() };
+        let fan_out = Self { inboxes: Vec::new(), pulses: Vec::new(), threads: Mutex::default() };
         (0..threads).try_fold(fan_out, |mut fan_out, number| {
             let poll = mio::Poll::new()?;
             let inbox = Arc::new(Inbox::new(number, mio::Waker::new(poll.registry(), INBOX)?));
             let shard = Shard::new(poll, Arc::clone(&inbox), questions.clone());
+            let pulse = shard.pulse();
             let watch = Watch { thread: number, failed: failed.clone() };
             let thread = std::thread::Builder::new().name(format!("fanout-{number}")).spawn(move || {
                 if let Err(error) = shard.run() {
@@ -92,9 +94,15 @@ impl FanOut {
                 }
             })?;
             fan_out.inboxes.push(inbox);
+            fan_out.pulses.push(pulse);
             fan_out.threads.get_mut().push(thread);
             Ok(fan_out)
         })
+    }
+
+    /// The signs of life of its threads, in the order of their numbers.
+    pub(crate) fn pulses(&self) -> &[Pulse] {
+        &self.pulses
     }
 
     /// Gives a stream to the thread that has the fewest. `head` is the response head, which is not

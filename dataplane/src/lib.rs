@@ -23,6 +23,7 @@ mod metrics;
 mod peer;
 mod phase;
 pub mod pod;
+mod pulse;
 mod registry;
 mod server;
 pub mod source;

@@ -1,6 +1,8 @@
 //! Bounds of the data plane that more than one module keeps, or that a client sees: value, unit,
 //! and why it is what it is.
 
+use std::time::Duration;
+
 /// A history segment covers at most this many sequences and starts at a multiple of it, so that
 /// readers near the same place share one segment and one read of the store.
 pub(crate) const SEGMENT_SEQUENCES: u64 = 1_024;
@@ -23,6 +25,9 @@ pub(crate) const PAGE_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) const LAST_SCAN_EVENTS: u64 = 100_000;
 /// Longest `Idempotency-Key`, bytes: room for anything that tells two events apart.
 pub(crate) const IDEMPOTENCY_KEY_BYTES: usize = 128;
+/// How long a stream that is to end may stand still before it ends without its last frame: less
+/// than a drain waits for the last ones.
+pub(crate) const LAST_FRAME_TIMEOUT: Duration = Duration::from_secs(1);
 /// Entries of a table that is not worth the trouble.
 const SMALL_TABLE: usize = 256;
 

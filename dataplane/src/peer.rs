@@ -1,56 +1,103 @@
-//! The other end of a connection, and whether its socket takes what is written to it.
+//! The other end of a connection, and whether it takes what is written to it.
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
+
+/// Since when something that should go on has stood still.
+#[derive(Debug)]
+pub(crate) struct Stall {
+    started: Instant,
+    /// Milliseconds after `started`, plus one; 0 = it goes on.
+    since: AtomicU64,
+}
+
+impl Stall {
+    /// It goes on.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        Self { started: Instant::now(), since: AtomicU64::new(0) }
+    }
+
+    /// Notes that it stands still; only the first note since it last went on counts.
+    pub(crate) fn begin(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+        let _ = self.since.compare_exchange(0, now, Relaxed, Relaxed);
+    }
+
+    /// Notes that it goes on.
+    pub(crate) fn end(&self) {
+        self.since.store(0, Relaxed);
+    }
+
+    /// Since when it has stood still; `None`: it goes on.
+    #[must_use]
+    pub(crate) fn since(&self) -> Option<Instant> {
+        match self.since.load(Relaxed) {
+            0 => None,
+            since => Some(self.started + Duration::from_millis(since - 1)),
+        }
+    }
+
+    /// How long it has stood still; zero: it goes on.
+    #[must_use]
+    pub(crate) fn lasts(&self) -> Duration {
+        self.since().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
 
 /// The other end of one TCP connection, which may carry several streams (HTTP/2).
 #[derive(Debug)]
 pub(crate) struct Peer {
     /// Address and port that the connection came from.
     pub(crate) address: SocketAddr,
-    started: Instant,
-    /// Milliseconds after `started` since when the socket has taken nothing, plus one; 0 = it
-    /// takes.
-    blocked_since: AtomicU64,
+    socket: Stall,
     disconnect_wanted: Notify,
+    /// Counts the connection among those of its listener for as long as anything writes to it.
+    _counted: Arc<()>,
 }
 
 impl Peer {
-    /// The peer at `address`, whose socket takes bytes.
-    #[must_use]
+    /// A peer that is not counted.
+    #[cfg(test)]
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            started: Instant::now(),
-            blocked_since: AtomicU64::new(0),
-            disconnect_wanted: Notify::new(),
-        }
+        Self::counted(address, Arc::default())
+    }
+
+    /// The peer at `address`, whose socket takes bytes: one of those that hold a clone of
+    /// `counted`.
+    #[must_use]
+    pub(crate) fn counted(address: SocketAddr, counted: Arc<()>) -> Self {
+        Self { address, socket: Stall::new(), disconnect_wanted: Notify::new(), _counted: counted }
     }
 
     /// Notes that the socket took bytes.
     pub(crate) fn progressed(&self) {
-        self.blocked_since.store(0, Relaxed);
+        self.socket.end();
     }
 
     /// Notes that the socket would take nothing.
     pub(crate) fn blocked(&self) {
-        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        // Only the first refusal counts; progress sets it back.
-        let _ = self.blocked_since.compare_exchange(0, now, Relaxed, Relaxed);
+        self.socket.begin();
     }
 
     /// How long the socket has been taking nothing.
     #[must_use]
     pub(crate) fn blocked_for(&self) -> Duration {
-        match self.blocked_since.load(Relaxed) {
-            0 => Duration::ZERO,
-            since => self.started.elapsed().saturating_sub(Duration::from_millis(since - 1)),
-        }
+        self.socket.lasts()
+    }
+
+    /// Since when the socket has been taking nothing; `None`: it takes.
+    #[must_use]
+    pub(crate) fn blocked_since(&self) -> Option<Instant> {
+        self.socket.since()
     }
 
     /// Asks the connection's task to end, and the connection with it.

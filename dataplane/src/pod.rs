@@ -5,17 +5,18 @@
 //! ──────────────────────────  ─────────────────────────  ──────────────────────────────────────
 //! public accept loop          stop_accepting             errors are logged, and accept is called
 //!                                                        again; panic: no new subscribers
-//! a connection of it          its peer, its last frame,  the client comes back with its cursor
-//!                             abort
-//! admin accept loop, and its  abort                      probes fail, and the kubelet starts the
-//!   connections                                          pod anew
+//! a connection of it, and a   its peer, its last frame,  the client comes back with its cursor
+//!   stream of that (HTTP/2)   its write timeout, abort
+//! the thread of the probes    Probes::stop               the pod drains, and is started anew
+//! admin connections that it   abort                      no metrics, no console
+//!   hands over
+//! heartbeat of the runtime    abort                      /livez fails, and the kubelet starts the
+//!                                                        pod anew
 //! become_ready                all files are in force,    the pod never gets subscribers
 //!                               warm logs, abort
 //! follow                      abort                      an unreadable directory is logged, and
 //!                                                        what is in force stays so; the same
 //!                                                        after a panic
-//! end_stalled                 abort                      stalled streams of hyper's stay until
-//!                                                        their peers go
 //! watch_memory                abort                      the last answer to whether memory is
 //!                                                        scarce stays
 //! the log of a channel        the channel is removed,    errors are tried again, and subscribers
@@ -40,7 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{channels::Channels, signals::Signals};
 use crate::{
-    admin,
+    admin::{self, probes::Probes},
     admission::Admission,
     cgroup::Cgroup,
     channel::Channel,
@@ -48,7 +49,8 @@ use crate::{
     fanout::FanOut,
     metrics::Metrics,
     phase::Phase,
-    server::{self, accept::Service},
+    pulse::{self, Pulse},
+    server::{self, accept::Incoming, connection::Service, connections::Connections},
     source::jetstream::{self, Settings},
     state::Shared,
 };
@@ -59,8 +61,9 @@ pub use drain::Pace;
 /// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
 /// anyway.
 const FOLLOW_TICK: Duration = Duration::from_secs(1);
-/// How often sockets that take nothing are looked for: what a write timeout is exact to.
-const STALLED_TICK: Duration = Duration::from_secs(1);
+/// Most connections of the admin listener in the runtime: metrics, a few people. With those of the
+/// probes they are fewer than the file descriptors that `admission.rs` leaves to them.
+const ADMIN_CONNECTIONS: usize = 48;
 /// How often a starting pod looks whether its logs cover their tails.
 const WARM_TICK: Duration = Duration::from_millis(50);
 /// How long each kind of task may take to end once nothing is left to be written.
@@ -104,6 +107,9 @@ pub enum Error {
     /// A thread could not be started.
     #[error("cannot start the fan-out threads: {0}; --fanout-threads sets their number")]
     FanOut(std::io::Error),
+    /// The thread of the probes could not be started.
+    #[error("cannot start the thread of the probes: {0}")]
+    Probes(std::io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
@@ -115,10 +121,11 @@ pub enum Error {
 /// Only before it is up; later troubles are conditions, not ends.
 pub async fn run(options: Options) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let public = server::accept::bind(options.listen)
-        .map_err(|e| Error::Bind(options.listen, e, "--listen"))?;
-    let admin = server::accept::bind(options.admin)
-        .map_err(|e| Error::Bind(options.admin, e, "--admin"))?;
+    let bind = |address, flag| {
+        server::accept::bind(address).map_err(|error| Error::Bind(address, error, flag))
+    };
+    let public = bind(options.listen, "--listen")?;
+    let admin = bind(options.admin, "--admin")?;
     let mut config_dir = ConfigDir::new(&options.config_dir);
     let initial = config_dir.poll().map_err(|e| Error::ConfigDir(options.config_dir.clone(), e))?;
     let connection =
@@ -141,11 +148,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
     channels.apply(initial);
 
     let fan_out = fan_out(options.fanout_threads, &shared, &tasks)?;
+    let public = TcpListener::from_std(public)
+        .map_err(|error| Error::Bind(options.listen, error, "--listen"))?;
     tasks.serve_public(public, &shared, fan_out.clone());
-    tasks.serve_admin(admin, &shared, guard);
+    let probes = tasks.serve_admin(admin, &shared, fan_out.as_deref(), guard)?;
     tasks.spawn(become_ready(Arc::clone(&shared)));
     tasks.spawn(follow(channels, config_dir));
-    tasks.spawn(end_stalled(Arc::clone(&shared)));
     tasks.spawn(watch_memory(Arc::clone(&shared)));
 
     tokio::select! {
@@ -163,7 +171,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         () = signals.next() => tracing::warn!("told to stop a second time: ending at once"),
     }
     shared.phase.advance(Phase::Stopped);
-    tasks.end(fan_out).await;
+    tasks.end(fan_out, probes).await;
     Ok(())
 }
 
@@ -192,29 +200,55 @@ impl Tasks {
         shared: &Arc<Shared>,
         fan_out: Option<Arc<FanOut>>,
     ) {
-        let service = Service { router: server::router(Arc::clone(shared)), fan_out };
+        let connections = Arc::new(Connections::new(shared.admission.most_connections()));
+        let service = Service { router: server::router(Arc::clone(shared)), fan_out, connections };
         let (stop, abort) = (self.stop_accepting.clone(), self.abort.clone());
-        let serving = server::accept::serve(listener, service, self.streams.clone(), stop, abort);
+        let incoming = Incoming::Listener(listener);
+        let serving = server::accept::serve(incoming, service, self.streams.clone(), stop, abort);
         self.background.spawn(serving);
     }
 
-    fn serve_admin(&self, listener: TcpListener, shared: &Arc<Shared>, guard: Guard) {
-        let service = Service { router: admin::router(Arc::clone(shared), guard), fan_out: None };
-        // Probes and metrics answer for as long as the pod is there.
+    /// Answers probes on a thread, and what else comes to `listener` in the runtime.
+    fn serve_admin(
+        &self,
+        listener: std::net::TcpListener,
+        shared: &Arc<Shared>,
+        fan_out: Option<&FanOut>,
+        guard: Guard,
+    ) -> Result<Probes, Error> {
+        let runtime = Pulse::default();
+        let threads = fan_out.map_or(&[][..], FanOut::pulses).iter().enumerate();
+        let signs = threads
+            .map(|(number, pulse)| (format!("fan-out thread {number}"), pulse.clone()))
+            .chain([("the runtime".to_owned(), runtime.clone())])
+            .collect();
+        let (probes, others) =
+            Probes::start(listener, Arc::clone(shared), signs, shared.drain.clone())
+                .map_err(Error::Probes)?;
+        self.spawn(keep_beating(runtime));
+        let connections = Arc::new(Connections::new(ADMIN_CONNECTIONS));
+        let router = admin::router(Arc::clone(shared), guard);
+        let service = Service { router, fan_out: None, connections };
+        // Metrics answer for as long as the pod is there.
         let (stop, abort) = (self.abort.clone(), self.abort.clone());
+        let incoming = Incoming::Queue(others);
         let serving =
-            server::accept::serve(listener, service, self.background.clone(), stop, abort);
+            server::accept::serve(incoming, service, self.background.clone(), stop, abort);
         self.background.spawn(serving);
+        Ok(probes)
     }
 
     /// Ends what is left.
-    async fn end(self, fan_out: Option<Arc<FanOut>>) {
+    async fn end(self, fan_out: Option<Arc<FanOut>>, probes: Probes) {
         self.abort.cancel();
         self.background.close();
-        if let Some(fan_out) = fan_out {
-            let stopping = tokio::task::spawn_blocking(move || fan_out.stop());
-            let _ = tokio::time::timeout(END_TIMEOUT, stopping).await;
-        }
+        let stopping = tokio::task::spawn_blocking(move || {
+            probes.stop();
+            if let Some(fan_out) = fan_out {
+                fan_out.stop();
+            }
+        });
+        let _ = tokio::time::timeout(END_TIMEOUT, stopping).await;
         let _ = tokio::time::timeout(END_TIMEOUT, self.background.wait()).await;
     }
 }
@@ -231,7 +265,7 @@ fn fan_out(threads: usize, shared: &Shared, tasks: &Tasks) -> Result<Option<Arc<
 }
 
 /// The one line on standard output: what starts the pod learns the ports from it.
-fn announce(public: &TcpListener, admin: &TcpListener) {
+fn announce(public: &std::net::TcpListener, admin: &std::net::TcpListener) {
     if let (Ok(http), Ok(admin)) = (public.local_addr(), admin.local_addr()) {
         let mut out = std::io::stdout().lock();
         // The other end of the pipe may be closed.
@@ -277,12 +311,12 @@ async fn follow(mut channels: Channels, mut config_dir: ConfigDir) {
     }
 }
 
-/// Ends the streams of hyper's whose sockets take nothing for longer than their channels allow.
-async fn end_stalled(shared: Arc<Shared>) {
-    let mut tick = every(STALLED_TICK);
+/// Shows that the runtime goes on.
+async fn keep_beating(pulse: Pulse) {
+    let mut tick = every(pulse::BEAT);
     loop {
         tick.tick().await;
-        shared.registry.end_stalled();
+        pulse.beat();
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{
             AtomicBool, AtomicU8, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -18,7 +18,12 @@ use serde::Serialize;
 use sluice_channel::{Cursor, Epoch};
 use tokio::sync::Notify;
 
-use crate::{channel::Channel, frame::CloseReason, limits, peer::Peer};
+use crate::{
+    channel::Channel,
+    frame::CloseReason,
+    limits,
+    peer::{Peer, Stall},
+};
 
 /// Where a subscriber is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,6 +59,7 @@ pub(crate) trait Writer: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Default)]
 struct Close {
     asked: Option<(CloseReason, Duration)>,
+    asked_at: Option<Instant>,
     writer: Option<(Arc<dyn Writer>, u64)>,
 }
 
@@ -72,6 +78,10 @@ pub(crate) struct Entry {
     closing: AtomicBool,
     close: Mutex<Close>,
     close_wanted: Notify,
+    /// When it ends by its age.
+    ends_at: OnceLock<Instant>,
+    /// Whether its body goes on, where hyper writes it.
+    body: OnceLock<Arc<Stall>>,
 }
 
 impl Entry {
@@ -83,6 +93,7 @@ impl Entry {
                 return;
             }
             close.asked = Some((reason, retry));
+            close.asked_at = Some(Instant::now());
             self.closing.store(true, Release);
             close.writer.clone()
         };
@@ -104,9 +115,28 @@ impl Entry {
         self.close.lock().writer = Some((writer, key));
     }
 
-    /// Whether a fan-out thread writes it, which minds its write timeout too.
-    fn has_writer(&self) -> bool {
-        self.close.lock().writer.is_some()
+    /// Names the body as which hyper writes the stream.
+    pub(crate) fn written_as(&self, body: &Arc<Stall>) {
+        let _ = self.body.set(Arc::clone(body));
+    }
+
+    /// Notes when the stream ends by its age.
+    pub(crate) fn ends_at(&self, at: Instant) {
+        let _ = self.ends_at.set(at);
+    }
+
+    /// When the stream is to end by its age, or was asked to: the earlier of the two that are
+    /// known.
+    #[must_use]
+    pub(crate) fn end_due(&self) -> Option<Instant> {
+        let asked = self.close.lock().asked_at;
+        [asked, self.ends_at.get().copied()].into_iter().flatten().min()
+    }
+
+    /// How long the socket, or the stream in it, has taken nothing.
+    fn blocked_for(&self) -> Duration {
+        let body = self.body.get().map_or(Duration::ZERO, |body| body.lasts());
+        self.peer.blocked_for().max(body)
     }
 
     /// Resolves once the stream is to end.
@@ -195,6 +225,8 @@ impl Registry {
             closing: AtomicBool::new(false),
             close: Mutex::new(Close::default()),
             close_wanted: Notify::new(),
+            ends_at: OnceLock::new(),
+            body: OnceLock::new(),
         });
         self.entries.lock().insert(id, Arc::clone(&entry));
         Some(Registration { registry: Arc::clone(self), id, entry })
@@ -239,7 +271,7 @@ impl Registry {
                 cursor: known.then(|| cursor.to_string()),
                 lag: known.then(|| entry.channel.log().head_now().next.saturating_sub(position)),
                 age_ms: u64::try_from(entry.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                blocked_ms: u64::try_from(entry.peer.blocked_for().as_millis()).unwrap_or(u64::MAX),
+                blocked_ms: u64::try_from(entry.blocked_for().as_millis()).unwrap_or(u64::MAX),
                 state: Stage::from_bits(entry.stage.load(Relaxed)),
                 filter: entry.filter.clone(),
             }
@@ -250,25 +282,6 @@ impl Registry {
             .map(view)
             .collect()
     }
-
-    /// Ends every stream of hyper's whose socket has taken nothing for its channel's write timeout.
-    /// No last frame can be written: the socket is full. The subscriber's cursor is intact, so it
-    /// comes back to the same position.
-    pub(crate) fn end_stalled(&self) {
-        let overdue = |entry: &&Arc<Entry>| {
-            let blocked = entry.peer.blocked_for();
-            !blocked.is_zero()
-                && blocked > entry.channel.config().delivery.write_timeout
-                && !entry.has_writer()
-        };
-        let overdue: Vec<_> = self.entries.lock().values().filter(overdue).cloned().collect();
-        for entry in overdue {
-            let (channel, peer) = (entry.channel.name(), entry.peer.address);
-            tracing::debug!(%channel, %peer, "a socket takes nothing: closing it");
-            entry.close(CloseReason::Slow, Duration::ZERO);
-            entry.peer.disconnect();
-        }
-    }
 }
 
 /// Keeps a stream registered.
@@ -277,6 +290,14 @@ pub(crate) struct Registration {
     registry: Arc<Registry>,
     id: u64,
     entry: Arc<Entry>,
+}
+
+impl Registration {
+    /// The stream.
+    #[must_use]
+    pub(crate) const fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
 }
 
 impl std::ops::Deref for Registration {

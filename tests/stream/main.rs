@@ -8,6 +8,7 @@
 )]
 
 mod any_bytes;
+mod connections;
 mod console;
 mod cursor;
 mod cut_off;
@@ -17,6 +18,7 @@ mod filter;
 mod fixture;
 mod history;
 mod http;
+mod http2;
 mod memory;
 mod metrics;
 mod nats_cluster;
@@ -25,6 +27,7 @@ mod outage;
 mod page_bounds;
 mod page_holes;
 mod payload;
+mod probes;
 mod publish;
 mod publish_limits;
 mod reload;

@@ -13,7 +13,7 @@ use crate::tree;
 /// Layers of the data plane's modules, from what knows nothing to what knows all: a module imports
 /// only from the lines before its own.
 const DATAPLANE: &[&[&str]] = &[
-    &["budget", "cgroup", "config_dir", "frame", "limits", "peer", "phase", "throttle"],
+    &["budget", "cgroup", "config_dir", "frame", "limits", "peer", "phase", "pulse", "throttle"],
     &["admission", "source"],
     &["log"],
     &["metrics"],

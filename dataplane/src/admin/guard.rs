@@ -172,12 +172,9 @@ fn is_here(peer: &crate::peer::Peer) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use axum::body::Body;
 
     use super::*;
-    use crate::peer::Peer;
 
     fn request(method: &str, path: &str, headers: &[(&str, &str)], peer: &str) -> Request {
         let mut request = Request::builder().method(method).uri(path);
@@ -185,8 +182,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut request = request.body(Body::empty()).unwrap();
-        let peer = Arc::new(Peer::new(format!("{peer}:1").parse().unwrap()));
-        request.extensions_mut().insert(Link { peer, handoff: None });
+        request.extensions_mut().insert(Link::from(format!("{peer}:1").parse().unwrap()));
         request
     }
 

@@ -34,6 +34,7 @@ use super::{
 use crate::{
     limits,
     log::Origin,
+    pulse::Pulse,
     subscriber::{Answer, Question, SegmentKey, Step, Subscriber},
 };
 
@@ -51,8 +52,8 @@ const COMPARISON_BYTES: usize = 32;
 /// Live deliveries, some tens of milliseconds' worth, after which the queue is served although more
 /// are due.
 const DELIVERIES_BEFORE_QUEUE: usize = 8 * 1024;
-/// Longest wait for the kernel, where no timer is armed.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for the kernel: half of what the probes expect a sign of life in.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// One thread's work.
 #[derive(Debug)]
@@ -86,6 +87,7 @@ pub(super) struct Shard {
     segment_requests: HashMap<SegmentKey, Vec<Address>>,
     /// When this turn began. One reading of the clock serves all of it.
     now: Instant,
+    pulse: Pulse,
 }
 
 /// What comes after a stream's frames.
@@ -147,7 +149,13 @@ impl Shard {
             received: Box::new([0; READ_BYTES]),
             segment_requests: HashMap::new(),
             now: Instant::now(),
+            pulse: Pulse::default(),
         }
+    }
+
+    /// What each turn raises.
+    pub(super) fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Runs until [`Message::Stop`].
@@ -166,6 +174,7 @@ impl Shard {
                 _ => {}
             }
             self.now = Instant::now();
+            self.pulse.beat();
             let mut woken = false;
             for event in &events {
                 if event.token() == INBOX {

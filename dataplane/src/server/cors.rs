@@ -1,5 +1,7 @@
 //! Cross-origin rules (Fetch standard, "CORS protocol").
 
+use std::time::Duration;
+
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header, uri::Authority};
 use sluice_channel::config::Cors;
@@ -7,6 +9,15 @@ use sluice_channel::config::Cors;
 const ALLOWED_METHODS: &str = "GET, HEAD, POST, OPTIONS";
 const ALLOWED_HEADERS: &str = "Last-Event-ID, Authorization, Cache-Control, Content-Type, Idempotency-Key, If-Match, Event-Name";
 const EXPOSED_HEADERS: &str = "Event-Cursor, Event-Earliest, Event-Duplicate, Retry-After";
+
+/// A page of any origin may read the answer, and asks anew before the next request.
+pub(super) fn anyone() -> Cors {
+    Cors {
+        allowed_origins: vec!["*".to_owned()],
+        allow_credentials: false,
+        max_age: Duration::ZERO,
+    }
+}
 
 /// What `Access-Control-Allow-Origin` says to this request, if anything.
 fn allowed_origin(cors: &Cors, request: &HeaderMap) -> Option<HeaderValue> {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use parking_lot::Mutex;
 
+use super::writing::Answer;
 use crate::{peer::Peer, subscriber::Subscriber};
 
 #[derive(Debug, Default)]
@@ -83,4 +84,16 @@ pub(crate) struct Link {
     pub(crate) peer: Arc<Peer>,
     /// Where a stream can leave hyper, if it can.
     pub(crate) handoff: Option<Arc<Handoff>>,
+    pub(crate) answer: Answer,
+}
+
+#[cfg(test)]
+impl Link {
+    /// Of the first request that comes from `address`.
+    pub(crate) fn from(address: std::net::SocketAddr) -> Self {
+        let place = Arc::new(super::connections::Connections::new(1)).enter(address);
+        let peer = Arc::clone(place.peer());
+        let answer = Answer::of(&super::writing::Responses::new(place).begin());
+        Self { peer, handoff: None, answer }
+    }
 }

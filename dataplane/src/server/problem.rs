@@ -1,8 +1,10 @@
 //! Errors as RFC 9457 problem details.
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::json;
+
+use super::cors;
 
 /// An error answer: a status and a sentence that says what to do.
 #[derive(Debug)]
@@ -30,6 +32,13 @@ impl Problem {
     pub(super) fn method_not_allowed(allow: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
             .with(header::ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// The answer to a request that is of no channel, for pages of any origin.
+    pub(super) fn answer_anyone(self, request: &HeaderMap) -> Response {
+        let mut response = self.into_response();
+        cors::apply(&cors::anyone(), request, &mut response);
+        response
     }
 
     fn with(self, name: header::HeaderName, value: HeaderValue) -> Self {

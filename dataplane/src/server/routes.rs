@@ -1,7 +1,7 @@
 //! One channel is one resource: `GET` reads its events, `POST` appends one, `HEAD` tells where it
 //! stands.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Extension, Router,
@@ -12,7 +12,7 @@ use axum::{
     routing::any,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use sluice_channel::{Cursor, config::Cors};
+use sluice_channel::Cursor;
 
 use super::{
     cors,
@@ -30,11 +30,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/channels/{name}", any(channel))
         .route("/channels/{name}/{*topic}", any(topic))
-        .fallback(|| async {
-            Problem::new(
-                StatusCode::NOT_FOUND,
-                "there is nothing here; channels are at /channels/<name>",
-            )
+        .fallback(|headers: HeaderMap| async move {
+            let detail = "there is nothing here; channels are at /channels/<name>";
+            Problem::new(StatusCode::NOT_FOUND, detail).answer_anyone(&headers)
         })
         .layer(map_response(uncached))
         .with_state(shared)
@@ -53,11 +51,7 @@ const PUBLISH_METHODS: &str = "POST, OPTIONS";
 /// A page of any origin may read this answer: to a `fetch` that may not, it is a broken connection,
 /// and it would try for ever.
 fn unknown(shared: &Shared, name: &str, method: &Method, headers: &HeaderMap) -> Response {
-    let cors = Cors {
-        allowed_origins: vec!["*".to_owned()],
-        allow_credentials: false,
-        max_age: Duration::ZERO,
-    };
+    let cors = cors::anyone();
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&cors, headers)
     } else if shared.is_known_absent(name) {
@@ -85,6 +79,7 @@ async fn channel(
     let Some(channel) = shared.channel(&name) else {
         return unknown(&shared, &name, &method, &headers);
     };
+    link.answer.is_of(&channel);
     let mut response = if method == Method::OPTIONS {
         cors::preflight(&channel.config().delivery.cors, &headers)
     } else if method == Method::GET {

@@ -51,6 +51,7 @@ pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, query: 
     let Some(registration) = registration else {
         return refuse(channel, &query, refused.unwrap_or(CloseReason::Overload));
     };
+    link.answer.is_stream(registration.entry());
     let subscriber = Subscriber::new(registration, query.request);
     if let Some(handoff) = &link.handoff {
         let mut response = response(handoff.put(subscriber));

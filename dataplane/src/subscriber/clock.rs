@@ -46,6 +46,11 @@ impl Clock {
             .fold(self.heartbeat_at, Instant::min)
     }
 
+    /// The end of the stream by its age.
+    pub(super) const fn ends_at(&self) -> Option<Instant> {
+        self.ends_at
+    }
+
     /// Whether the stream has reached its age.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.ends_at.is_some_and(|end| now >= end)

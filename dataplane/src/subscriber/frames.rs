@@ -44,13 +44,16 @@ impl Frames {
     #[must_use]
     pub(crate) fn new(subscriber: Subscriber) -> Self {
         let head = subscriber.entry().channel().log().head();
+        if let Some(at) = subscriber.clock.ends_at() {
+            subscriber.entry().ends_at(at.into_std());
+        }
         Self { subscriber, head, question: None }
     }
 
     /// The next bytes to write, whole frames; `None` at the end of the stream. Waits no longer than
     /// the heartbeat interval plus one answer of the store.
     ///
-    /// They are a copy of about [`limits::WRITE_BYTES`] at most, and the segment that they are of
+    /// They are a copy of about [`limits::SLICE_BYTES`] at most, and the segment that they are of
     /// is let go: hyper does not say whether the socket takes them.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         let mut step = self.question.take().map(Step::Ask);
@@ -68,7 +71,7 @@ impl Frames {
                     out.reserve(length);
                     parts.iter().for_each(|part| out.extend_from_slice(part));
                     self.subscriber.count_delivered(events, length);
-                    if out.len() >= limits::WRITE_BYTES {
+                    if out.len() >= limits::SLICE_BYTES {
                         return Some(self.done(out));
                     }
                 }
