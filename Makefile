@@ -83,11 +83,11 @@ unit: ## unit tests only: no servers, no tools, seconds once it is built
 	@$(CARGO) test --locked $(QUIET) --workspace --exclude sluice-tests --lib --bins -- $(FILTER)
 
 # One for each test program of the tests crate, so that a shell completes them.
-SUITES := stream operator local docs jetstream source chart tidy fuzz
+SUITES := stream hostile operator local docs jetstream source chart tidy fuzz
 .PHONY: $(SUITES:%=test-%)
 $(SUITES:%=test-%): test-%:
 	$(rust)
-	@case " stream local docs jetstream source fuzz " in *" $* "*) tests/tools/build.sh nats ;; " tidy ") ;; *) tests/tools/build.sh all ;; esac
+	@case " stream hostile local docs jetstream source fuzz " in *" $* "*) tests/tools/build.sh nats ;; " tidy ") ;; *) tests/tools/build.sh all ;; esac
 	@$(CARGO) build --workspace --bins --locked $(QUIET)
 	@$(CARGO) test --locked $(QUIET) --workspace --test $* -- $(FILTER)
 
@@ -208,6 +208,6 @@ clean: ## remove build output and local data (tools stay)
 	@rm -rf .data
 
 ##:
-##: make test-SUITE runs one suite: stream, operator, local, docs, jetstream, source, chart, tidy or fuzz.
+##: make test-SUITE runs one suite: stream, hostile, operator, local, docs, jetstream, source, chart, tidy or fuzz.
 ##: It and make unit take FILTER='words of the names of tests'.
 ##: make run takes LISTEN=127.0.0.1:8080 ADMIN=127.0.0.1:9090 DATA=.data EXAMPLES=examples NATS=nats://host:4222 PROFILE=release
