@@ -11,3 +11,8 @@ mod any_bytes;
 #[path = "../stream/fixture.rs"]
 #[allow(dead_code, reason = "it is the stream suite's, and that uses all of it")]
 mod fixture;
+mod messages;
+mod raw;
+mod reading;
+mod scale;
+mod truth;
