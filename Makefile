@@ -99,6 +99,13 @@ fuzz: ## fuzz targets, FUZZ_TIME=60 seconds for each; SEED=N repeats a run, FILT
 	$(rust)
 	@FUZZ_SECONDS=$(FUZZ_TIME) FUZZ_SEED=$(SEED) $(CARGO) test --locked $(QUIET) --workspace --test fuzz -- --nocapture --test-threads 1 $(FILTER)
 
+.PHONY: hostile
+hostile: ## messages, requests, frames and floods that no well-behaved client sends, about 30 minutes; SEED=N repeats a run, FILTER=requests selects
+	$(rust)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --workspace --bins --locked $(QUIET)
+	@HOSTILE_LONG=1 HOSTILE_SEED=$(SEED) $(CARGO) test --locked $(QUIET) --workspace --test hostile -- --nocapture --test-threads 1 $(FILTER)
+
 .PHONY: cluster-test
 cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out
 	$(rust)

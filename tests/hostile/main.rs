@@ -7,12 +7,18 @@
     reason = "helpers of tests fail the test at their place"
 )]
 
+mod answers;
 mod any_bytes;
 #[path = "../stream/fixture.rs"]
 #[allow(dead_code, reason = "it is the stream suite's, and that uses all of it")]
 mod fixture;
+mod floods;
+mod frames;
+mod grammar;
 mod messages;
+mod probe;
 mod raw;
 mod reading;
+mod requests;
 mod scale;
 mod truth;

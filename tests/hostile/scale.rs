@@ -3,7 +3,14 @@
 //! `make hostile` sets `HOSTILE_LONG`; `make test` runs seconds of each part. `HOSTILE_SEED`
 //! repeats a run.
 
+use std::time::Duration;
+
 use rand::{SeedableRng, rngs::StdRng};
+
+/// Longest answer of a probe in a long run, where nothing else runs on the machine.
+const PROBE: Duration = Duration::from_millis(500);
+/// The kubelet's time for a probe: beside other suites the test itself waits for its turn, too.
+const PROBE_OF_KUBELET: Duration = Duration::from_secs(2);
 
 pub(crate) fn is_long() -> bool {
     std::env::var_os("HOSTILE_LONG").is_some_and(|value| !value.is_empty())
@@ -12,6 +19,11 @@ pub(crate) fn is_long() -> bool {
 /// One of the two, by the kind of run.
 pub(crate) fn of<T>(short: T, long: T) -> T {
     if is_long() { long } else { short }
+}
+
+/// How long a probe may take.
+pub(crate) fn probe() -> Duration {
+    of(PROBE_OF_KUBELET, PROBE)
 }
 
 /// A generator for the part `name`, from the run's seed; prints how to repeat it.
