@@ -114,13 +114,21 @@ struct Way {
     stream: fn(&mut Config),
     /// The stream that publishers write to, where that is another one.
     other: Option<fn(&mut Config)>,
-    /// Whether the broker outlives the message.
+    /// Whether the broker goes on after the message.
     survives: fn(&Sent) -> bool,
 }
 
 /// A stream as it is for a default channel.
 const PLAIN: Way =
     Way { name: "plain", published: PREFIX, stream: |_| {}, other: None, survives: |_| true };
+
+/// nats-server 2.15.1 holds a mirror and a source to what the publisher expected of the stream
+/// before it, its name or its last sequence: they stop at the message for good.
+fn expects_nothing(sent: &Sent) -> bool {
+    let name = b"nats-expected-";
+    let block = sent.block.as_deref().unwrap_or_default();
+    !block.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name))
+}
 
 fn transform() -> SubjectTransform {
     SubjectTransform { source: format!("{ELSEWHERE}>"), destination: format!("{PREFIX}>") }
@@ -218,22 +226,37 @@ fn a_mirror_is_read_alike_on_every_path() {
         config.mirror = Some(Origin { name: "other".into(), ..Origin::default() });
         config.mirror_direct = true;
     };
-    Way { name: "mirror", published: PREFIX, stream, other: Some(|_| {}), ..PLAIN }
-        .assert(scale::of(300, 10_000));
+    Way {
+        name: "mirror",
+        published: PREFIX,
+        stream,
+        other: Some(|_| {}),
+        survives: expects_nothing,
+    }
+    .assert(scale::of(300, 10_000));
 }
 
 #[test]
 fn a_stream_with_a_source_is_read_alike_on_every_path() {
     let stream = |config: &mut Config| {
         config.subjects = Vec::new();
+        // The header that a source adds would make the largest messages too large, and it would
+        // stop at one for good.
+        config.max_message_size = -1;
         config.sources = Some(vec![Origin {
             name: "other".into(),
             subject_transforms: vec![transform()],
             ..Origin::default()
         }]);
     };
-    Way { name: "source", published: ELSEWHERE, stream, other: Some(|_| {}), ..PLAIN }
-        .assert(scale::of(300, 10_000));
+    Way {
+        name: "source",
+        published: ELSEWHERE,
+        stream,
+        other: Some(|_| {}),
+        survives: expects_nothing,
+    }
+    .assert(scale::of(300, 10_000));
 }
 
 #[test]
