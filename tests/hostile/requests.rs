@@ -12,7 +12,7 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use sluice_tests::run;
+use sluice_tests::{eventually, run};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, tcp::OwnedReadHalf},
@@ -237,5 +237,44 @@ fn any_frames_leave_nothing_behind() {
         }
         faults.assert();
         answered.load(Relaxed) * 10
+    });
+}
+
+/// How soon a slot is free again, with some time for a busy machine: far below the heartbeat, whose
+/// failure would free it, too.
+const GONE: Duration = Duration::from_secs(6);
+
+#[test]
+fn a_client_that_has_gone_holds_no_slot() {
+    run(Duration::from_secs(240), async {
+        let fixture = fixture().await;
+        let head = "GET /channels/orders HTTP/1.1\r\nHost: x\r\n";
+        let old = "GET /channels/orders HTTP/1.0\r\nHost: x\r\n";
+        let more = "x".repeat(70_000);
+        // What is left unread must not hide that nothing follows.
+        let requests = [
+            format!("{head}\r\n"),
+            format!("{head}Content-Length: 70000\r\n\r\n{more}"),
+            format!("{head}Content-Length: 50\r\n\r\nhello"),
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{more}"),
+            format!("{head}\r\n{more}"),
+            format!("{head}\r\n{head}\r\n"),
+            format!("{head}\r\n").repeat(1_000),
+            format!("{old}\r\n"),
+            format!("{old}\r\n{more}"),
+        ];
+        for address in [fixture.plane.http(), fixture.plane.admin()] {
+            for request in &requests {
+                let came =
+                    exchange(address, request.as_bytes(), Ending::Reads, PATIENCE * 10).await;
+                let told = &request[..request.len().min(120)];
+                assert!(!came.is_empty(), "the stream was open: {told:?}");
+                eventually(&format!("the slot of {told:?} at {address}"), GONE, async || {
+                    let open = fixture.plane.metrics().await.sum("sluice_connections", &[]);
+                    (open == 0.0).then_some(())
+                })
+                .await;
+            }
+        }
     });
 }
