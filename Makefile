@@ -83,11 +83,11 @@ unit: ## unit tests only: no servers, no tools, seconds once it is built
 	@$(CARGO) test --locked $(QUIET) --workspace --exclude sluice-tests --lib --bins -- $(FILTER)
 
 # One for each test program of the tests crate, so that a shell completes them.
-SUITES := stream operator local docs jetstream source chart tidy fuzz soak
+SUITES := stream hostile operator local docs jetstream source chart tidy fuzz soak
 .PHONY: $(SUITES:%=test-%)
 $(SUITES:%=test-%): test-%:
 	$(rust)
-	@case " stream local docs jetstream source fuzz soak " in *" $* "*) tests/tools/build.sh nats ;; " tidy ") ;; *) tests/tools/build.sh all ;; esac
+	@case " stream hostile local docs jetstream source fuzz soak " in *" $* "*) tests/tools/build.sh nats ;; " tidy ") ;; *) tests/tools/build.sh all ;; esac
 	@$(CARGO) build --workspace --bins --locked $(QUIET)
 	@$(CARGO) test --locked $(QUIET) --workspace --test $* -- $(FILTER)
 
@@ -108,6 +108,13 @@ soak: ## everything fails at random for SECONDS=300 while 300 subscribers read; 
 	@$(CARGO) build --profile $(PROFILE) --locked $(QUIET) --workspace --bins
 	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SOAK_DATAPLANE=$(abspath $(BUILT))/sluice-dataplane \
 	  $(CARGO) test --locked $(QUIET) --workspace --test soak -- --nocapture every_acknowledged_event
+
+.PHONY: hostile
+hostile: ## messages, requests, frames and floods that no well-behaved client sends, about 30 minutes; SEED=N repeats a run, FILTER=requests selects
+	$(rust)
+	@tests/tools/build.sh nats
+	@$(CARGO) build --workspace --bins --locked $(QUIET)
+	@HOSTILE_LONG=1 HOSTILE_SEED=$(SEED) $(CARGO) test --locked $(QUIET) --workspace --test hostile -- --nocapture --test-threads 1 $(FILTER)
 
 .PHONY: cluster-test
 cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out
@@ -218,6 +225,6 @@ clean: ## remove build output and local data (tools stay)
 	@rm -rf .data
 
 ##:
-##: make test-SUITE runs one suite: stream, operator, local, docs, jetstream, source, chart, tidy, fuzz or soak.
+##: make test-SUITE runs one suite: stream, hostile, operator, local, docs, jetstream, source, chart, tidy, fuzz or soak.
 ##: It and make unit take FILTER='words of the names of tests'.
 ##: make run takes LISTEN=127.0.0.1:8080 ADMIN=127.0.0.1:9090 DATA=.data EXAMPLES=examples NATS=nats://host:4222 PROFILE=release

@@ -7,7 +7,6 @@
     reason = "helpers of tests fail the test at their place"
 )]
 
-mod any_bytes;
 mod connections;
 mod console;
 mod cursor;
