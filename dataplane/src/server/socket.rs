@@ -17,6 +17,10 @@ use tokio::{
 use super::{handoff::Handoff, writing::Responses};
 use crate::peer::Peer;
 
+/// Bytes of one read of what nothing asks for, and such reads in a row.
+const DROPPED_BYTES: usize = 4 * 1024;
+const DROPPED_READS: usize = 16;
+
 /// A socket that notes when it takes bytes and when it would not.
 pub(super) struct WatchedSocket {
     pub(super) socket: TcpStream,
@@ -34,6 +38,28 @@ impl WatchedSocket {
             Poll::Ready(_) => self.peer.progressed(),
             Poll::Pending => self.peer.blocked(),
         }
+    }
+}
+
+impl WatchedSocket {
+    /// Reads what comes behind the request of a stream, and drops it: nothing was asked for by it,
+    /// and the end of what the peer sends is seen behind it only. An error once that has come.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut dropped = [0; DROPPED_BYTES];
+        for _ in 0..DROPPED_READS {
+            let mut buf = ReadBuf::new(&mut dropped);
+            match Pin::new(&mut self.socket).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Ready(Ok(())),
+            }
+        }
+        // The others first.
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -91,13 +117,7 @@ impl AsyncWrite for WatchedSocket {
         // hyper does not read while it answers, so that a client may close its half; but a
         // subscriber that does so has left. hyper flushes whenever it has nothing more to do.
         if self.responses.as_ref().is_some_and(|responses| responses.has_stream()) {
-            let mut byte = [0];
-            match self.socket.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                // What comes behind the request is not asked for: it waits.
-                Poll::Ready(Ok(_)) | Poll::Pending => {}
-            }
+            std::task::ready!(self.poll_left(cx))?;
         }
         Pin::new(&mut self.socket).poll_flush(cx)
     }
