@@ -210,7 +210,9 @@ fn what_a_peer_sends_after_its_request_is_not_kept_and_holds_up_nothing() {
 #[test]
 fn a_client_that_closes_its_side_goes_on_receiving() {
     run(LIMIT, async {
-        let fixture = Fixture::new().await;
+        let fixture =
+            Fixture::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() })
+                .await;
         let mut sockets = Vec::new();
         for _ in 0..10 {
             let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();

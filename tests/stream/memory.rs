@@ -19,10 +19,15 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::fixture::{Fixture, ORDERS, SOON};
+use crate::fixture::{Fixture, ORDERS, SOON, Setup};
 
 const LIMIT: Duration = Duration::from_secs(300);
 const MIB: u64 = 1024 * 1024;
+
+/// Two fan-out threads: hyper keeps a copy of its own of what it writes.
+fn threads() -> Setup<'static> {
+    Setup { arguments: &["--fanout-threads", "2"], ..Setup::default() }
+}
 
 /// Opens a stream; returns its socket once the stream has said where it starts.
 async fn open(address: SocketAddr, query: &str) -> TcpStream {
@@ -83,7 +88,7 @@ fn a_broadcast_to_filters_of_their_own_is_in_memory_once() {
     run(LIMIT, async {
         const STREAMS: usize = 5_000;
         const EVENT: usize = 60_000;
-        let mut fixture = Fixture::new().await;
+        let mut fixture = Fixture::with(threads()).await;
         let queries = (0..STREAMS).map(|i| format!("?topic=user.{i}&topic=all"));
         let crowd = Crowd::of(open_all(fixture.plane.http(), queries).await);
         let idle = fixture.plane.process().rss();
@@ -113,7 +118,7 @@ fn streams_that_have_ended_leave_no_memory_behind() {
         };
         let streams: usize = number("SLUICE_TEST_STREAMS", 6_000);
         let rounds: usize = number("SLUICE_TEST_ROUNDS", 3);
-        let mut fixture = Fixture::new().await;
+        let mut fixture = Fixture::with(threads()).await;
         let (address, process) = (fixture.plane.http(), fixture.plane.process().pid());
         // The first ones pay for what is there once.
         drop(open_all(address, (0..100).map(|_| String::new())).await);

@@ -212,7 +212,8 @@ impl Shard {
                 }
             }
             Some(Socket::Lingering(lingering)) => {
-                if lingering.drained() {
+                let ended = lingering.drained();
+                if ended {
                     self.take_socket(key);
                 }
             }
