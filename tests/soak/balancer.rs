@@ -11,8 +11,7 @@ use std::{
 };
 
 use rand::Rng;
-use sluice_tests::clients::{Connection, Request};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// Pods.
 pub(crate) const PODS: usize = 3;
@@ -85,13 +84,14 @@ impl Balancer {
     /// Asks a pod whether it is ready, for ever; `changed` is told.
     pub(crate) async fn probe(&self, number: usize, changed: impl Fn(bool)) {
         let pod = &self.0[number];
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(PROBE_LIMIT);
+        let client = client.build().unwrap();
         loop {
             let address = pod.addresses.lock().unwrap().map(|(_, admin)| admin);
             let is_ready = match address {
                 Some(admin) => {
-                    let request = Request::get("/readyz");
-                    let answer = timeout(PROBE_LIMIT, Connection::open(admin, &request)).await;
-                    matches!(answer, Ok(Ok(connection)) if connection.status() == 200)
+                    let answer = client.get(format!("http://{admin}/readyz")).send().await;
+                    answer.is_ok_and(|answer| answer.status().as_u16() == 200)
                 }
                 None => false,
             };

@@ -45,6 +45,8 @@ const NATS_PUBLISHERS: usize = 4;
 const POSTERS: u64 = 3;
 const NATS_EVERY: Duration = Duration::from_millis(73);
 const POST_EVERY: Duration = Duration::from_millis(120);
+/// Until a pod that is ready is known to be.
+const READY_LIMIT: Duration = Duration::from_secs(20);
 /// After the last fault: until everything that was sent is acknowledged, and until all that read
 /// have come to the newest event.
 const SETTLE_LIMIT: Duration = Duration::from_secs(120);
@@ -109,27 +111,13 @@ pub(crate) async fn run(seed: u64, length: Duration) {
     preload(&soak, &bed.streams, &bed.names.prefix).await;
     let idle = used(&mut bed);
 
-    let mut probes = JoinSet::new();
-    let sampled = Arc::clone(&soak);
-    probes.spawn(async move { sampled.sample().await });
-    for pod in 0..PODS {
-        let soak = Arc::clone(&soak);
-        probes.spawn(async move {
-            let note = |ready| {
-                soak.note(format!("pod{pod} is {}", if ready { "ready" } else { "not ready" }));
-            };
-            soak.balancer.probe(pod, note).await;
-        });
-    }
+    let _watches = watches(&soak);
+    eventually("all pods are chosen from", READY_LIMIT, async || {
+        (soak.balancer.ready() == PODS).then_some(())
+    })
+    .await;
     let clients = subscribers(&soak);
-    let mut publishers = JoinSet::new();
-    for _ in 0..NATS_PUBLISHERS {
-        let (client, prefix) = (connect(&bed.urls).await, bed.names.prefix.clone());
-        publishers.spawn(on_nats(Arc::clone(&soak), client, prefix, NATS_EVERY));
-    }
-    for number in 0..POSTERS {
-        publishers.spawn(Poster::new(Arc::clone(&soak), number).run(POST_EVERY));
-    }
+    let publishers = publishers(&soak, &bed).await;
 
     let schedule = Schedule::new(seed, length);
     let rows = RefCell::new(Rows::default());
@@ -163,6 +151,35 @@ pub(crate) async fn run(seed: u64, length: Duration) {
         );
     }
     std::fs::remove_dir_all(&logs).unwrap();
+}
+
+/// Knows which pods are ready, and notes the numbers, until it is dropped.
+fn watches(soak: &Arc<Soak>) -> JoinSet<()> {
+    let mut probes = JoinSet::new();
+    let sampled = Arc::clone(soak);
+    probes.spawn(async move { sampled.sample().await });
+    for pod in 0..PODS {
+        let soak = Arc::clone(soak);
+        probes.spawn(async move {
+            let note = |ready| {
+                soak.note(format!("pod{pod} is {}", if ready { "ready" } else { "not ready" }));
+            };
+            soak.balancer.probe(pod, note).await;
+        });
+    }
+    probes
+}
+
+async fn publishers(soak: &Arc<Soak>, bed: &Bed) -> JoinSet<()> {
+    let mut publishers = JoinSet::new();
+    for _ in 0..NATS_PUBLISHERS {
+        let (client, prefix) = (connect(&bed.urls).await, bed.names.prefix.clone());
+        publishers.spawn(on_nats(Arc::clone(soak), client, prefix, NATS_EVERY));
+    }
+    for number in 0..POSTERS {
+        publishers.spawn(Poster::new(Arc::clone(soak), number).run(POST_EVERY));
+    }
+    publishers
 }
 
 async fn sleep_to(soak: &Soak, length: Duration) {

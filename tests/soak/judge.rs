@@ -118,7 +118,8 @@ impl<'a> Judge<'a> {
 
     /// Everything after the start was received, or named as missing.
     fn nothing_is_missing(&mut self, session: &Session) {
-        let Some(start) = session.start else { return };
+        // What a session of everything has left out was seen when it happened.
+        let Some(start) = session.start.filter(|_| !session.selection.is_all()) else { return };
         let named = |sequence| session.gaps.iter().any(|g| (g.from..=g.to).contains(&sequence));
         let first_gap = session.gaps.iter().map(|gap| gap.from).min().unwrap_or(u64::MAX);
         let first_event = session.runs.first().map_or(u64::MAX, |run| run.from);
@@ -129,11 +130,7 @@ impl<'a> Judge<'a> {
         for (from, to, at) in runs {
             let missing = (position + 1..from).filter(|s| {
                 let id = self.book.get(*s).id;
-                // A fresh stream is not told of what was gone before it began.
-                let is_fresh = *s < first_event.min(first_gap);
-                let was_gone = is_fresh && self.gone_at(*s) <= session.opened;
-                let is_due = id != 0 && session.selection.has(id) && !was_gone;
-                is_due && self.is_event(*s) && !named(*s)
+                id != 0 && session.selection.has(id) && self.is_event(*s) && !named(*s)
             });
             let missing: Vec<u64> = missing.collect();
             position = to.max(position);
@@ -149,10 +146,7 @@ impl<'a> Judge<'a> {
         for (at, is_fresh, what) in found {
             let kind =
                 if is_fresh { "unnamed hole behind the first cursor" } else { "unnamed hole" };
-            // What else a session of everything has left out was seen when it happened.
-            if is_fresh || !session.selection.is_all() {
-                self.found(at, &session.name, kind, what);
-            }
+            self.found(at, &session.name, kind, what);
         }
     }
 
@@ -258,19 +252,6 @@ mod tests {
         some.event(29, 29, 31_000).unwrap();
         some.stands_at(55, false).unwrap();
         assert_eq!(kinds(&[some]), ["unnamed hole", "unnamed hole behind the first cursor"]);
-    }
-
-    #[test]
-    fn what_was_gone_before_a_fresh_session_began_need_not_be_named() {
-        let fresh = |opened| {
-            let mut all = session(Selection::ALL, From::Newest, 39);
-            all.opened = opened;
-            all.event(42, 42, 51_000).unwrap();
-            (43..=60).for_each(|n| all.event(n, n, 60_000).unwrap());
-            kinds(&[all])
-        };
-        assert_eq!(fresh(49_999), ["unnamed hole behind the first cursor"]);
-        assert!(fresh(50_000).is_empty());
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) struct Session {
     pub(crate) name: String,
     pub(crate) selection: Selection,
     pub(crate) from: From,
-    /// When the request was sent that was told where it starts.
+    /// When the request was sent that was answered with where it starts.
     pub(crate) opened: Millis,
     epoch: Epoch,
     /// Everything after this sequence has to come; none until the channel has said so.
@@ -85,9 +85,13 @@ impl Session {
         self.start.map(|_| Cursor::new(self.epoch, self.position))
     }
 
-    /// Whether nothing has come yet but where it starts.
-    fn is_fresh(&self) -> bool {
-        self.events == 0 && self.gaps.is_empty()
+    /// What a hole is called that is not named: one that is made while a stream begins is of a
+    /// kind of its own.
+    fn hole(&self) -> &'static str {
+        match self.events == 0 && self.gaps.is_empty() {
+            true => "unnamed hole behind the first cursor",
+            false => "unnamed hole",
+        }
     }
 
     /// The sequence of an id.
@@ -110,10 +114,11 @@ impl Session {
         if sequence < position || (begins && sequence != position) {
             return broken("moved back", format!("the cursor is {sequence} after {position}"));
         }
-        if sequence > position && self.selection.is_all() && !self.is_fresh() {
+        if sequence > position && self.selection.is_all() {
+            let kind = self.hole();
             self.position = sequence;
             return broken(
-                "unnamed hole",
+                kind,
                 format!("the cursor goes from {position} to {sequence} and no event came"),
             );
         }
@@ -137,7 +142,7 @@ impl Session {
                 format!("event {sequence} (number {id}) came after {position}"),
             );
         }
-        let is_fresh = self.is_fresh();
+        let hole = self.hole();
         self.position = sequence;
         self.events += 1;
         match self.runs.last_mut() {
@@ -147,9 +152,8 @@ impl Session {
         if !self.selection.has(id) {
             return broken("not selected", format!("event {sequence} (number {id}) came"));
         }
-        // What was gone before a fresh session began need not be named; the judge knows of it.
-        if self.selection.is_all() && sequence > position + 1 && !is_fresh {
-            return broken("unnamed hole", format!("event {sequence} came after {position}"));
+        if self.selection.is_all() && sequence > position + 1 {
+            return broken(hole, format!("event {sequence} came after {position}"));
         }
         Ok(())
     }
@@ -184,7 +188,7 @@ impl Session {
                 from - 1
             }
         };
-        let is_fresh = self.is_fresh();
+        let hole = self.hole();
         self.gaps.push(Told { from, to, reason, at });
         self.position = self.position.max(to);
         if gap["missed"].as_u64() != (to + 1).checked_sub(from) {
@@ -193,8 +197,8 @@ impl Session {
         if from <= position {
             return broken("repeated", format!("after {position} came the gap {gap}"));
         }
-        if self.selection.is_all() && from != position + 1 && !is_fresh {
-            return broken("unnamed hole", format!("after {position} came the gap {gap}"));
+        if self.selection.is_all() && from != position + 1 {
+            return broken(hole, format!("after {position} came the gap {gap}"));
         }
         Ok(())
     }
@@ -235,6 +239,8 @@ mod tests {
             session.stands_at(4, true).unwrap();
             session
         };
+        assert_eq!(kind(begun().event(6, 1, 0)), "unnamed hole behind the first cursor");
+        assert_eq!(kind(begun().stands_at(5, false)), "unnamed hole behind the first cursor");
         assert_eq!(kind(begun().event(4, 1, 0)), "repeated");
         assert_eq!(kind(begun().stands_at(3, false)), "moved back");
         let mut further = begun();
