@@ -8,6 +8,7 @@ mod child;
 mod manifests;
 mod marks;
 mod programs;
+mod replace;
 mod say;
 
 use std::{

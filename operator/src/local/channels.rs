@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{manifests, marks::Marks, say::say};
+use super::{manifests, marks::Marks, replace::replace, say::say};
 use crate::{
     controller::{
         desired::config::file_name,
@@ -362,11 +362,4 @@ impl Known {
         };
         [stream, workload, ready]
     }
-}
-
-/// Replaces a file in one step: the data plane never reads half of one.
-pub(super) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    std::fs::write(&temporary, text)?;
-    std::fs::rename(&temporary, path)
 }

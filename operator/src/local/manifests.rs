@@ -193,8 +193,8 @@ fn take(path: &Path, at: &str, object: Value, found: &mut Found) {
 const API_VERSION: &str = "sluice.dev/v1alpha1";
 const GROUP: &str = "sluice.dev";
 const KIND: &str = "SseChannel";
-/// Letters that may be wrong in a kind or a group that is still taken for a channel's. One more, and
-/// it would be the `Channel` of Knative.
+/// Letters that may be wrong in a kind or a group that is still taken for a channel's. One more,
+/// and it would be the `Channel` of Knative.
 const TYPING_ERRORS: usize = 2;
 
 enum Object {

@@ -1,17 +1,12 @@
-//! What local mode remembers of each stream's events, in files beside NATS's own: as the status of a
-//! channel does in a cluster.
+//! What local mode remembers of each stream's events, in files beside NATS's own: as the status of
+//! a channel does in a cluster.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{collections::BTreeMap, io, path::PathBuf, time::Instant};
 
 use serde::{Deserialize, Serialize};
 use sluice_channel::StreamName;
 
-use super::channels::replace;
+use super::replace::replace;
 use crate::{
     crd::status::Mark,
     stream::{Error, Facts, Streams},
@@ -59,7 +54,8 @@ impl Marks {
         let risen = known.as_ref().is_none_or(|known| known.mark.sequence < last);
         let at = self.at.get(&facts.name);
         let due = known.is_none() || at.is_none_or(|at| at.elapsed() >= streams.mark_interval());
-        if facts.last_sequence == 0 && !renewed || !(renewed || risen && due) {
+        let wanted = renewed || risen && due && facts.last_sequence > 0;
+        if !wanted {
             return Ok(());
         }
         let mark = match streams.mark(facts).await {
@@ -70,7 +66,7 @@ impl Marks {
         };
         self.at.insert(facts.name.clone(), Instant::now());
         let text = serde_json::to_string(&Kept { created_time: facts.created.clone(), mark })?;
-        replace(Path::new(&self.file(&facts.name)), &text)
+        replace(&self.file(&facts.name), &text)
     }
 
     /// The stream was deleted.

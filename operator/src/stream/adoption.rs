@@ -1,8 +1,8 @@
 //! Taking over a stream that was not made for its channel: what excludes it, and what of it stays.
 //!
 //! An adoption only widens. Nothing that the stream's present users rely on is taken away, no event
-//! is dropped, and no copy of one. A limit that the spec leaves at its default is no wish to shorten
-//! what is there, so the wider one stays, for as long as the channel has the stream.
+//! is dropped, and no copy of one. A limit that the spec leaves at its default is no wish to
+//! shorten what is there, so the wider one stays, for as long as the channel has the stream.
 
 use serde_json::{Map, Value, json};
 
