@@ -99,6 +99,12 @@ impl Guard {
 
     fn answers_to(&self, name: &Authority) -> bool {
         let host = name.host();
+        // No user before it, and nothing but a port behind it.
+        let port =
+            name.as_str().strip_prefix(host).map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+        if !port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit())) {
+            return false;
+        }
         let address = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let host = host.strip_suffix('.').unwrap_or(host);
         address.parse::<IpAddr>().is_ok()
