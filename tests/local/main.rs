@@ -361,7 +361,7 @@ fn events_that_are_too_large_for_nats_are_told_of() {
         );
         fixture.says(&mut process, "generation 2 is served").await;
         let said = process.stdout();
-        let last = said.lines().filter(|line| line.contains("StreamReady=True")).next_back();
+        let last = said.lines().rfind(|line| line.contains("StreamReady=True"));
         assert!(last.is_some_and(|line| !line.contains("max_payload")), "{said}");
         interrupted(&mut process).await;
     });

@@ -199,7 +199,7 @@ fn a_pod_is_not_ready_and_sends_none_away_before_all_its_files_were_in_force() {
             for request in [
                 Request::get(ORDERS),
                 Request::get(ORDERS).header("Accept", "application/json"),
-                Request::get(&format!("{ORDERS}/a")),
+                Request::get(format!("{ORDERS}/a")),
             ] {
                 let (status, retry) = answer(&plane, &request).await;
                 assert_eq!((status, retry.is_some()), (503, true), "{brief}");

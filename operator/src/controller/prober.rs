@@ -3,24 +3,19 @@
 //! A pass reads what was answered and waits for no pod, so that pods that accept and say nothing
 //! cost no other channel anything; it is started anew when an answer changes what it said.
 
+mod asker;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     time::Duration,
 };
 
 use futures::{Stream, stream};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
-use serde::Deserialize;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
@@ -28,17 +23,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use asker::{Asker, ServedChannel};
+
 use super::{
     desired::config::file_name,
     pods::{Pods, Serves, config_refused, is_ready, trouble},
 };
 use crate::crd::{SseChannel, condition::reason};
+use asker::Readyz;
 
-/// How long one pod may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// Longest answer, bytes: an entry is a few hundred, and local mode serves many channels in one
-/// process.
-const ANSWER_BYTES: usize = 1024 * 1024;
 /// Pods asked at a time: with [`LAST_RETRY`], enough for 1,900 that are silent.
 const ASKED_AT_ONCE: usize = 64;
 /// Pods of one namespace asked at a time, so that those of another wait for none of them.
@@ -59,79 +52,12 @@ const FORGOTTEN_AFTER: u32 = 10;
 /// look.
 const WAKES: usize = 1_024;
 
-#[derive(Debug, Default, Deserialize)]
-struct Readyz {
-    #[serde(default)]
-    channels: Vec<ServedChannel>,
-    #[serde(default)]
-    refused: Vec<RefusedFile>,
-}
-
-/// A file that a data plane refuses.
-#[derive(Debug, Deserialize)]
-struct RefusedFile {
-    file: String,
-    reason: String,
-}
-
 /// What a data plane says of one channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
     channel: Option<ServedChannel>,
     /// Why it refuses the channel's file.
     refused: Option<String>,
-}
-
-/// What a data plane says of one of its channels.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct ServedChannel {
-    pub(crate) name: String,
-    pub(crate) namespace: String,
-    pub(crate) generation: i64,
-    /// What its reader is troubled by.
-    #[serde(default)]
-    pub(crate) error: Option<String>,
-    /// Streams that are open right now.
-    #[serde(default)]
-    pub(crate) connections: Option<u32>,
-}
-
-/// Asks one data plane.
-#[derive(Debug, Clone)]
-pub(crate) struct Asker {
-    client: Client<HttpConnector, Empty<Bytes>>,
-    port: u16,
-}
-
-impl Asker {
-    /// Asks at `port`.
-    #[must_use]
-    pub(crate) fn new(port: u16) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(ANSWER_LIMIT));
-        Self {
-            client: Client::builder(TokioExecutor::new())
-                .pool_max_idle_per_host(0)
-                .build(connector),
-            port,
-        }
-    }
-
-    /// What the data plane at `ip` serves; `None` when it does not answer.
-    pub(crate) async fn channels(&self, ip: IpAddr) -> Option<Vec<ServedChannel>> {
-        self.readyz(ip).await.map(|readyz| readyz.channels)
-    }
-
-    async fn readyz(&self, ip: IpAddr) -> Option<Readyz> {
-        let uri = format!("http://{}/readyz", SocketAddr::new(ip, self.port)).parse().ok()?;
-        let answer = async {
-            let response = self.client.get(uri).await.ok()?;
-            let body =
-                Limited::new(response.into_body(), ANSWER_BYTES).collect().await.ok()?.to_bytes();
-            serde_json::from_slice::<Readyz>(&body).ok()
-        };
-        tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().flatten()
-    }
 }
 
 type Channel = ObjectRef<SseChannel>;

@@ -1,10 +1,7 @@
 //! The channels of local mode: what their manifests say, what became of their streams, and what was
 //! last said of them.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{manifests, marks::Marks, replace::replace, say::say};
 use crate::{

@@ -123,7 +123,7 @@ async fn a_pass_waits_for_no_silent_pod() {
     let looks = channels.iter().map(|channel| bed.look(channel, &silent, 1));
     let found = futures::future::join_all(looks).await;
     assert!(found.iter().all(|pods| pods.ready[0].1 == Serves::Unasked), "{found:?}");
-    assert!(begun.elapsed() < ANSWER_LIMIT, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < asker::ANSWER_LIMIT, "{:?}", begun.elapsed());
 }
 
 #[test]
