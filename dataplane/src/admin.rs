@@ -23,7 +23,7 @@ use crate::{phase::Phase, state::Shared};
 
 pub(crate) fn router(shared: Arc<Shared>, guard: Guard) -> Router {
     let routes = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/debug/subscribers", get(subscribers))
@@ -42,6 +42,13 @@ fn readiness(shared: &Shared) -> (bool, Value) {
     let mut told = json!({"phase": phase, "channels": channels});
     view::troubles(shared, &mut told);
     (phase == Phase::Ready, told)
+}
+
+/// As the thread of the [`probes`] answers it.
+async fn live(State(shared): State<Arc<Shared>>) -> Response {
+    let (alive, text) = probes::liveness(shared.dead().as_deref().map(String::as_str));
+    let status = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, text).into_response()
 }
 
 /// What comes by a connection that did not begin with a probe; others are of [`probes`].

@@ -223,7 +223,7 @@ impl Tasks {
             .chain([("the runtime".to_owned(), runtime.clone())])
             .collect();
         let (probes, others) =
-            Probes::start(listener, Arc::clone(shared), signs, shared.drain.clone())
+            Probes::start(listener, Arc::clone(shared), signs, guard.clone(), shared.drain.clone())
                 .map_err(Error::Probes)?;
         self.spawn(keep_beating(runtime));
         let connections = Arc::new(Connections::new(ADMIN_CONNECTIONS));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 pub(crate) struct Shared {
     channels: ArcSwap<BTreeMap<String, Arc<Channel>>>,
     troubles: ArcSwap<Troubles>,
+    dead: ArcSwapOption<String>,
     pub(crate) instance: String,
     pub(crate) admission: Admission,
     pub(crate) budgets: Budgets,
@@ -52,6 +53,18 @@ impl Shared {
         let mut channels = BTreeMap::clone(&self.channels.load());
         channels.insert(name, channel);
         self.channels.store(Arc::new(channels));
+    }
+
+    /// What has stood still for too long, as the probes' thread saw it last.
+    #[must_use]
+    pub(crate) fn dead(&self) -> Option<Arc<String>> {
+        self.dead.load_full()
+    }
+
+    pub(crate) fn set_dead(&self, dead: Option<&str>) {
+        if dead.is_some() || self.dead.load().is_some() {
+            self.dead.store(dead.map(|dead| Arc::new(dead.to_owned())));
+        }
     }
 
     /// What of the configuration is not in force.

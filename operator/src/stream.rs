@@ -169,11 +169,17 @@ impl Streams {
     pub async fn ensure(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         self.server.check_version()?;
         let name = desired.name.as_str();
-        let Some(observed) = self.server.info(name).await? else {
+        let Some(mut observed) = self.server.info(name).await? else {
             return self.create(desired, mode).await;
         };
         let claim = self.claim(desired, &observed)?;
         let epoch = self.new_epoch(name, &observed).await?;
+        let set_back = epoch.as_ref().filter(|epoch| epoch.set_back && claim == Claim::Ours);
+        if let Some(epoch) = set_back.filter(|_| mode == Mode::Enforce) {
+            // By itself and first: whatever becomes of the rest, it is told, and told once.
+            observed = self.tell_set_back(observed, &epoch.mark).await?;
+        }
+        let set_back = set_back.is_some();
         let mut want = config::whole(desired, epoch.as_ref().map(|epoch| epoch.mark.as_str()));
         if claim == Claim::Unowned || self.is_adopted(name, &observed) {
             want = adoption::widened(want, desired, &observed.config);
@@ -184,9 +190,15 @@ impl Streams {
         config::immutable(&want, &observed.config)?;
         let differences = config::diff(&want, &observed.config);
         if differences.is_empty() || mode == Mode::Observe {
-            self.history.seen(name, &observed);
+            if mode == Mode::Enforce || !set_back {
+                self.history.seen(name, &observed);
+            }
             return Ok(Report {
-                change: Change::None,
+                change: if mode == Mode::Enforce && set_back {
+                    Change::Restored
+                } else {
+                    Change::None
+                },
                 stream: Some(facts(desired, &observed)?),
                 drift: differences,
             });
@@ -200,7 +212,7 @@ impl Streams {
         self.history.seen(name, &observed);
         let change = match claim {
             Claim::Unowned => Change::Adopted,
-            Claim::Ours if epoch.is_some_and(|epoch| epoch.set_back) => Change::Restored,
+            Claim::Ours if set_back => Change::Restored,
             Claim::Ours => Change::Updated(differences),
         };
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })

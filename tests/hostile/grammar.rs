@@ -203,7 +203,7 @@ fn request(rng: &mut StdRng, paths: &[&str], is_last: bool) -> (Vec<u8>, String,
     };
     let mut bytes = format!("{method} {target} {version}\r\n").into_bytes();
     if rng.random_bool(0.95) {
-        bytes.extend(b"Host: sluice.test\r\n");
+        bytes.extend(b"Host: localhost\r\n");
     }
     for _ in 0..if rng.random_bool(0.01) { 150 } else { rng.random_range(0..5) } {
         bytes.extend(header(rng));

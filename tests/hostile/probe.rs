@@ -58,7 +58,7 @@ impl Probes {
 fn ask(address: SocketAddr) -> std::io::Result<()> {
     let mut socket = TcpStream::connect_timeout(&address, LIMIT)?;
     socket.set_read_timeout(Some(LIMIT))?;
-    socket.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    socket.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
     if answer.starts_with(b"HTTP/1.1 200 ") {

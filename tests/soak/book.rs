@@ -150,7 +150,7 @@ impl Book {
             match removal {
                 Removal::Topic(topic) => {
                     for (sequence, known) in self.known.iter().enumerate() {
-                        // One that nobody has acknowledged may be of any topic.
+                        // One that was not acknowledged may be of any topic.
                         if known.id == 0 || topic_number(known.id) == *topic {
                             may(sequence, from);
                         }

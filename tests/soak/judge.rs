@@ -22,7 +22,7 @@ impl Store {
     }
 }
 
-/// A broken promise, when it was noticed, and with whom.
+/// A broken promise, when it was noticed, and by which client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) at: Millis,

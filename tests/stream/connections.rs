@@ -31,7 +31,7 @@ async fn half_closed(address: SocketAddr, request: &[u8]) -> String {
 /// What a probe gets, and how soon.
 async fn probe(fixture: &Fixture, path: &str) -> (String, Duration) {
     let start = Instant::now();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let asked = async {
         let mut socket = TcpStream::connect(fixture.plane.admin()).await.unwrap();
         socket.write_all(request.as_bytes()).await.unwrap();
@@ -44,7 +44,7 @@ async fn probe(fixture: &Fixture, path: &str) -> (String, Duration) {
 }
 
 #[test]
-fn connections_that_ask_nothing_keep_nobody_out() {
+fn connections_that_ask_nothing_keep_no_other_out() {
     run(LIMIT, async {
         let mut fixture = Fixture::with(Setup { open_files: Some(400), ..Setup::default() }).await;
         let mut first = fixture.open(ORDERS).await;
@@ -55,7 +55,10 @@ fn connections_that_ask_nothing_keep_nobody_out() {
             // Some begin to ask, and some have had an answer.
             match i % 3 {
                 0 => socket.write_all(b"GET /channels/orders HTTP/1.1\r\n").await.unwrap(),
-                1 => socket.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap(),
+                1 => socket
+                    .write_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .await
+                    .unwrap(),
                 _ => {}
             }
             silent.push(socket);
@@ -69,7 +72,7 @@ fn connections_that_ask_nothing_keep_nobody_out() {
         let mut reader = fixture.open(ORDERS).await;
         let published = fixture.publish("a", "1").await;
         reader.until_sequence(published.sequence, SOON).await;
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
         // The stream that was there before all of them is not one of those that went.
         first.until_sequence(published.sequence, SOON).await;
         assert_eq!(first.ledger.connections, 1);
@@ -87,7 +90,7 @@ fn a_client_that_closes_its_half_has_its_answer() {
         for i in 1..=50_usize {
             let payload = "x".repeat(i * 1_000);
             let request = format!(
-                "POST {ORDERS}/a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{payload}",
+                "POST {ORDERS}/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{payload}",
                 payload.len()
             );
             let answer = half_closed(address, request.as_bytes()).await;
@@ -96,7 +99,7 @@ fn a_client_that_closes_its_half_has_its_answer() {
         let info = fixture.streams.info(fixture.names.stream.as_str()).await;
         assert_eq!(info.state.messages, 50);
         let page = format!(
-            "GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n"
+            "GET {ORDERS}?from=earliest HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
         );
         let answer = half_closed(address, page.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with('}'), "{answer:.200}");
@@ -112,7 +115,7 @@ fn a_subscriber_that_leaves_gives_its_slot_back_wherever_it_is_written() {
             for version in ["1.1", "1.0"] {
                 let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();
                 let request = format!(
-                    "GET {ORDERS} HTTP/{version}\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n"
+                    "GET {ORDERS} HTTP/{version}\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
                 );
                 socket.write_all(request.as_bytes()).await.unwrap();
                 socket.read_u8().await.unwrap();
@@ -147,7 +150,7 @@ fn a_page_that_is_not_read_is_let_go() {
                 socket.set_recv_buffer_size(4_096).unwrap();
                 let mut socket = socket.connect(fixture.plane.http()).await.unwrap();
                 let request = format!(
-                    "GET {ORDERS}?from=earliest&limit=1000 HTTP/{version}\r\nHost: a\r\nAccept: application/json\r\n\r\n"
+                    "GET {ORDERS}?from=earliest&limit=1000 HTTP/{version}\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
                 );
                 socket.write_all(request.as_bytes()).await.unwrap();
                 sockets.push(socket);
@@ -189,7 +192,7 @@ fn what_is_no_request_is_answered_with_a_problem() {
         })
         .await;
         let address = fixture.plane.http();
-        let head = "Host: a\r\nOrigin: https://a.example\r\nConnection: close\r\n";
+        let head = "Host: localhost\r\nOrigin: https://a.example\r\nConnection: close\r\n";
         for path in ["/channels/%ff", "/channels/orders%c3%28", "/%ff", "/channels/orders/%ff"] {
             for method in ["GET", "POST", "PUT"] {
                 let request =
@@ -203,7 +206,7 @@ fn what_is_no_request_is_answered_with_a_problem() {
             404,
             "a path of no channel",
         );
-        for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a b\r\n", "Host: a/b\r\n"] {
+        for hosts in ["", "Host: localhost\r\nHost: b\r\n", "Host: a b\r\n", "Host: a/b\r\n"] {
             let request = format!(
                 "GET {ORDERS} HTTP/1.1\r\n{hosts}Origin: https://a.example\r\nConnection: close\r\n\r\n"
             );

@@ -158,7 +158,9 @@ fn a_page_that_rebinds_its_name_reads_nothing_and_drains_nothing() {
         let port = fixture.plane.admin().port();
         let evil = format!("evil.example:{port}");
         let rebound = [("Host", evil.as_str()), ("Origin", &format!("http://{evil}"))];
-        for path in ["/", "/debug/channels", "/debug/subscribers", "/metrics", ORDERS] {
+        for path in
+            ["/", "/debug/channels", "/debug/subscribers", "/metrics", "/readyz", "/livez", ORDERS]
+        {
             for headers in [&rebound[..1], &rebound[..]] {
                 assert_eq!(asked(&fixture.plane, "GET", path, headers).await, 421, "{path}");
             }

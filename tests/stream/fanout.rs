@@ -214,13 +214,19 @@ fn a_client_that_closes_its_side_goes_on_receiving() {
             Fixture::with(Setup { arguments: &["--fanout-threads", "1"], ..Setup::default() })
                 .await;
         let mut sockets = Vec::new();
-        for _ in 0..10 {
+        for number in 0..10 {
             let mut socket = TcpStream::connect(fixture.plane.http()).await.unwrap();
             let request = format!("GET {ORDERS} HTTP/1.1\r\nHost: x\r\n\r\n");
             socket.write_all(request.as_bytes()).await.unwrap();
             let mut bytes = Vec::new();
+            // With the request, as `printf … | nc -N` does, or later.
+            if number % 2 == 0 {
+                socket.shutdown().await.unwrap();
+            }
             read_until(&mut socket, &mut bytes, |text| text.contains("data: \n\n")).await;
-            socket.shutdown().await.unwrap();
+            if number % 2 == 1 {
+                socket.shutdown().await.unwrap();
+            }
             // What tells it from one that is gone.
             read_until(&mut socket, &mut bytes, |text| text.contains(": hb\n")).await;
             sockets.push((socket, bytes));

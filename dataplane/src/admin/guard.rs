@@ -97,6 +97,26 @@ impl Guard {
         (!everywhere && !local()).then_some(Refusal::Peer)
     }
 
+    /// Whether a request of this head is answered, of those that are answered everywhere: it names
+    /// no host that a stranger can own, and no page sent it.
+    pub(super) fn lets_in(&self, head: &[u8]) -> bool {
+        let mut hosts = 0;
+        for line in head.split(|byte| *byte == b'\n').skip(1) {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            if name.eq_ignore_ascii_case(b"origin") {
+                return false;
+            }
+            if name.eq_ignore_ascii_case(b"host") {
+                hosts += 1;
+                if !Authority::try_from(value).is_ok_and(|name| self.answers_to(&name)) {
+                    return false;
+                }
+            }
+        }
+        hosts <= 1
+    }
+
     fn answers_to(&self, name: &Authority) -> bool {
         let host = name.host();
         // No user before it, and nothing but a port behind it.
@@ -194,6 +214,25 @@ mod tests {
 
     fn guard(access: Access) -> Guard {
         Guard { access, hosts: vec!["orders-sse-0".to_owned(), "metrics.example".to_owned()] }
+    }
+
+    #[test]
+    fn a_probe_of_a_page_or_for_a_strange_name_is_not_let_in() {
+        let guard = guard(Access::Local);
+        for (head, expected) in [
+            ("GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:9090\r\nUser-Agent: kube-probe\r\n\r\n", true),
+            ("GET /readyz HTTP/1.0\r\n\r\n", true),
+            ("GET /readyz HTTP/1.1\r\nhost:localhost\r\n\r\n", true),
+            ("GET /readyz HTTP/1.1\r\nHost: evil.example:9090\r\n\r\n", false),
+            ("GET /readyz HTTP/1.1\r\nHost: localhost\r\nHOST: evil.example\r\n\r\n", false),
+            (
+                "GET /readyz HTTP/1.1\r\nHost: localhost\r\norigin: http://evil.example\r\n\r\n",
+                false,
+            ),
+            ("GET /readyz HTTP/1.1\r\nHost:\r\n\r\n", false),
+        ] {
+            assert_eq!(guard.lets_in(head.as_bytes()), expected, "{head}");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ use self::{
     head::{Head, Probe},
     vitals::Vitals,
 };
+use super::guard::Guard;
 use crate::{pulse::Pulse, state::Shared, throttle::Throttle};
 
 const LISTENER: Token = Token(usize::MAX);
@@ -74,6 +75,7 @@ impl Probes {
         listener: net::TcpListener,
         shared: Arc<Shared>,
         signs: Vec<(String, Pulse)>,
+        access: Guard,
         failed: CancellationToken,
     ) -> io::Result<(Self, Others)> {
         let poll = Poll::new()?;
@@ -91,6 +93,7 @@ impl Probes {
             accept_at: None,
             failures: Throttle::new(LOG_PERIOD),
             shared,
+            access,
             vitals: Vitals::new(signs),
         };
         let stopped = Arc::clone(&stop);
@@ -142,6 +145,8 @@ struct Server {
     accept_at: Option<Instant>,
     failures: Throttle,
     shared: Arc<Shared>,
+    /// What is not for everybody is for the runtime to answer, or to refuse.
+    access: Guard,
     vitals: Vitals,
 }
 
@@ -163,6 +168,7 @@ impl Server {
                 // stood still, this one too.
                 tick_at = now + TICK;
                 self.vitals.tick();
+                self.shared.set_dead(self.vitals.dead());
                 self.expire(now);
             }
             let mut accept = self.accept_at.is_some_and(|at| now >= at);
@@ -255,6 +261,9 @@ impl Server {
                 Ok(length) => match head::read(&bytes[..length], length < HEAD_BYTES) {
                     Head::Partial => return,
                     Head::Other => return self.hand_over(key),
+                    Head::Probe(..) if !self.access.lets_in(&bytes[..length]) => {
+                        return self.hand_over(key);
+                    }
                     Head::Probe(probe, with_body) => {
                         connection.answer = answer(&self.vitals, &self.shared, probe, with_body);
                     }
@@ -302,16 +311,20 @@ fn waits(error: &io::Error) -> bool {
     [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind())
 }
 
+/// Whether the process is alive, when `dead` has stood still, and what is said of that.
+pub(super) fn liveness(dead: Option<&str>) -> (bool, String) {
+    match dead {
+        None => (true, "ok\n".to_owned()),
+        Some(dead) => (false, format!("{dead} has stood still for too long\n")),
+    }
+}
+
 /// The whole answer to a probe.
 fn answer(vitals: &Vitals, shared: &Shared, probe: Probe, with_body: bool) -> Vec<u8> {
     let (status, kind, body) = match probe {
         Probe::Live => {
-            let (status, text) = match vitals.dead() {
-                None => ("200 OK", "ok\n".to_owned()),
-                Some(dead) => {
-                    ("503 Service Unavailable", format!("{dead} has stood still for too long\n"))
-                }
-            };
+            let (alive, text) = liveness(vitals.dead());
+            let status = if alive { "200 OK" } else { "503 Service Unavailable" };
             (status, "text/plain; charset=utf-8", text)
         }
         Probe::Ready => {

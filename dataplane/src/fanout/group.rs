@@ -184,7 +184,7 @@ impl Group {
 pub(super) struct Tally {
     events: u64,
     bytes: u64,
-    /// Comparisons of topics that were made to find out what is for whom.
+    /// Comparisons of topics that were made to find out what each one gets.
     pub(super) compared: usize,
     /// Deliveries of the batch whose oldest event is of `oldest_nanos`, not yet observed.
     deliveries: u64,

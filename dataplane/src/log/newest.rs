@@ -1,7 +1,7 @@
 //! Where a stream starts that asks for the newest events, or for those since some time: found in
 //! memory as far as it reaches, then in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use sluice_channel::Filter;
 use tokio::{
@@ -66,11 +66,16 @@ impl Search<'_> {
         self.found.len() >= self.count || self.before <= self.stop
     }
 
-    fn look_at(&mut self, segment: &Segment) {
+    /// What is wanted of `segment`, newest first.
+    fn newest_of(&self, segment: &Segment) -> Vec<u64> {
         let wanted = self.count.saturating_sub(self.found.len());
-        let newest = segment.newest(self.before, wanted, self.filter);
+        segment.newest(self.before, wanted, self.filter)
+    }
+
+    /// Takes what was found from `start` on.
+    fn take(&mut self, newest: Vec<u64>, start: u64) {
         self.found.extend(newest.into_iter().filter(|sequence| *sequence >= self.stop));
-        self.before = self.before.min(segment.start());
+        self.before = self.before.min(start);
     }
 }
 
@@ -98,25 +103,25 @@ impl Log {
             if search.is_over() {
                 break;
             }
-            search.look_at(&segment);
+            search.take(search.newest_of(&segment), segment.start());
             yield_now().await;
         }
         let scope = self.scope(head, epoch, Dialect::Plain);
         while !search.is_over() {
             let block = (search.before - 1) - (search.before - 1) % limits::SEGMENT_SEQUENCES;
             let mut position = block.max(1);
-            let mut rising: Vec<Arc<Segment>> = Vec::new();
+            // Read forwards. Of each only what was found is kept: segments that are held would
+            // leave no room for the next one.
+            let mut rising = Vec::new();
             while position < search.before {
                 let (segment, _) =
                     self.history.segment(scope, position).instrument(self.span.clone()).await?;
                 position = segment.end();
-                rising.push(segment);
-            }
-            for segment in rising.iter().rev() {
-                search.look_at(segment);
+                rising.push(search.newest_of(&segment));
                 yield_now().await;
             }
-            search.before = search.before.min(block);
+            let newest = rising.into_iter().rev().flatten().collect();
+            search.take(newest, block);
         }
         Ok(search.found.last().copied().unwrap_or(head.next))
     }
@@ -131,7 +136,10 @@ impl Log {
         let head = self.head_now();
         {
             let rings = self.rings.read();
-            if let Some(found) = rings.plain.since(time_nanos).filter(|_| rings.life == head.life) {
+            // While the store is away or ahead, what comes next may be older than is asked for.
+            let is_all = head.down_since.is_none() && self.status().lag == 0;
+            let found = rings.plain.since(time_nanos).filter(|_| rings.life == head.life);
+            if let Some(found) = found.filter(|found| *found < head.next || is_all) {
                 return Ok(found);
             }
         }

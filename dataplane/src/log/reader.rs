@@ -340,7 +340,8 @@ impl Reader {
         if is_end && self.log.end_at(asked_at, state) {
             self.note_progress();
         }
-        self.note_followers(state.lead.unheard);
+        let is_behind = state.last >= self.log.head_now().next;
+        self.note_followers(state.lead.unheard, is_behind);
         let head = self.log.head_now();
         let stalled = head.next == asked_at && state.last >= head.next;
         self.log.status.lock().lag = (state.last + 1).saturating_sub(head.next);
@@ -364,14 +365,14 @@ impl Reader {
     }
 
     /// Takes note of whether the leader that feeds the tail still leads. The tail stays open: if it
-    /// does again, nothing was missed.
-    fn note_followers(&mut self, unheard: Duration) {
+    /// does again, nothing was missed once the tail has come to where the store stands.
+    fn note_followers(&mut self, unheard: Duration, is_behind: bool) {
         if unheard > FOLLOWED_WITHIN {
             let now = Instant::now();
             self.failing_since.get_or_insert(now.checked_sub(unheard).unwrap_or(now));
             let error = "no majority of the stream's replicas answers its leader";
             self.failed(&Error::Unreachable(error.into()));
-        } else if self.failing_since.is_some() {
+        } else if self.failing_since.is_some() && !is_behind {
             self.recovered();
             self.note_progress();
         }

@@ -1,5 +1,5 @@
 //! Runs of events as they were published, for JSON pages: within the same bounds on reads and
-//! memory as segments of history, and one read for all who ask the same at the same time.
+//! memory as segments of history, and one read for all callers that ask the same at the same time.
 
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ impl Weighter<Key, Arc<Stretch>> for Unkept {
     }
 }
 
-/// Reads under way. A cache without room: nothing is kept once all have it who waited for it, as
-/// what is read as it was published is not encoded, and would be in memory a second time.
+/// Reads under way. A cache without room: nothing is kept once all callers that waited for it have
+/// it, as what is read as it was published is not encoded, and would be in memory a second time.
 #[derive(Debug)]
 pub(super) struct Flights(Cache<Key, Arc<Stretch>, Unkept>);
 

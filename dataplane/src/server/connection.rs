@@ -178,7 +178,12 @@ impl Connection {
                 request.version() == Version::HTTP_11 && request.method() == Method::GET
             });
             let response = responses.begin();
-            let link = Link { peer: Arc::clone(&peer), handoff, answer: Answer::of(&response) };
+            let link = Link {
+                peer: Arc::clone(&peer),
+                handoff,
+                is_http1: true,
+                answer: Answer::of(&response),
+            };
             let answered = answer(router.clone(), link, request);
             async move {
                 let writing = Arc::clone(response.writing());
@@ -204,7 +209,7 @@ impl Connection {
             async move {
                 let current = Streams::current().unwrap_or_else(|| Answer::of(&responses.begin()));
                 let writing = Arc::clone(current.writing());
-                let link = Link { peer, handoff: None, answer: current };
+                let link = Link { peer, handoff: None, is_http1: false, answer: current };
                 let watched =
                     |body| Body::new(Watched::new(body, writing, HTTP2_PIECE_BYTES, None));
                 Ok(answer(router, link, request).await.map(watched))
@@ -261,7 +266,13 @@ impl Connection {
                         None
                     }
                 },
-                () = peer.disconnect_wanted() => return None,
+                () = peer.disconnect_wanted() => {
+                    // It was to make room for another; meanwhile it may have opened a stream,
+                    // which ends in its own way.
+                    if !self.responses.has_stream() {
+                        return None;
+                    }
+                }
                 () = self.ends.stop.cancelled(), if !stopping => {
                     // Idle connections close now, open streams once they end.
                     stopping = true;

@@ -49,6 +49,11 @@ impl Handoff {
         kept.subscriber.is_some()
     }
 
+    /// Whether a subscriber is here.
+    pub(super) fn holds(&self) -> bool {
+        self.0.lock().subscriber.is_some()
+    }
+
     /// The response head and the subscriber, once both are there.
     pub(super) fn take(&self) -> Option<(Bytes, Subscriber)> {
         let mut kept = self.0.lock();
@@ -84,6 +89,8 @@ pub(crate) struct Link {
     pub(crate) peer: Arc<Peer>,
     /// Where a stream can leave hyper, if it can.
     pub(crate) handoff: Option<Arc<Handoff>>,
+    /// One response at a time has the connection for itself.
+    pub(crate) is_http1: bool,
     pub(crate) answer: Answer,
 }
 
@@ -94,6 +101,6 @@ impl Link {
         let place = Arc::new(super::connections::Connections::new(1)).enter(address);
         let peer = Arc::clone(place.peer());
         let answer = Answer::of(&super::writing::Responses::new(place).begin());
-        Self { peer, handoff: None, answer }
+        Self { peer, handoff: None, is_http1: true, answer }
     }
 }

@@ -116,7 +116,9 @@ impl AsyncWrite for WatchedSocket {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper does not read while it answers, so that a client may close its half; but a
         // subscriber that does so has left. hyper flushes whenever it has nothing more to do.
-        if self.responses.as_ref().is_some_and(|responses| responses.has_stream()) {
+        // Of one that leaves hyper, the fan-out thread sees to both.
+        let leaves = self.handoff.as_ref().is_some_and(|handoff| handoff.holds());
+        if !leaves && self.responses.as_ref().is_some_and(|responses| responses.has_stream()) {
             std::task::ready!(self.poll_left(cx))?;
         }
         Pin::new(&mut self.socket).poll_flush(cx)

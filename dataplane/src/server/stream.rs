@@ -53,18 +53,22 @@ pub(super) fn open(shared: &Shared, channel: &Arc<Channel>, link: &Link, query: 
     };
     link.answer.is_stream(registration.entry());
     let subscriber = Subscriber::new(registration, query.request);
-    if let Some(handoff) = &link.handoff {
-        let mut response = response(handoff.put(subscriber));
-        // Nothing reads a second request from the socket; a client that pools connections has to
-        // know (RFC 9112 section 9.6).
+    let mut response = match &link.handoff {
+        Some(handoff) => response(handoff.put(subscriber)),
+        None => {
+            let frames = stream::unfold(Frames::new(subscriber), |mut frames| async {
+                let bytes = frames.next().await?;
+                Some((Ok::<Bytes, Infallible>(bytes), frames))
+            });
+            response(Body::from_stream(frames))
+        }
+    };
+    if link.is_http1 {
+        // What comes behind the request is read and dropped; a client that pools connections has
+        // to know (RFC 9112 section 9.6).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return response;
     }
-    let frames = stream::unfold(Frames::new(subscriber), |mut frames| async {
-        let bytes = frames.next().await?;
-        Some((Ok::<Bytes, Infallible>(bytes), frames))
-    });
-    response(Body::from_stream(frames))
+    response
 }
 
 fn refuse(channel: &Channel, query: &Query, reason: CloseReason) -> Response {

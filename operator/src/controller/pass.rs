@@ -27,7 +27,7 @@ use super::{
 use crate::{
     crd::{
         ManagementPolicy, SseChannel, SseChannelStatus,
-        condition::{EXPOSED, reason},
+        condition::{EXPOSED, READY, reason},
         status::StreamStatus,
     },
     kube_error,
@@ -146,7 +146,8 @@ impl Pass<'_> {
         let desired = self.desired(mode, &live, counted.as_ref())?;
         let outcome = self.apply(mode, &stream, desired, &mut live).await?;
         let pods = self.pods(counted, &live).await;
-        let seen = observation(&self.valid, self.ctx, &stream, &outcome, &live, &pods);
+        let seen =
+            observation(self.channel, &self.valid, self.ctx, &stream, &outcome, &live, &pods);
         let mut status = status::status(self.channel, &seen, self.ctx.now());
         if mode == Mode::Enforce {
             mark(self.ctx, &mut self.remembered, self.channel, &stream, &mut status).await;
@@ -309,7 +310,15 @@ async fn mark(
     }
 }
 
+/// Whether the status says that the channel is ready as it is now.
+fn was_ready(channel: &SseChannel) -> bool {
+    let Some(status) = &channel.status else { return false };
+    status.observed_generation == channel.metadata.generation
+        && status::find(&status.conditions, READY).is_some_and(|ready| ready.status == "True")
+}
+
 fn observation<'a>(
+    channel: &SseChannel,
     valid: &'a ValidChannel,
     ctx: &Context,
     stream: &'a Result<Report, stream::Error>,
@@ -332,6 +341,7 @@ fn observation<'a>(
         stream_name: valid.stream.name.as_str(),
         stream,
         workload,
+        was_ready: was_ready(channel),
         drift: drift.clone(),
         url: desired::service::internal_url(valid, &ctx.settings),
         exposure: Exposure::of(valid, applied, live),

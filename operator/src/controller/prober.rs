@@ -1,7 +1,8 @@
 //! Asks the pods of all channels, in a task of its own, which generation they serve.
 //!
 //! A pass reads what was answered and waits for no pod, so that pods that accept and say nothing
-//! cost no other channel anything; it is started anew when an answer changes what it said.
+//! hold up no pass, and no pod of another namespace; it is started anew when an answer changes what
+//! it said.
 
 mod asker;
 
@@ -32,7 +33,8 @@ use super::{
 use crate::crd::{SseChannel, condition::reason};
 use asker::Readyz;
 
-/// Pods asked at a time: with [`LAST_RETRY`], enough for 1,900 that are silent.
+/// Pods asked at a time: with [`LAST_RETRY`], enough for 1,900 that are silent, and for 240 of one
+/// namespace.
 const ASKED_AT_ONCE: usize = 64;
 /// Pods of one namespace asked at a time, so that those of another wait for none of them.
 const ASKED_OF_A_NAMESPACE: usize = 8;
@@ -76,13 +78,16 @@ impl Place {
     }
 }
 
+/// What Kubernetes says of a pod: whether it is ready, whether its containers run, and how often
+/// they were started anew.
+type Sign = (bool, bool, i32);
+
 /// What is known of a pod.
 #[derive(Debug)]
 struct Known {
     ip: IpAddr,
-    /// What Kubernetes says of it: whether it is ready, and how often its containers were started
-    /// anew. Where that changes, it is asked at once.
-    sign: (bool, i32),
+    /// Where that changes, it is asked at once.
+    sign: Sign,
     /// Its last answer.
     answer: Option<Answer>,
     /// Silences since its last answer.
@@ -212,7 +217,8 @@ impl Inner {
         None
     }
 
-    fn answered(&mut self, place: &Place, answer: Option<Readyz>, now: Instant) {
+    /// Takes in what the pod at `ip` has answered.
+    fn answered(&mut self, place: &Place, ip: IpAddr, answer: Option<Readyz>, now: Instant) {
         if let Some(asked) = self.asked.get_mut(&place.namespace) {
             *asked -= 1;
             if *asked == 0 {
@@ -222,7 +228,10 @@ impl Inner {
         let channel = place.channel();
         let Some(watched) = self.channels.get_mut(&channel) else { return };
         let before = watched.said(&place.pod);
-        let Some(known) = watched.pods.get_mut(&place.pod) else { return };
+        // Another one has its name by now, and is due by itself.
+        let Some(known) = watched.pods.get_mut(&place.pod).filter(|known| known.ip == ip) else {
+            return;
+        };
         match answer {
             Some(Readyz { channels, refused }) => {
                 let of_it = |said: &ServedChannel| {
@@ -348,7 +357,7 @@ impl Prober {
             let (Some(name), Some(ip)) = (pod.metadata.name.clone(), address(pod)) else {
                 continue;
             };
-            let sign = (is_ready(pod), restarts(pod));
+            let sign = sign(pod);
             let known = before.remove(&name).filter(|known| known.ip == ip);
             let mut known = known.unwrap_or(Known {
                 ip,
@@ -359,6 +368,10 @@ impl Prober {
                 again: false,
             });
             let changed = std::mem::replace(&mut known.sign, sign) != sign;
+            if changed && known.answer.is_none() {
+                // It was asked before it could answer.
+                known.silences = 0;
+            }
             let is_first = known.due == Some(now);
             if is_first || is_new || changed {
                 match known.due {
@@ -423,7 +436,7 @@ impl Prober {
                     && let Some((place, ip)) = inner.next()
                 {
                     let asker = self.asker.clone();
-                    asking.spawn(async move { (place, asker.readyz(ip).await) });
+                    asking.spawn(async move { (place, ip, asker.readyz(ip).await) });
                 }
                 (due, asking.is_empty())
             };
@@ -433,8 +446,8 @@ impl Prober {
                 () = sleep_until(due) => {}
                 _ = tidy.tick() => self.inner.lock().forget_idle(Instant::now()),
                 Some(answer) = asking.join_next(), if !idle => {
-                    if let Ok((place, answer)) = answer {
-                        self.inner.lock().answered(&place, answer, Instant::now());
+                    if let Ok((place, ip, answer)) = answer {
+                        self.inner.lock().answered(&place, ip, answer, Instant::now());
                         self.answered.notify_waiters();
                     }
                 }
@@ -459,9 +472,10 @@ fn address(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
-fn restarts(pod: &Pod) -> i32 {
-    let status = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    status.map(|container| container.restart_count).sum()
+fn sign(pod: &Pod) -> Sign {
+    let containers = || pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let runs = containers().any(|c| c.state.as_ref().is_some_and(|state| state.running.is_some()));
+    (is_ready(pod), runs, containers().map(|container| container.restart_count).sum())
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) stream: &'a Result<Report, stream::Error>,
     /// What became of the objects.
     pub(crate) workload: Workload<'a>,
+    /// Whether the status says of this generation that it is ready.
+    pub(crate) was_ready: bool,
     /// Objects that differ and were left so.
     pub(crate) drift: Vec<Difference>,
     /// Address inside the cluster.
@@ -228,12 +230,17 @@ fn workload(seen: &Observation<'_>) -> WorkloadView {
             }
         }
         Workload::Seen { deployment: Some(deployment), pods, generation } => {
-            pods_view(seen.name, deployment, pods, *generation)
+            pods_view(seen, deployment, pods, *generation)
         }
     }
 }
 
-fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) -> WorkloadView {
+fn pods_view(
+    seen: &Observation<'_>,
+    deployment: &Deployment,
+    pods: &Pods,
+    generation: i64,
+) -> WorkloadView {
     let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let current = status.observed_generation >= deployment.metadata.generation;
@@ -280,13 +287,13 @@ fn pods_view(name: &str, deployment: &Deployment, pods: &Pods, generation: i64) 
     } else if rolling {
         Some(trouble.unwrap_or_else(rollout))
     } else {
-        behind(pods, generation)
+        behind(pods, generation, seen.was_ready)
     };
     let counts = WorkloadStatus {
         replicas,
         ready_replicas: ready,
         updated_replicas: updated,
-        selector: selector_text(name),
+        selector: selector_text(seen.name),
     };
     WorkloadView { verdict, unsettled, counts: Some(counts) }
 }
@@ -295,8 +302,9 @@ fn pods_text(number: i32) -> String {
     count(usize::try_from(number).unwrap_or_default(), "pod")
 }
 
-/// Ready pods that do not serve `generation`.
-fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
+/// Ready pods that do not serve `generation`. Where they did when last heard of (`was_ready`), pods
+/// that were not asked yet are no reason to say otherwise.
+fn behind(pods: &Pods, generation: i64, was_ready: bool) -> Option<(&'static str, String)> {
     let unreachable: Vec<_> = pods
         .ready
         .iter()
@@ -306,7 +314,10 @@ fn behind(pods: &Pods, generation: i64) -> Option<(&'static str, String)> {
     let late = pods
         .ready
         .iter()
-        .filter(|(_, s)| !matches!(s, Serves::Generation(g) if *g == generation))
+        .filter(|(_, s)| {
+            !(matches!(s, Serves::Generation(g) if *g == generation)
+                || *s == Serves::Unasked && was_ready)
+        })
         .count();
     if let Some(pod) = unreachable.first() {
         let message = format!(

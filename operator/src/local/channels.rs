@@ -129,6 +129,10 @@ impl Channels {
             }
         }
         for (name, (file, object)) in found.channels {
+            // What is in force stays. At the start the first one is served.
+            if found.ambiguous.contains(&name) && self.known.contains_key(&name) {
+                continue;
+            }
             if self.take(name.clone(), file, object) {
                 self.sync(&name).await;
             }

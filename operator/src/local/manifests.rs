@@ -1,7 +1,7 @@
 //! Reads the manifests of a directory as `kubectl apply -f` would, with the API server's checks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -34,6 +34,8 @@ pub(super) type Fingerprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 pub(super) struct Found {
     /// Valid channels by name, each with its file.
     pub(super) channels: BTreeMap<String, (PathBuf, SseChannel)>,
+    /// Names that more than one of them has: which is meant is not known.
+    pub(super) ambiguous: BTreeSet<String>,
     /// Files with something wrong. While there is one nothing is removed: what has gone from its
     /// place may be what cannot be read there.
     pub(super) broken: Vec<PathBuf>,
@@ -185,6 +187,7 @@ fn take(path: &Path, at: &str, object: Value, found: &mut Found) {
                 other.display()
             );
             found.problems.push(problem(text));
+            found.ambiguous.insert(name);
         }
         Err(text) => found.problems.push(problem(format!("{at}: {text}"))),
     }

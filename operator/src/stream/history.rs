@@ -22,6 +22,8 @@ pub(super) struct History(Mutex<HashMap<String, Seen>>);
 struct Seen {
     created: String,
     last_sequence: u64,
+    /// How often it had been given a new epoch.
+    epochs: i64,
     /// Whether it was taken over; unknown where only the status remembers the stream.
     adopted: Option<bool>,
     mark: Option<Mark>,
@@ -35,6 +37,7 @@ impl Seen {
         Self {
             created: created.to_owned(),
             last_sequence: 0,
+            epochs: 0,
             adopted: None,
             mark: None,
             compared: None,
@@ -47,6 +50,7 @@ impl History {
     pub(super) fn seen(&self, name: &str, observed: &Observed) {
         self.with(name, &observed.created, |seen| {
             seen.last_sequence = observed.last_sequence;
+            seen.epochs = fields::epochs(&observed.config);
             seen.adopted = Some(fields::adopted(&observed.config));
         });
     }
@@ -128,10 +132,13 @@ impl History {
         self.0.lock().clear();
     }
 
+    /// Whether the stream is at an older state than it was seen at, and no epoch tells of it yet.
     pub(super) fn regressed(&self, name: &str, observed: &Observed) -> bool {
         let history = self.0.lock();
         history.get(name).is_some_and(|seen| {
-            seen.created == observed.created && seen.last_sequence > observed.last_sequence
+            seen.created == observed.created
+                && seen.last_sequence > observed.last_sequence
+                && seen.epochs >= fields::epochs(&observed.config)
         })
     }
 }

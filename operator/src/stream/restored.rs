@@ -9,6 +9,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use sluice_channel::cursor::EPOCH_METADATA;
 
 use super::{
     Error, Facts, Streams, fields,
@@ -53,6 +54,24 @@ impl Streams {
         }
         let wiped = fields::owner(&observed.config).is_none() && now < known;
         Ok(wiped.then(|| NewEpoch { mark: known.to_string(), set_back }))
+    }
+
+    /// Gives a stream that was set back the epoch of this mark, and nothing else.
+    pub(super) async fn tell_set_back(
+        &self,
+        observed: Observed,
+        mark: &str,
+    ) -> Result<Observed, Error> {
+        let mut want = observed.config.clone();
+        let metadata = want.entry("metadata").or_insert_with(|| json!({}));
+        if let Some(metadata) = metadata.as_object_mut() {
+            // The server's own entries are not for others to write.
+            metadata.retain(|key, _| !key.starts_with("_nats."));
+            metadata.insert(EPOCH_METADATA.to_owned(), json!(mark));
+        }
+        let observed = self.converge(&want, observed).await?;
+        self.history.seen(&observed.name, &observed);
+        Ok(observed)
     }
 
     /// Whether the stream cannot be the one that the mark was read from.

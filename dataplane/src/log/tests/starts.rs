@@ -38,7 +38,7 @@ async fn a_herd_of_pages_costs_one_read_and_no_more_events_than_asked_for() {
         let page = page.await.unwrap();
         assert_eq!((page.events.len(), page.events[0].sequence, page.end), (1_000, 1, 1_001));
     }
-    assert_eq!(memory.reads() - before, 1, "all who wait share it");
+    assert_eq!(memory.reads() - before, 1, "all that wait share it");
     let one = running.log.events(1, 2_000, 1).await.unwrap();
     assert_eq!((one.events.len(), one.events[0].sequence, one.end), (1, 2_000, 2_001));
     memory.recreate();
@@ -61,7 +61,7 @@ async fn a_search_for_the_newest_matches_topics_once_and_not_events() {
     let matched = topics_matched();
     assert!((3..=3 * 50).contains(&matched), "{matched} for 50,000 events on 3 topics");
     assert_eq!(running.log.newest(10, &none).await.unwrap(), 50_001);
-    assert!(topics_matched() <= 3, "found once for all who ask the same");
+    assert!(topics_matched() <= 3, "found once for all that ask the same");
     assert_eq!(running.log.newest(2, &Filter::new(["b.>"]).unwrap()).await.unwrap(), 49_995);
 }
 
@@ -135,4 +135,22 @@ async fn a_time_that_memory_reaches_back_to_is_no_question_to_the_store() {
     assert_eq!(memory.time_questions(), asked + 1);
     memory.set_reachable(false);
     assert_eq!(running.log.since(after).await.unwrap(), 3_001);
+    // Once the store is known to be away, what comes next may be older than that.
+    let mut head = running.log.head();
+    head.wait_for(|head| head.down_since.is_some()).await.unwrap();
+    assert!(matches!(running.log.since(after).await, Err(Error::Unreachable(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_needs_no_more_memory_than_one_segment() {
+    let memory = MemorySource::default();
+    memory.put("first", "x");
+    (0..1_500).for_each(|_| {
+        memory.put("t", "x".repeat(20_000));
+    });
+    let running = start(&memory, Options { cache_bytes: 1024 * 1024, ..options() });
+    running.reached(1_502).await;
+    let found = running.log.newest(1, &Filter::new(["first"]).unwrap()).await;
+    assert_eq!(found.unwrap(), 1);
+    assert_eq!(running.log.newest(300, &Filter::default()).await.unwrap(), 1_202);
 }

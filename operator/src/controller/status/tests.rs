@@ -53,6 +53,7 @@ fn observation<'a>(
         stream_name: "S",
         stream,
         workload,
+        was_ready: false,
         drift: Vec::new(),
         url: "u".to_owned(),
         exposure: Exposure::NotRequested,
@@ -255,4 +256,22 @@ fn a_missing_pod_monitor_is_told_and_stands_in_nobodys_way() {
         ready.status == "True" && ready.message.ends_with("no PodMonitor: not there"),
         "{ready:?}"
     );
+}
+
+#[test]
+fn pods_that_were_not_asked_yet_take_no_readiness_back() {
+    let deployment = deployment(2, 2, 2, 2);
+    for (second, was_ready, expected) in [
+        (Serves::Unasked, true, "Ready=True/Ready"),
+        (Serves::Unasked, false, "Ready=False/ConfigPropagating"),
+        (Serves::Generation(6), true, "Ready=False/ConfigPropagating"),
+        (Serves::Unreachable, true, "Ready=False/PodUnreachable"),
+    ] {
+        let pods = pods(&[Serves::Generation(7), second]);
+        let stream = in_sync();
+        let seen = Observation { was_ready, ..observation(&stream, seen(&deployment, &pods)) };
+        let status = status(&channel("orders", &json!({})), &seen, Timestamp::UNIX_EPOCH);
+        let ready = &status.conditions[0];
+        assert_eq!(format!("Ready={}/{}", ready.status, ready.reason), expected);
+    }
 }
