@@ -150,9 +150,14 @@ impl Bed {
         for _ in 0..flood.broadcasts {
             self.fixture.publish("all", "x".repeat(BROADCAST_BYTES)).await;
             sleep(Duration::from_millis(200)).await;
-            let grown = self.fixture.plane.process().rss().saturating_sub(held.rss);
-            assert!(grown < GROWTH, "{name}: {} MiB more", grown >> 20);
         }
+        // Also while no other event comes. A subscriber whose socket is full keeps one event until
+        // it is read, and the flooder takes its time where the machine is busy.
+        eventually(&format!("{name}: memory is given back"), SOON * 2, async || {
+            let grown = self.fixture.plane.process().rss().saturating_sub(held.rss);
+            (grown < GROWTH).then_some(())
+        })
+        .await;
         let settled = flood.ends_by_itself.then_some(self.crowd.len());
         if let Some(open) = settled {
             // The connections are open still.

@@ -22,9 +22,10 @@ const END_HEADERS: u8 = 4;
 const HEADER_TABLE_SIZE: u16 = 1;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// Statuses that a `GET`, `POST` or broken request may have.
+/// Statuses that a `GET`, `POST` or broken request may have; 421 is the admin listener's, to a name
+/// that is not its own.
 const DOCUMENTED: &[u16] =
-    &[200, 201, 204, 400, 403, 404, 405, 406, 408, 412, 413, 422, 431, 502, 503];
+    &[200, 201, 204, 400, 403, 404, 405, 406, 408, 412, 413, 421, 422, 431, 502, 503];
 /// Of the static table (RFC 7541, appendix A), from index 8 on.
 const STATIC: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
 

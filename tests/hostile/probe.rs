@@ -93,14 +93,13 @@ impl Held {
             (files <= self.files + SPARE_FILES).then_some(())
         })
         .await;
-        let now = Self::by(plane);
-        eprintln!("  before {self:?}, after {now:?}");
-        assert!(
-            now.rss < self.rss + growth,
-            "{} MiB before, {} MiB after",
-            self.rss >> 20,
-            now.rss >> 20
-        );
+        // The allocator gives back what is unused after some seconds.
+        let what = format!("memory is given back, {} MiB before", self.rss >> 20);
+        eventually(&what, SOON * 3, async || {
+            (plane.process().rss() < self.rss + growth).then_some(())
+        })
+        .await;
+        eprintln!("  before {self:?}, after {:?}", Self::by(plane));
         assert_eq!(plane.unexpected_errors(), Vec::<String>::new());
     }
 }

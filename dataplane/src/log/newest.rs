@@ -75,6 +75,7 @@ impl Search<'_> {
     /// Takes what was found from `start` on.
     fn take(&mut self, newest: Vec<u64>, start: u64) {
         self.found.extend(newest.into_iter().filter(|sequence| *sequence >= self.stop));
+        self.found.truncate(self.count);
         self.before = self.before.min(start);
     }
 }

@@ -38,9 +38,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(600);
 const CONFIG: &str = r#"{
     "version": 1, "name": "c", "namespace": "d", "generation": 1,
     "stream": {"name": "s", "subjects": [">"], "topicPrefix": ""},
-    "delivery": {
-        "heartbeatMillis": 600000, "writeTimeoutMillis": 3600000, "maxConnectionAgeMillis": 0
-    }
+    "delivery": {"maxConnectionAgeMillis": 0}
 }"#;
 /// Payload bytes: many of one in a slice, about a socket's buffer, and more than a slice.
 const SIZES: [usize; 6] = [1, 60, 900, 2_100, 5_000, 20_000];
@@ -142,6 +140,9 @@ impl World {
             .unwrap();
         let memory = MemorySource::default();
         let mut config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
+        // Beyond what a file may say: no time is to be over by itself.
+        config.delivery.heartbeat = HEARTBEAT;
+        config.delivery.write_timeout = HEARTBEAT * 6;
         config.delivery.on_gap =
             if setting.on_gap_latest { config::Start::Latest } else { config::Start::Earliest };
         if setting.small_cache {
