@@ -513,7 +513,7 @@ fn a_store_set_back_to_an_older_state_gets_a_new_epoch() {
         assert_eq!(first.last_sequence, 5);
         fixture.nats.stop().await;
         let copy = tempfile::TempDir::new().unwrap();
-        copy_tree(fixture.nats.store(), copy.path());
+        sluice_tests::copy_tree(fixture.nats.store(), copy.path());
         fixture.nats.restart().await;
         for n in 5..9 {
             fixture.seen.publish("sse.shop.orders.", "a", format!("{n}")).await;
@@ -525,7 +525,7 @@ fn a_store_set_back_to_an_older_state_gets_a_new_epoch() {
         );
         fixture.nats.stop().await;
         std::fs::remove_dir_all(fixture.nats.store()).unwrap();
-        copy_tree(copy.path(), fixture.nats.store());
+        sluice_tests::copy_tree(copy.path(), fixture.nats.store());
         fixture.nats.restart().await;
         let report = sluice_tests::eventually("connected again", LIMIT, async || {
             fixture.ensure(&want).await.ok()
@@ -545,7 +545,7 @@ fn a_store_set_back_to_an_older_state_gets_a_new_epoch() {
     });
 }
 
-/// Sets the store back to `copy` with everybody down; an operator that remembers nothing but the
+/// Sets the store back to `copy` with all programs down; an operator that remembers nothing but the
 /// channel's status comes up after it.
 #[test]
 fn a_store_set_back_while_all_were_down_gets_a_new_epoch_by_its_mark() {
@@ -561,7 +561,7 @@ fn a_store_set_back_while_all_were_down_gets_a_new_epoch_by_its_mark() {
         publish(&fixture, 50).await;
         fixture.nats.stop().await;
         let copy = tempfile::TempDir::new().unwrap();
-        copy_tree(fixture.nats.store(), copy.path());
+        sluice_tests::copy_tree(fixture.nats.store(), copy.path());
         fixture.nats.restart().await;
         publish(&fixture, 30).await;
         let facts = fixture.ensure(&want).await.unwrap().stream.unwrap();
@@ -580,7 +580,7 @@ fn a_store_set_back_while_all_were_down_gets_a_new_epoch_by_its_mark() {
         let restored = async |fixture: &mut Fixture| {
             fixture.nats.stop().await;
             std::fs::remove_dir_all(fixture.nats.store()).unwrap();
-            copy_tree(copy.path(), fixture.nats.store());
+            sluice_tests::copy_tree(copy.path(), fixture.nats.store());
             fixture.nats.restart().await;
         };
         // A restart alone is none, nor is what takes events away.
@@ -618,19 +618,6 @@ fn a_store_set_back_while_all_were_down_gets_a_new_epoch_by_its_mark() {
         assert_eq!(wiped.epoch, past.epoch);
         assert!(matches!(change, Change::Updated(_)), "{change:?}");
     });
-}
-
-fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

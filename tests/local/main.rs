@@ -311,11 +311,11 @@ fn a_store_that_was_set_back_between_two_runs_gets_a_new_epoch() {
             interrupted(&mut process).await;
             assert!(!process.stdout().contains(set_back), "{}", process.stdout());
             if run == 0 {
-                copy_tree(&store, copy.path());
+                sluice_tests::copy_tree(&store, copy.path());
             }
         }
         std::fs::remove_dir_all(&store).unwrap();
-        copy_tree(copy.path(), &store);
+        sluice_tests::copy_tree(copy.path(), &store);
         for expected in [true, false] {
             let mut process = fixture.start().await;
             interrupted(&mut process).await;
@@ -323,19 +323,6 @@ fn a_store_that_was_set_back_between_two_runs_gets_a_new_epoch() {
         }
         fixture.assert_no_orphans();
     });
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

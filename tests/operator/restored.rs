@@ -26,19 +26,6 @@ async fn marked(fixture: &Fixture, sequence: i64) -> Value {
     fixture.until("orders", &format!("remembers event {sequence}"), marked).await
 }
 
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 /// All down; then only what `change` does to NATS's files, and NATS again.
 async fn all_down(fixture: &mut Fixture, change: impl FnOnce(&Path)) {
     fixture.stop_operator().await;
@@ -63,7 +50,7 @@ fn a_stream_that_went_back_while_all_were_down_has_a_new_epoch() {
         marked(fixture, 20).await;
 
         let copy = TempDir::new().unwrap();
-        all_down(fixture, |store| copy_tree(store, copy.path())).await;
+        all_down(fixture, |store| sluice_tests::copy_tree(store, copy.path())).await;
         fixture.start_operator().await;
         publish(fixture, 30).await;
         let object = marked(fixture, 50).await;
@@ -71,7 +58,7 @@ fn a_stream_that_went_back_while_all_were_down_has_a_new_epoch() {
 
         all_down(fixture, |store| {
             std::fs::remove_dir_all(store).unwrap();
-            copy_tree(copy.path(), store);
+            sluice_tests::copy_tree(copy.path(), store);
         })
         .await;
         // Past all that was there: the numbers alone show nothing.

@@ -39,6 +39,20 @@ pub fn run<F: Future<Output = ()>>(limit: Duration, body: F) {
     runtime.shutdown_timeout(Duration::from_secs(1));
 }
 
+/// Copies a directory with all that is in it, such as the store of a nats-server that is down.
+pub fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
 /// Polls `check` until it gives a value; fails the test with `what` after `limit`.
 ///
 /// # Panics

@@ -145,7 +145,7 @@ struct Server {
     accept_at: Option<Instant>,
     failures: Throttle,
     shared: Arc<Shared>,
-    /// What is not for everybody is for the runtime to answer, or to refuse.
+    /// Which probes are answered here; others are for the runtime to answer, or to refuse.
     access: Guard,
     vitals: Vitals,
 }

@@ -41,7 +41,7 @@ pub(super) struct Found {
     pub(super) broken: Vec<PathBuf>,
     /// What is wrong, for people.
     pub(super) problems: Vec<String>,
-    /// Objects of other products that were passed over, for people.
+    /// Objects of other products that were passed over, as they are told.
     pub(super) passed_over: Vec<String>,
     pub(super) fingerprint: Fingerprint,
 }
