@@ -102,6 +102,10 @@ impl Guard {
     pub(super) fn lets_in(&self, head: &[u8]) -> bool {
         let mut hosts = 0;
         for line in head.split(|byte| *byte == b'\n').skip(1) {
+            if line.starts_with(b" ") || line.starts_with(b"\t") {
+                // It goes on with the one before (RFC 9112 section 5.2), whatever that said.
+                return false;
+            }
             let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
             if name.eq_ignore_ascii_case(b"origin") {
@@ -230,6 +234,7 @@ mod tests {
                 false,
             ),
             ("GET /readyz HTTP/1.1\r\nHost:\r\n\r\n", false),
+            ("GET /readyz HTTP/1.1\r\nHost: localhost\r\n .evil.example\r\n\r\n", false),
         ] {
             assert_eq!(guard.lets_in(head.as_bytes()), expected, "{head}");
         }

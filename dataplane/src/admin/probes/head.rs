@@ -36,7 +36,8 @@ pub(super) fn read(bytes: &[u8], more: bool) -> Head {
     let Some(&(_, probe, with_body)) = TARGETS.iter().find(is_target) else { return Head::Other };
     if bytes.windows(4).any(|end| end == b"\r\n\r\n") {
         Head::Probe(probe, with_body)
-    } else if more {
+    } else if more && !bytes.windows(2).any(|end| end == b"\n\n") {
+        // A head may end its lines without a CR (RFC 9112 section 2.2): the runtime reads those.
         Head::Partial
     } else {
         Head::Other
@@ -70,6 +71,7 @@ mod tests {
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             "get /livez HTTP/1.1\r\n\r\n",
             "\r\nGET /livez HTTP/1.1\r\n\r\n",
+            "GET /livez HTTP/1.1\nHost: localhost\n\n",
             "GET /m",
         ] {
             assert_eq!(read(other.as_bytes(), true), Head::Other, "{other:?}");
