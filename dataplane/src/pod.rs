@@ -61,7 +61,7 @@ pub use drain::Pace;
 /// How often the configuration directory is looked at: a mounted ConfigMap is up to a minute behind
 /// anyway.
 const FOLLOW_TICK: Duration = Duration::from_secs(1);
-/// Most connections of the admin listener in the runtime: metrics, a few browsers. With those of the
+/// Most connections of the admin listener in the runtime: metrics, some browsers. With those of the
 /// probes they are fewer than the file descriptors that `admission.rs` leaves to them.
 const ADMIN_CONNECTIONS: usize = 48;
 /// How often a starting pod looks whether its logs cover their tails.
