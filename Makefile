@@ -106,15 +106,15 @@ soak: ## everything fails at random for SECONDS=300 while 300 subscribers read; 
 	$(rust)
 	@tests/tools/build.sh nats
 	@$(CARGO) build --profile $(PROFILE) --locked $(QUIET) --workspace --bins
-	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SOAK_DATAPLANE=$(abspath $(BUILT))/sluice-dataplane \
+	@SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) SLUICE_TEST_PROGRAMS=$(abspath $(BUILT)) \
 	  $(CARGO) test --locked $(QUIET) --workspace --test soak -- --nocapture every_acknowledged_event
 
 .PHONY: hostile
 hostile: ## messages, requests, frames and floods that no well-behaved client sends, about 30 minutes; SEED=N repeats a run, FILTER=requests selects
 	$(rust)
 	@tests/tools/build.sh nats
-	@$(CARGO) build --workspace --bins --locked $(QUIET)
-	@HOSTILE_LONG=1 HOSTILE_SEED=$(SEED) $(CARGO) test --locked $(QUIET) --workspace --test hostile -- --nocapture --test-threads 1 $(FILTER)
+	@$(CARGO) build --profile release --locked $(QUIET) --workspace --bins
+	@HOSTILE_LONG=1 HOSTILE_SEED=$(SEED) SLUICE_TEST_PROGRAMS=$(abspath $(TARGET))/release $(CARGO) test --locked $(QUIET) --workspace --test hostile -- --nocapture --test-threads 1 $(FILTER)
 
 .PHONY: cluster-test
 cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out

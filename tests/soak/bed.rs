@@ -21,8 +21,6 @@ pub(crate) const KEPT: u64 = 6_000;
 pub(crate) const CACHE_BYTES: u64 = 4 << 20;
 /// The NATS client calls it an error when a broker dies while a connection is opened.
 const CLIENT_LINE: &str = "ERROR async_nats::connector: expected INFO, got nothing";
-/// Another build of the data plane than the one beside this test.
-const PROGRAM: &str = "SOAK_DATAPLANE";
 
 /// The servers.
 pub(crate) struct Bed {
@@ -42,7 +40,6 @@ pub(crate) struct Bed {
 pub(crate) struct Pods {
     planes: Vec<Option<DataPlane>>,
     nats: Vec<String>,
-    program: Option<PathBuf>,
     logs: PathBuf,
     /// Lines of logs that should not be there.
     pub(crate) errors: Vec<String>,
@@ -94,7 +91,6 @@ impl Bed {
         let pods = Pods {
             planes: (0..PODS).map(|_| None).collect(),
             nats,
-            program: std::env::var_os(PROGRAM).map(PathBuf::from),
             logs: logs.to_owned(),
             errors: Vec::new(),
         };
@@ -121,7 +117,6 @@ impl Pods {
         let options = Options {
             arguments: &["--instance", &instance, "--drain-delay", "1s", "--drain-period", "2s"],
             not_ready: true,
-            program: self.program.as_deref(),
             ..Options::default()
         };
         let plane = DataPlane::start_with(&self.nats[pod], configs, &options).await;

@@ -255,14 +255,17 @@ pub fn free_port() -> u16 {
     panic!("no free port");
 }
 
-/// A program of this workspace, built beside the running test.
+/// A program of this workspace: from `$SLUICE_TEST_PROGRAMS`, a folder with another build of them,
+/// else built beside the running test.
 ///
 /// # Panics
 /// When it has not been built.
 pub fn workspace_program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's path");
-    let path =
-        test.parent().and_then(Path::parent).expect("…/target/<profile>/deps/<test>").join(name);
+    let beside = test.parent().and_then(Path::parent).expect("…/target/<profile>/deps/<test>");
+    let path = std::env::var_os("SLUICE_TEST_PROGRAMS")
+        .map_or_else(|| beside.to_path_buf(), PathBuf::from)
+        .join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
     path
 }
@@ -277,7 +280,7 @@ pub fn tool(name: &str) -> PathBuf {
     let path = dir.join(name);
     assert!(
         path.exists(),
-        "{} is missing: run `make tools` first, or set SLUICE_TOOLS",
+        "{} is missing: run tests/tools/build.sh first, or set SLUICE_TOOLS",
         path.display()
     );
     path

@@ -17,6 +17,7 @@ use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use sluice_channel::{Cursor, Epoch, Event, config::Encoding, topic};
+use tokio::time::{Instant, timeout_at};
 
 use super::{problem::Problem, query::Query};
 use crate::{
@@ -35,6 +36,9 @@ use crate::{
 const SCAN_EVENTS: u64 = 20_000;
 /// What a page in the making may hold: what it becomes, and the events of one read.
 const MAKING_BYTES: usize = limits::PAGE_BYTES + limits::SEGMENT_BYTES;
+/// Longest time that a page may take, of all its reads: a store that answers each of them late must
+/// not add up to more than a client waits. Then it ends with what it has.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(9);
 /// Longest wait of a page for its turn. Short: a client that polls comes again anyway.
 const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -73,6 +77,7 @@ pub(super) async fn page(
     channel: &Channel,
     query: &Query,
 ) -> Result<Response, Problem> {
+    let deadline = Instant::now() + PAGE_TIMEOUT;
     let head = channel.log().head_now();
     let Some(epoch) = head.epoch else {
         return Err(Problem::unavailable("the store has not been reached yet"));
@@ -82,17 +87,17 @@ pub(super) async fn page(
         Problem::unavailable(error.told())
     };
     let start =
-        subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch)
-            .await
-            .map_err(unavailable)?;
+        subscriber::resolve(channel, &query.request.start, &query.request.filter, head, epoch);
+    let start = timeout_at(deadline, start).await.unwrap_or_else(|_| Err(late()));
+    let start = start.map_err(unavailable)?;
     let head = caught_up(channel, head, start.position).await?;
     // A client that polls and is up to date needs none.
     let bytes = if start.position < head.next { MAKING_BYTES } else { 0 };
     let Some(mut share) = shared.budgets.pages.take(bytes, TURN_TIMEOUT).await else {
         return Err(Problem::unavailable("this pod makes as many pages as it can at this moment"));
     };
-    let mut page =
-        collect(channel, query, head, epoch, start.position).await.map_err(unavailable)?;
+    let page = collect(channel, query, head, epoch, start.position, deadline).await;
+    let mut page = page.map_err(unavailable)?;
     // A reader that begins anew has missed nothing before the first event.
     let is_loss = |gap: &Gap| gap.reason == GapReason::Compacted || !start.lossless;
     page.rest.gap = start.gap.or(page.rest.gap.filter(is_loss));
@@ -176,12 +181,17 @@ async fn caught_up(channel: &Channel, head: Head, position: u64) -> Result<Head,
     }
 }
 
+fn late() -> Error {
+    Error::Unreachable(format!("it did not answer within {} s", PAGE_TIMEOUT.as_secs()))
+}
+
 async fn collect(
     channel: &Channel,
     query: &Query,
     head: Head,
     epoch: Epoch,
     start: u64,
+    deadline: Instant,
 ) -> Result<Page, Error> {
     let config = channel.config().clone();
     let compacted = config.stream.compacted;
@@ -195,7 +205,12 @@ async fn collect(
             true => query.limit.saturating_sub(page.count).max(1),
             false => limits::PAGE_EVENTS,
         };
-        let stretch = channel.log().events(head.life, position, wanted as u64).await?;
+        let stretch = channel.log().events(head.life, position, wanted as u64);
+        let stretch = match timeout_at(deadline, stretch).await {
+            Ok(stretch) => stretch?,
+            Err(_) if position > start => break,
+            Err(_) => return Err(late()),
+        };
         for event in stretch.events.iter().take_while(|event| event.sequence < head.next) {
             if event.sequence > position {
                 // The next page begins with it: its `gap` says what comes before its events.
@@ -270,5 +285,65 @@ fn page_event(epoch: Epoch, event: &Event, encoding: Encoding) -> PageEvent {
         time: frame::rfc3339(event.time_nanos),
         event: name,
         data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sluice_channel::{ChannelConfig, Filter};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        frame::Dialect,
+        metrics::Metrics,
+        source::memory::MemorySource,
+        subscriber::{Request, Start},
+    };
+
+    const CONFIG: &str = r#"{"version":1,"name":"c","namespace":"n","generation":1,
+        "stream":{"name":"s","subjects":["c.>"],"topicPrefix":"c.","maxMessageSize":65536},
+        "delivery":{"cacheBytes":1048576,"encoding":"Text"},"publish":{"http":false}}"#;
+
+    /// A page of nothing: each of its reads is late, and no event is one of the filter's.
+    async fn page_of_a_store_that_takes(latency: Duration) -> (Result<Page, Error>, Duration) {
+        let memory = MemorySource::default();
+        (0..20_000).for_each(|i| {
+            memory.put("t", format!("event {i} {}", "x".repeat(100)));
+        });
+        let config = ChannelConfig::from_json(CONFIG.as_bytes()).unwrap();
+        let metrics = Metrics::default().channel("c");
+        let channel = Channel::new(config, Arc::new(memory.clone()), metrics);
+        let stop = CancellationToken::new();
+        #[allow(clippy::disallowed_methods)]
+        let running = tokio::spawn(Arc::clone(channel.log()).run(stop.clone()));
+        channel.log().head().wait_for(|head| head.next == 20_001).await.unwrap();
+        memory.set_latency(latency);
+        let filter = Filter::new(["none"]).unwrap();
+        let (start, dialect) = (Start::Earliest, Dialect::Plain);
+        let request = Request { start, filter, dialect, open: false };
+        let query = Query { request, limit: 100 };
+        let (head, began) = (channel.log().head_now(), Instant::now());
+        let epoch = head.epoch.unwrap();
+        let page = collect(&channel, &query, head, epoch, 1, began + PAGE_TIMEOUT).await;
+        stop.cancel();
+        running.await.unwrap();
+        (page, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_of_a_slow_store_ends_in_time_with_what_it_has() {
+        let (page, took) = page_of_a_store_that_takes(Duration::from_secs(2)).await;
+        let page = page.unwrap();
+        assert_eq!(took, PAGE_TIMEOUT);
+        let next: Cursor = page.rest.next.parse().unwrap();
+        assert_eq!((page.count, page.rest.up_to_date), (0, false));
+        assert_eq!(next.sequence, 4_000, "four reads of a thousand events each");
+
+        let (page, took) = page_of_a_store_that_takes(Duration::from_secs(60)).await;
+        assert!(matches!(page, Err(Error::Unreachable(_))));
+        assert_eq!(took, PAGE_TIMEOUT);
     }
 }

@@ -20,12 +20,15 @@ use crate::{
     budget::{Budget, Share},
     channel::Channel,
     frame, limits,
-    source::{Append, Appended, Error},
+    source::{Append, Appended, Error, REQUEST_TIMEOUT},
     state::Shared,
 };
 
 /// Time for a client to send its payload.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest time to find out where an event is that the store has: of all questions together.
+const PLACE_TIMEOUT: Duration = REQUEST_TIMEOUT;
 
 const EVENT_NAME: HeaderName = HeaderName::from_static("event-name");
 const EVENT_CURSOR: HeaderName = HeaderName::from_static("event-cursor");
@@ -206,13 +209,19 @@ async fn append(
         channel.note_failure("publish", &error);
         Refusal::Unavailable(UNPLACED)
     };
-    let epoch = epoch_of(channel, &request, appended, known).await.map_err(unplaced)?;
-    let cursor = Cursor::new(epoch, appended.sequence);
-    if appended.duplicate {
-        let first = log.source().published(appended.sequence).await.map_err(unplaced)?;
-        if first.is_some_and(|first| !first.is(&request)) {
-            return Err(Refusal::OtherEvent(cursor));
-        }
+    let placed = async {
+        let epoch = epoch_of(channel, &request, appended, known).await?;
+        let first = match appended.duplicate {
+            true => log.source().published(appended.sequence).await?,
+            false => None,
+        };
+        Ok((Cursor::new(epoch, appended.sequence), first))
+    };
+    let late = |_| Err(Error::Unreachable("it did not answer in time".into()));
+    let placed = timeout(PLACE_TIMEOUT, placed).await.unwrap_or_else(late);
+    let (cursor, first) = placed.map_err(unplaced)?;
+    if first.is_some_and(|first| !first.is(&request)) {
+        return Err(Refusal::OtherEvent(cursor));
     }
     Ok((cursor, appended.duplicate))
 }

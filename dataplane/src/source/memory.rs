@@ -23,6 +23,8 @@ struct Inner {
     reachable: bool,
     replica_last: Option<u64>,
     reads: u64,
+    /// How late each read is answered.
+    latency: Duration,
     states: u64,
     time_questions: u64,
     lose_delivery: bool,
@@ -56,6 +58,7 @@ impl Default for MemorySource {
             reachable: true,
             replica_last: None,
             reads: 0,
+            latency: Duration::ZERO,
             states: 0,
             time_questions: 0,
             lose_delivery: false,
@@ -74,6 +77,11 @@ impl MemorySource {
         let result = change(&mut self.inner.lock());
         self.version.send_modify(|v| *v += 1);
         result
+    }
+
+    /// Has each read answered so late.
+    pub fn set_latency(&self, latency: Duration) {
+        self.inner.lock().latency = latency;
     }
 
     /// Appends an event and returns its sequence.
@@ -260,6 +268,10 @@ impl Source for MemorySource {
 
     fn read(&self, from: u64, limit: ReadLimit) -> BoxFuture<'_, Result<Batch, Error>> {
         async move {
+            let latency = self.inner.lock().latency;
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
             self.asked(|inner| {
                 inner.reads += 1;
                 let to = inner.replica_last.unwrap_or(u64::MAX);
