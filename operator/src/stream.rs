@@ -3,6 +3,7 @@
 //! ours is never written.
 
 mod adoption;
+mod claim;
 mod config;
 mod desired;
 mod error;
@@ -10,20 +11,20 @@ mod fields;
 mod history;
 mod restored;
 mod server;
+mod table;
+mod text;
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
 use sluice_channel::{Epoch, StreamName};
 
-use crate::{
-    crd::{status::Mark, stream::Adoption},
-    nats,
-};
+use crate::{crd::status::Mark, nats};
+use claim::Claim;
+use config::Want;
 pub use config::{Difference, EXISTS, MISSING};
-pub use desired::{Desired, Owner, UID};
-pub use error::Error;
-use history::History;
+pub use desired::{Desired, Owner, TAKE_OVER, UID};
+pub use error::{Class, Error};
+use history::{History, Key};
 pub use restored::MARK_INTERVAL;
 use server::{Observed, Reached, Server};
 
@@ -47,6 +48,8 @@ pub enum Change {
     Recreated,
     /// A stream without an owner was taken over.
     Adopted,
+    /// The stream of this owner was handed over on purpose.
+    TakenOver(Owner),
     /// These fields were changed.
     Updated(Vec<Difference>),
     /// The stream was set back to an older state (restored from a copy, or writes were lost): a new
@@ -91,6 +94,11 @@ pub enum Deletion {
     NotFound,
     /// The stream is there and belongs to another; it was left alone.
     NotOurs,
+}
+
+/// Every field of a stream's configuration that the operator knows, by JetStream's names.
+pub fn known_fields() -> impl Iterator<Item = &'static str> {
+    table::FIELDS.iter().map(|field| field.nats)
 }
 
 /// The streams of one JetStream account.
@@ -148,17 +156,27 @@ impl Streams {
         Ok(self.server.version())
     }
 
-    /// Tells of a stream that was once seen to be the channel's own, as its status remembers it:
-    /// after a restart a stream without marks of an owner is then known again, and one that has
+    /// Tells of a stream that was once seen to be this owner's, as the channel's status remembers
+    /// it: after a restart a stream without marks of an owner is then known again, and one that has
     /// gone is known to have been there.
-    pub fn remember(&self, name: &str, created: &str) {
-        self.history.remember(name, created, None);
+    pub fn remember(&self, name: &str, owner: &Owner, created: &str) {
+        self.history.remember(&Key::new(name, owner), created, None);
     }
 
     /// The same, with one of the stream's events: where another one has its place, or the stream
     /// ends before it, the stream was set back while nothing looked.
-    pub fn remember_mark(&self, name: &str, created: &str, mark: &Mark) {
-        self.history.remember(name, created, Some(mark));
+    pub fn remember_mark(&self, name: &str, owner: &Owner, created: &str, mark: &Mark) {
+        self.history.remember(&Key::new(name, owner), created, Some(mark));
+    }
+
+    /// The owner that the metadata of the stream `name` names, if there is such a stream and it is
+    /// marked.
+    ///
+    /// # Errors
+    /// [`Error`] when NATS cannot be asked.
+    pub async fn owner(&self, name: &StreamName) -> Result<Option<Owner>, Error> {
+        let observed = self.server.info(name.as_str()).await?;
+        Ok(observed.and_then(|observed| fields::owner(&observed.config)))
     }
 
     /// Makes the stream `desired`, or tells what differs.
@@ -168,30 +186,24 @@ impl Streams {
     /// owner's.
     pub async fn ensure(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         self.server.check_version()?;
-        let name = desired.name.as_str();
-        let Some(mut observed) = self.server.info(name).await? else {
-            return self.create(desired, mode).await;
+        let key = &Key::of(desired);
+        let Some(mut observed) = self.server.info(desired.name.as_str()).await? else {
+            return self.create(key, desired, mode).await;
         };
-        let claim = self.claim(desired, &observed)?;
-        let epoch = self.new_epoch(name, &observed).await?;
+        let claim = self.claim(key, desired, &observed)?;
+        let epoch = self.new_epoch(key, &observed).await?;
         let set_back = epoch.as_ref().filter(|epoch| epoch.set_back && claim == Claim::Ours);
         if let Some(epoch) = set_back.filter(|_| mode == Mode::Enforce) {
             // By itself and first: whatever becomes of the rest, it is told, and told once.
-            observed = self.tell_set_back(observed, &epoch.mark).await?;
+            observed = self.tell_set_back(key, observed, &epoch.mark).await?;
         }
         let set_back = set_back.is_some();
-        let mut want = config::whole(desired, epoch.as_ref().map(|epoch| epoch.mark.as_str()));
-        if claim == Claim::Unowned || self.is_adopted(name, &observed) {
-            want = adoption::widened(want, desired, &observed.config);
-        }
-        if claim == Claim::Unowned {
-            adoption::check(desired, &want, &observed)?;
-        }
-        config::immutable(&want, &observed.config)?;
+        let mark = epoch.as_ref().map(|epoch| epoch.mark.as_str());
+        let want = self.want(key, desired, &claim, &observed, mark)?;
         let differences = config::diff(&want, &observed.config);
         if differences.is_empty() || mode == Mode::Observe {
             if mode == Mode::Enforce || !set_back {
-                self.history.seen(name, &observed);
+                self.history.seen(key, &observed);
             }
             return Ok(Report {
                 change: if mode == Mode::Enforce && set_back {
@@ -203,19 +215,41 @@ impl Streams {
                 drift: differences,
             });
         }
-        self.check_cluster_size(desired, &observed)?;
-        let before = (claim == Claim::Unowned).then(|| observed.config.clone());
-        let observed = match (self.converge(&want, observed).await, before) {
-            (Err(error), Some(before)) => return Err(self.give_back(desired, before, error).await),
-            (converged, _) => converged?,
+        self.check_cluster_size(desired, &observed).await?;
+        let observed = match &claim {
+            Claim::Ours => self.converge(&want, observed).await?,
+            Claim::Unowned | Claim::TakeOver(_) => self.take(key, desired, want, observed).await?,
         };
-        self.history.seen(name, &observed);
+        self.history.seen(key, &observed);
         let change = match claim {
             Claim::Unowned => Change::Adopted,
+            Claim::TakeOver(from) => Change::TakenOver(from),
             Claim::Ours if set_back => Change::Restored,
             Claim::Ours => Change::Updated(differences),
         };
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
+    }
+
+    /// What the observed stream should become, if it can.
+    fn want(
+        &self,
+        key: &Key,
+        desired: &Desired,
+        claim: &Claim,
+        observed: &Observed,
+        mark: Option<&str>,
+    ) -> Result<Want, Error> {
+        let mut want = config::whole(desired, mark);
+        if *claim != Claim::Ours || self.is_adopted(key, observed) {
+            want = adoption::widened(want, desired, &observed.config);
+        }
+        match claim {
+            Claim::Ours => {}
+            Claim::Unowned => adoption::check(desired, &want, observed)?,
+            Claim::TakeOver(_) => adoption::check_kept(desired, &want, observed)?,
+        }
+        config::immutable(&want, &observed.config)?;
+        Ok(want)
     }
 
     /// Deletes the stream `name` if its metadata names `owner`, UID included.
@@ -223,21 +257,22 @@ impl Streams {
     /// # Errors
     /// [`Error`] when NATS cannot be asked; a stream that is not there is no error.
     pub async fn delete(&self, name: &StreamName, owner: &Owner) -> Result<Deletion, Error> {
+        let key = Key::new(name.as_str(), owner);
         let Some(observed) = self.server.info(name.as_str()).await? else {
-            self.history.forget(name.as_str());
+            self.history.forget(&key);
             return Ok(Deletion::NotFound);
         };
         if !fields::owner(&observed.config).is_some_and(|found| found.same_object(owner)) {
             return Ok(Deletion::NotOurs);
         }
         self.server.delete(name.as_str()).await?;
-        self.history.forget(name.as_str());
+        self.history.forget(&key);
         Ok(Deletion::Deleted)
     }
 
-    /// Forgets what was seen of a stream that is no longer managed.
-    pub(crate) fn forget(&self, name: &StreamName) {
-        self.history.forget(name.as_str());
+    /// Forgets what was seen of the streams of a channel that is gone.
+    pub fn forget(&self, owner: &Owner) {
+        self.history.forget_owner(owner);
     }
 
     /// Forgets what was seen of all streams: another operator may have acted since.
@@ -245,101 +280,49 @@ impl Streams {
         self.history.clear();
     }
 
-    async fn create(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
+    async fn create(&self, key: &Key, desired: &Desired, mode: Mode) -> Result<Report, Error> {
         let name = desired.name.as_str();
         if mode == Mode::Observe {
             let missing = Difference::new("spec.stream", EXISTS, MISSING);
             return Ok(Report { change: Change::None, stream: None, drift: vec![missing] });
         }
-        self.server.check_cluster_size(desired.replicas, None)?;
+        self.server.check_cluster_size(desired.replicas, None).await?;
         let want = config::whole(desired, None);
         // Creating a stream that exists already with this very configuration succeeds, so two
         // operators that race both end here; the read-back below finds the owner.
-        self.server.create(&want).await?;
+        self.server.create(&want.fields).await?;
         let observed = self
             .server
             .info(name)
             .await?
             .ok_or_else(|| Error::NotApplied { fields: "spec.stream".to_owned() })?;
-        self.claim(desired, &observed)?;
+        self.claim(key, desired, &observed)?;
         let left = config::diff(&want, &observed.config);
         if !left.is_empty() {
             return Err(not_applied(&left));
         }
-        let change = if self.history.knows(name) { Change::Recreated } else { Change::Created };
-        self.history.seen(name, &observed);
+        let change = if self.history.knows(key) { Change::Recreated } else { Change::Created };
+        self.history.seen(key, &observed);
         Ok(Report { change, stream: Some(facts(desired, &observed)?), drift: Vec::new() })
     }
 
-    /// The claim on the observed stream. Anything but an own stream, or one without an owner that
-    /// may be adopted, is an error.
-    fn claim(&self, desired: &Desired, observed: &Observed) -> Result<Claim, Error> {
-        let name = desired.name.to_string();
-        match fields::owner(&observed.config) {
-            Some(owner)
-                if owner.same_object(&desired.owner) || owner.same_channel(&desired.owner) =>
-            {
-                Ok(Claim::Ours)
-            }
-            Some(owner) => Err(Error::OwnedByOther { stream: name, owner: owner.to_string() }),
-            // The marks were wiped, but no other stream was created at that very nanosecond.
-            None if self.history.is_same(&name, observed) => Ok(Claim::Ours),
-            None if fields::partly_owned(&observed.config) => Err(Error::OwnedByOther {
-                stream: name,
-                owner: "another owner, of which its metadata has an incomplete mark".to_owned(),
-            }),
-            None if desired.adoption == Adoption::Never => Err(Error::Unowned { stream: name }),
-            None => Ok(Claim::Unowned),
-        }
-    }
-
-    /// Whether the stream was once taken over. Where its marks were wiped and it is not remembered,
-    /// it may have been.
-    fn is_adopted(&self, name: &str, observed: &Observed) -> bool {
-        let wiped = fields::owner(&observed.config).is_none();
-        fields::adopted(&observed.config) || wiped && self.history.may_be_adopted(name)
-    }
-
-    /// Puts a stream that could not be taken over back as it was: it is not the channel's, and the
-    /// next attempt would end the same. What passes soon is tried again instead.
-    async fn give_back(
+    async fn check_cluster_size(
         &self,
         desired: &Desired,
-        mut before: Map<String, Value>,
-        error: Error,
-    ) -> Error {
-        let passes = error.is_transient() && !matches!(error, Error::NotApplied { .. });
-        if let Some(metadata) = before.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.retain(|key, _| !key.starts_with("_nats."));
-        }
-        if passes || self.server.update(&before).await.is_err() {
-            return error;
-        }
-        match error {
-            Error::Api { .. } | Error::NotApplied { .. } | Error::ImmutableField { .. } => {
-                Error::Incompatible { stream: desired.name.to_string(), why: error.to_string() }
-            }
-            other => other,
-        }
-    }
-
-    fn check_cluster_size(&self, desired: &Desired, observed: &Observed) -> Result<(), Error> {
+        observed: &Observed,
+    ) -> Result<(), Error> {
         let current = fields::replicas(&observed.config);
         if desired.replicas <= current {
             Ok(())
         } else {
-            self.server.check_cluster_size(desired.replicas, Some(observed))
+            self.server.check_cluster_size(desired.replicas, Some(observed)).await
         }
     }
 
     /// Writes `want` over `observed`, one class of change per update: nats-server refuses to move
     /// and to scale a stream at once.
-    async fn converge(
-        &self,
-        want: &Map<String, Value>,
-        mut observed: Observed,
-    ) -> Result<Observed, Error> {
-        for class in [config::Class::Settings, config::Class::Replicas, config::Class::Placement] {
+    async fn converge(&self, want: &Want, mut observed: Observed) -> Result<Observed, Error> {
+        for class in [table::Class::Settings, table::Class::Replicas, table::Class::Placement] {
             if let Some(update) = config::update(want, &observed.config, class) {
                 self.server.update(&update).await?;
                 let name = observed.name.clone();
@@ -353,12 +336,6 @@ impl Streams {
         let left = config::diff(want, &observed.config);
         if left.is_empty() { Ok(observed) } else { Err(not_applied(&left)) }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    Ours,
-    Unowned,
 }
 
 fn facts(desired: &Desired, observed: &Observed) -> Result<Facts, Error> {

@@ -1,6 +1,10 @@
 //! Streams as owned resources, on real nats-servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod adoption;
+mod identity;
+mod unavailable;
+
 use std::time::Duration;
 
 use async_nats::jetstream::{
@@ -37,7 +41,10 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
-        let nats = NatsServer::start().await;
+        Self::of(NatsServer::start().await).await
+    }
+
+    async fn of(nats: NatsServer) -> Self {
         let seen = Streams::connect(&nats.url()).await;
         let ensured = Ensured::new(seen.context().clone(), &nats.url());
         Self { nats, seen, ensured }
@@ -167,7 +174,7 @@ fn a_stream_whose_marks_were_wiped_is_known_by_its_creation_time() {
         fixture.alter(&want, |c| c.metadata.clear()).await;
         let other = Ensured::new(fixture.seen.context().clone(), "");
         assert!(matches!(other.ensure(&want, Mode::Enforce).await, Err(Error::Unowned { .. })));
-        other.remember(want.name.as_str(), &created);
+        other.remember(want.name.as_str(), &want.owner, &created);
         assert!(matches!(
             other.ensure(&want, Mode::Enforce).await.unwrap().change,
             Change::Updated(_)
@@ -424,7 +431,7 @@ fn marks_that_were_wiped_do_not_narrow_an_adopted_stream() {
         let created = fixture.ensure(&want).await.unwrap().stream.unwrap().created;
         // An operator that was started anew knows the stream by the channel's status alone.
         let other = Ensured::new(fixture.seen.context().clone(), &fixture.nats.url());
-        other.remember(want.name.as_str(), &created);
+        other.remember(want.name.as_str(), &want.owner, &created);
         for ensured in [&fixture.ensured, &other] {
             fixture.alter(&want, |config| config.metadata.clear()).await;
             ensured.ensure(&want, Mode::Enforce).await.unwrap();
@@ -570,7 +577,7 @@ fn a_store_set_back_while_all_were_down_gets_a_new_epoch_by_its_mark() {
 
         let fresh = async |fixture: &Fixture, mark: &Mark| {
             let operator = Ensured::new(fixture.seen.context().clone(), &fixture.nats.url());
-            operator.remember_mark(name, &facts.created, mark);
+            operator.remember_mark(name, &want.owner, &facts.created, mark);
             let report = sluice_tests::eventually("connected", LIMIT, async || {
                 operator.ensure(&want, Mode::Enforce).await.ok()
             })

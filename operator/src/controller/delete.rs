@@ -93,10 +93,14 @@ pub(super) async fn delete(
     let stream = ChannelName::new(channel.name_any())
         .map_err(validate::Error::from)
         .and_then(|name| validate::stream_name(&channel.spec.stream, &namespace, &name));
+    let owner = Owner {
+        cluster: ctx.cluster.clone(),
+        namespace,
+        name: channel.name_any(),
+        uid: channel.uid().unwrap_or_default(),
+    };
     if !has_finalizer(channel) {
-        if let Ok(stream) = &stream {
-            ctx.streams.forget(stream);
-        }
+        ctx.streams.forget(&owner);
         return Ok(Left::Nothing);
     }
     // A name that is none can have no stream.
@@ -110,16 +114,10 @@ pub(super) async fn delete(
     if !may_delete {
         ctx.tell(channel, "StreamRetained", &format!("stream {stream} and its events stay"), false)
             .await;
-        ctx.streams.forget(&stream);
+        ctx.streams.forget(&owner);
         remove_finalizer(ctx, api, channel).await?;
         return Ok(Left::Nothing);
     }
-    let owner = Owner {
-        cluster: ctx.cluster.clone(),
-        namespace,
-        name: channel.name_any(),
-        uid: channel.uid().unwrap_or_default(),
-    };
     match ctx.streams.delete(&stream, &owner).await {
         Ok(Deletion::Deleted) => {
             ctx.tell(

@@ -171,10 +171,12 @@ impl Pass<'_> {
 
     async fn stream(&self, mode: Mode) -> Result<Report, stream::Error> {
         if let Some(known) = self.proven_stream() {
-            let streams = &self.ctx.streams;
+            let (streams, owner) = (&self.ctx.streams, &self.valid.stream.owner);
             match self.channel.status.as_ref().and_then(|status| status.mark.as_ref()) {
-                Some(mark) => streams.remember_mark(&known.name, &known.created_time, mark),
-                None => streams.remember(&known.name, &known.created_time),
+                Some(mark) => {
+                    streams.remember_mark(&known.name, owner, &known.created_time, mark);
+                }
+                None => streams.remember(&known.name, owner, &known.created_time),
             }
         }
         let stream = self.ctx.streams.ensure(&self.valid.stream, mode).await;

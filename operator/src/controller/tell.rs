@@ -18,7 +18,7 @@ use crate::{
         condition::{EXPOSED, STREAM_READY},
     },
     kube_error,
-    stream::{self, Change, Report},
+    stream::{self, Change, Report, TAKE_OVER},
 };
 
 impl Context {
@@ -80,6 +80,13 @@ pub(super) async fn of_stream(
                     false,
                 )
                 .await;
+            }
+            Change::TakenOver(from) => {
+                let note = format!(
+                    "stream {name} was handed over with its events by {from} (UID {}), as the annotation {TAKE_OVER} of the Namespace says; it fits no longer and may be removed",
+                    from.uid
+                );
+                ctx.tell(channel, "StreamTakenOver", &note, false).await;
             }
             Change::Updated(fields) => {
                 let fields: Vec<_> = fields

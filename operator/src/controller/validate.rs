@@ -1,7 +1,10 @@
 //! Step 1, pure: an `SseChannel` as the API server holds it → a channel whose names, sizes and
 //! durations are checked.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use sluice_channel::{
     ChannelConfig, ChannelName, StreamName,
@@ -182,26 +185,41 @@ fn stream(
         placement: spec.placement.clone(),
         adoption: spec.adoption,
         unsaid: unsaid(spec),
+        words: words(spec),
         owner,
+        take_over: None,
     })
 }
 
 /// What the spec leaves at its default. The API server fills defaults in, so a default that is
-/// written out is one, too.
+/// written out is one, too, in whichever words.
 fn unsaid(spec: &StreamSpec) -> BTreeSet<&'static str> {
     let default = StreamSpec::default();
+    let duration =
+        |text: &DurationText, default: &DurationText| text.parse().ok() == default.parse().ok();
+    let size = |text: &SizeText, default: &SizeText| text.parse().ok() == default.parse().ok();
     [
         ("num_replicas", spec.replicas == default.replicas),
-        ("max_age", spec.max_age == default.max_age),
-        ("max_bytes", spec.max_bytes == default.max_bytes),
-        ("max_msg_size", spec.max_message_size == default.max_message_size),
-        ("duplicate_window", spec.duplicate_window == default.duplicate_window),
+        ("max_age", duration(&spec.max_age, &default.max_age)),
+        ("max_bytes", size(&spec.max_bytes, &default.max_bytes)),
+        ("max_msg_size", size(&spec.max_message_size, &default.max_message_size)),
+        ("duplicate_window", duration(&spec.duplicate_window, &default.duplicate_window)),
         ("compression", spec.compression == default.compression),
         ("placement", spec.placement == default.placement),
     ]
     .into_iter()
     .filter_map(|(field, is_default)| is_default.then_some(field))
     .collect()
+}
+
+/// The spec's own words for what can be written in several ways: 24h and 1440m are the same.
+fn words(spec: &StreamSpec) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
+        ("max_age", spec.max_age.0.clone()),
+        ("max_bytes", spec.max_bytes.0.clone()),
+        ("max_msg_size", spec.max_message_size.0.clone()),
+        ("duplicate_window", spec.duplicate_window.0.clone()),
+    ])
 }
 
 /// The name of the stream behind a channel, also when the rest of its spec is invalid: a delete

@@ -56,6 +56,8 @@ pub mod reason {
 
     /// NATS does not answer. Fix: start it, or correct the operator's `--nats`.
     pub const NATS_UNREACHABLE: &str = "NatsUnreachable";
+    /// NATS is there, but the servers that hold the stream are not, or have no majority. Retried.
+    pub const STREAM_UNAVAILABLE: &str = "StreamUnavailable";
     /// NATS refuses the operator. Fix: credentials or permissions on `$JS.API.>`.
     pub const AUTH_FAILED: &str = "AuthFailed";
     /// JetStream is off. Fix: `jetstream: enabled` in nats-server, or for the account.

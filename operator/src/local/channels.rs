@@ -193,7 +193,7 @@ impl Channels {
         let Some(known) = self.known.remove(name) else { return };
         let _ = std::fs::remove_file(self.dir.join(file_name(name)));
         let stream = &known.channel.stream;
-        self.streams.forget(&stream.name);
+        self.streams.forget(&stream.owner);
         let delete = known.channel.deletion_policy == DeletionPolicy::Delete
             && known.channel.management_policy == ManagementPolicy::Enforce;
         if !delete {
@@ -228,10 +228,11 @@ impl Channels {
             ManagementPolicy::Observe => Mode::Observe,
             ManagementPolicy::Paused => return,
         };
-        self.marks.remember(&self.streams, &known.channel.stream.name);
+        self.marks.remember(&self.streams, &known.channel.stream);
         let result = self.streams.ensure(&known.channel.stream, mode).await;
         if let (Mode::Enforce, Ok(Report { stream: Some(facts), .. })) = (mode, &result)
-            && let Err(error) = self.marks.write(&self.streams, facts).await
+            && let Err(error) =
+                self.marks.write(&self.streams, &known.channel.stream.owner, facts).await
         {
             say(&format!("error: {name}: cannot write down where its stream is: {error}"));
         }
@@ -246,6 +247,9 @@ impl Channels {
                 )),
                 Change::Adopted => {
                     say(&format!("{name}: stream {stream} was taken over with its events"));
+                }
+                Change::TakenOver(from) => {
+                    say(&format!("{name}: stream {stream} was handed over by {from}"));
                 }
                 Change::Created | Change::Updated(_) | Change::None => {}
             }

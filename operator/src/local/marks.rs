@@ -9,12 +9,15 @@ use sluice_channel::StreamName;
 use super::replace::replace;
 use crate::{
     crd::status::Mark,
-    stream::{Error, Facts, Streams},
+    stream::{Desired, Facts, Owner, Streams},
 };
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Kept {
+    /// Namespace and name of the channel; of none in files of former versions.
+    #[serde(default)]
+    channel: Option<String>,
     /// When the stream was created, as nats-server says.
     created_time: String,
     mark: Mark,
@@ -39,16 +42,27 @@ impl Marks {
         serde_json::from_slice(&std::fs::read(self.file(stream)).ok()?).ok()
     }
 
-    /// Tells `streams` what is known of one.
-    pub(super) fn remember(&self, streams: &Streams, stream: &StreamName) {
-        if let Some(Kept { created_time, mark }) = self.read(stream.as_str()) {
-            streams.remember_mark(stream.as_str(), &created_time, &mark);
+    /// Tells `streams` what is known of one. What another channel knew of it tells this one
+    /// nothing.
+    pub(super) fn remember(&self, streams: &Streams, stream: &Desired) {
+        let name = stream.name.as_str();
+        if let Some(Kept { channel, created_time, mark }) = self.read(name)
+            && channel.is_none_or(|channel| channel == channel_of(&stream.owner))
+        {
+            streams.remember_mark(name, &stream.owner, &created_time, &mark);
         }
     }
 
     /// Writes down where a stream is, once in a while.
-    pub(super) async fn write(&mut self, streams: &Streams, facts: &Facts) -> io::Result<()> {
-        let known = self.read(&facts.name).filter(|known| known.created_time == facts.created);
+    pub(super) async fn write(
+        &mut self,
+        streams: &Streams,
+        owner: &Owner,
+        facts: &Facts,
+    ) -> io::Result<()> {
+        let channel = Some(channel_of(owner));
+        let known = self.read(&facts.name);
+        let known = known.filter(|k| k.created_time == facts.created && k.channel == channel);
         let last = i64::try_from(facts.last_sequence).unwrap_or(i64::MAX);
         let renewed = known.as_ref().is_some_and(|known| known.mark.epochs < facts.epochs);
         let risen = known.as_ref().is_none_or(|known| known.mark.sequence < last);
@@ -61,11 +75,12 @@ impl Marks {
         let mark = match streams.mark(facts).await {
             Ok(mark) => mark,
             // The channel's own troubles are told elsewhere; the next look tries again.
-            Err(Error::Unreachable { .. } | Error::Unproven { .. }) => return Ok(()),
+            Err(error) if error.is_transient() => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         };
         self.at.insert(facts.name.clone(), Instant::now());
-        let text = serde_json::to_string(&Kept { created_time: facts.created.clone(), mark })?;
+        let text =
+            serde_json::to_string(&Kept { channel, created_time: facts.created.clone(), mark })?;
         replace(&self.file(&facts.name), &text)
     }
 
@@ -74,4 +89,8 @@ impl Marks {
         self.at.remove(stream.as_str());
         let _ = std::fs::remove_file(self.file(stream.as_str()));
     }
+}
+
+fn channel_of(owner: &Owner) -> String {
+    format!("{}/{}", owner.namespace, owner.name)
 }

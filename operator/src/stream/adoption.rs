@@ -2,63 +2,57 @@
 //!
 //! An adoption only widens. Nothing that the stream's present users rely on is taken away, no event
 //! is dropped, and no copy of one. A limit that the spec leaves at its default is no wish to
-//! shorten what is there, so the wider one stays, for as long as the channel has the stream.
+//! shorten what is there, so the wider one stays, for as long as the channel has the stream. The
+//! [table] says for each field which of this applies.
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    config::{immutable, normal, spec_path, text},
-    desired::{ADOPTED, Desired},
+    config::Want,
+    desired::{ADOPTED, Desired, Owner},
     error::Error,
     server::Observed,
+    table::{self, Adoption, FIELDS, Order},
+    text,
 };
-
-/// Settings that exclude a stream, each with what it means for a channel. Those that
-/// [`immutable`] knows are not repeated here.
-const EXCLUDED: [(&str, &str); 10] = [
-    ("sources", "a channel's stream takes its events from its own subjects alone"),
-    ("republish", "a channel's stream must not have it"),
-    ("subject_transform", "a channel's stream must not have it"),
-    ("discard_new_per_subject", "a channel's stream drops the oldest events and refuses none"),
-    ("allow_rollup_hdrs", "a publisher could wipe a topic of the channel by a header"),
-    ("subject_delete_marker_ttl", "it needs roll-up headers, by which a topic can be wiped"),
-    ("allow_msg_schedules", "it needs roll-up headers, by which a topic can be wiped"),
-    ("allow_msg_counter", "an event that is published over HTTP would be refused"),
-    ("consumer_limits", "the pods' consumers may be outside of them"),
-    ("template_owner", "its template would undo what the channel needs"),
-];
 
 /// The configuration `want` as it is for a stream that was taken over: what the spec leaves at its
 /// default stays where it is wider.
-pub(super) fn widened(
-    mut want: Map<String, Value>,
-    desired: &Desired,
-    observed: &Map<String, Value>,
-) -> Map<String, Value> {
-    for key in &desired.unsaid {
-        let found = of(observed, key);
-        let keeps = match *key {
-            "compression" | "placement" => true,
-            "max_age" | "max_bytes" | "max_msg_size" => limit(found) > limit(of(&want, key)),
-            _ => found.as_u64() > of(&want, key).as_u64(),
+pub(super) fn widened(mut want: Want, desired: &Desired, observed: &Map<String, Value>) -> Want {
+    for field in FIELDS {
+        let found = of(observed, field.nats);
+        let unsaid = desired.unsaid.contains(field.nats);
+        let stays = match field.adoption {
+            Adoption::Equal(_) | Adoption::Write | Adoption::Widen(Order::Set) => false,
+            Adoption::Widen(Order::Limit) => unsaid && limit(found) > limit(want.get(field.nats)),
+            Adoption::Widen(Order::Number) => {
+                unsaid && found.as_u64() > want.get(field.nats).as_u64()
+            }
+            Adoption::Widen(Order::Either) => unsaid,
+            Adoption::Stays => stays(field.nats, found),
         };
-        if keeps && *key == "compression" && found.is_null() {
-            want.insert((*key).to_owned(), json!("none"));
-        } else if keeps {
-            want.insert((*key).to_owned(), found.clone());
+        if stays && want.fields.contains_key(field.nats) {
+            want.set(field.nats, field.normal(found));
         }
     }
     // nats-server takes no window that is longer than what is kept.
     if let (Some(age), Some(window)) =
-        (of(&want, "max_age").as_u64(), of(&want, "duplicate_window").as_u64())
+        (want.get("max_age").as_u64(), want.get("duplicate_window").as_u64())
         && age > 0
+        && window > age
     {
-        want.insert("duplicate_window".to_owned(), json!(window.min(age)));
+        want.set("duplicate_window", json!(age));
     }
-    if let Some(metadata) = want.get_mut("metadata").and_then(Value::as_object_mut) {
+    if let Some(metadata) = want.fields.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert(ADOPTED.to_owned(), json!("true"));
     }
     want
+}
+
+/// Whether a setting that no channel depends on is set: then it is the stream's users'.
+fn stays(nats: &str, found: &Value) -> bool {
+    let is_ours = nats == "description" && found.as_str().is_some_and(Owner::wrote);
+    !is_ours && !table::normal_of(nats, found).is_null()
 }
 
 fn of<'m>(config: &'m Map<String, Value>, key: &str) -> &'m Value {
@@ -71,77 +65,116 @@ fn limit(value: &Value) -> u64 {
 }
 
 /// Whether a stream without an owner may be taken over and become `want`.
-pub(super) fn check(
-    desired: &Desired,
-    want: &Map<String, Value>,
-    observed: &Observed,
-) -> Result<(), Error> {
-    let why = excluded(want, observed).or_else(|| dropped(want, observed));
+pub(super) fn check(desired: &Desired, want: &Want, observed: &Observed) -> Result<(), Error> {
+    refused(desired, excluded(want, &observed.config).or_else(|| dropped(want, observed)))
+}
+
+/// Whether a stream may become `want` without the loss of an event or a copy.
+pub(super) fn check_kept(desired: &Desired, want: &Want, observed: &Observed) -> Result<(), Error> {
+    refused(desired, dropped(want, observed))
+}
+
+fn refused(desired: &Desired, why: Option<String>) -> Result<(), Error> {
     why.map_or(Ok(()), |why| Err(Error::Incompatible { stream: desired.name.to_string(), why }))
 }
 
 /// What the channel cannot live with, or the stream's users cannot live without.
-fn excluded(want: &Map<String, Value>, observed: &Observed) -> Option<String> {
-    let config = &observed.config;
-    if let Err(Error::ImmutableField { field, desired, observed }) = immutable(want, config) {
-        return Some(format!("its {field} is {observed}, not {desired}, and cannot be changed"));
-    }
-    for (key, why) in EXCLUDED {
-        if !normal(key, of(config, key)).is_null() {
-            return Some(format!("it has {key}: {why}"));
+fn excluded(want: &Want, config: &Map<String, Value>) -> Option<String> {
+    for field in FIELDS {
+        let Adoption::Equal(why) = field.adoption else { continue };
+        let found = of(config, field.nats);
+        if field.normal(found) != field.normal(want.get(field.nats)) {
+            return Some(why.replace("{}", &text::of(field.nats, found)));
         }
     }
-    if of(config, "discard") == "new" {
-        return Some(
-            "it discards new events when it is full, a channel's stream drops the oldest"
-                .to_owned(),
-        );
-    }
-    if let Some(most) = of(config, "max_consumers").as_i64().filter(|most| *most > 0) {
-        return Some(format!(
-            "it takes {most} consumers at most, and each pod of a channel needs several"
-        ));
+    let is_on = |(key, value): &(&String, &Value)| {
+        table::field(key).is_none() && !table::normal_of(key, value).is_null()
+    };
+    if let Some((key, _)) = config.iter().find(is_on) {
+        return Some(format!("it has {key}, which this version of the operator does not know"));
     }
     let subjects = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let kept = subjects(of(want, "subjects"));
+    let kept = subjects(want.get("subjects"));
     let lost =
         subjects(of(config, "subjects")).into_iter().find(|subject| !kept.contains(subject))?;
     Some(format!(
         "it takes the subject {}, which spec.stream.subjects does not name",
-        text("subjects", &lost)
+        text::of("subjects", &lost)
     ))
 }
 
 /// Which of its events a limit would drop.
-fn dropped(want: &Map<String, Value>, observed: &Observed) -> Option<String> {
+fn dropped(want: &Want, observed: &Observed) -> Option<String> {
     let told = |key: &str, has: String| {
-        let field = spec_path(key);
-        let keeps = text(key, of(want, key));
+        let (field, keeps) = (text::path(key), want.text(key));
         Some(format!(
             "{has}, more than {field} keeps ({keeps}): raise it, or shorten the stream first"
         ))
     };
-    if observed.bytes > limit(of(want, "max_bytes")) {
+    if observed.bytes > limit(want.get("max_bytes")) {
         return told("max_bytes", format!("it has {} bytes of events", observed.bytes));
     }
-    if observed.messages > limit(of(want, "max_msgs")) {
+    if observed.messages > limit(want.get("max_msgs")) {
         return told("max_msgs", format!("it has {} events", observed.messages));
     }
     let oldest = observed.oldest_age;
-    if u64::try_from(oldest.as_nanos()).unwrap_or(u64::MAX) > limit(of(want, "max_age")) {
+    if u64::try_from(oldest.as_nanos()).unwrap_or(u64::MAX) > limit(want.get("max_age")) {
         return told("max_age", format!("its oldest event is {} s old", oldest.as_secs()));
     }
     // Not observed: how many each subject has. One has them all but one of each other, at most.
     let before = limit(of(&observed.config, "max_msgs_per_subject"));
     let most = observed.messages.saturating_sub(observed.subjects.saturating_sub(1)).min(before);
-    if most > limit(of(want, "max_msgs_per_subject")) {
+    if most > limit(want.get("max_msgs_per_subject")) {
         let has = format!("one of its subjects may have {most} events");
         return told("max_msgs_per_subject", has);
     }
-    let copies = |config| of(config, "num_replicas").as_u64();
-    if copies(&observed.config) > copies(want) {
-        let has = format!("it has {} copies", copies(&observed.config).unwrap_or_default());
+    let copies = of(&observed.config, "num_replicas").as_u64();
+    if copies > want.get("num_replicas").as_u64() {
+        let has = format!("it has {} copies", copies.unwrap_or_default());
         return told("num_replicas", has);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        controller::validate::{self, tests::channel},
+        stream::config,
+    };
+
+    fn desired() -> Desired {
+        validate::validate(&channel("orders", &json!({})), "c").unwrap().stream
+    }
+
+    #[test]
+    fn a_setting_of_a_later_server_excludes_a_stream_where_it_is_on() {
+        let want = config::whole(&desired(), None);
+        let with = |value: Value| {
+            let mut config = want.fields.clone();
+            config.insert("of_a_later_server".to_owned(), value);
+            excluded(&want, &config)
+        };
+        for off in [json!(null), json!(false), json!(0), json!(""), json!([]), json!({"a": 0})] {
+            assert_eq!(with(off.clone()), None, "{off}");
+        }
+        for on in [json!(true), json!(7), json!("fast"), json!(["x"]), json!({"a": 1})] {
+            let why = with(on.clone()).unwrap_or_default();
+            assert!(why.contains("of_a_later_server"), "{on}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_a_spec_may_leave_at_its_default_is_what_the_table_widens() {
+        let limits = ["max_msgs", "max_msgs_per_subject"];
+        let widens = FIELDS.iter().filter(|field| {
+            matches!(field.adoption, Adoption::Widen(order) if order != Order::Set)
+                // No limit at all is the default of these, and is not to be written in any words.
+                && !limits.contains(&field.nats)
+        });
+        let mut widens: Vec<_> = widens.map(|field| field.nats).collect();
+        widens.sort_unstable();
+        assert_eq!(desired().unsaid.into_iter().collect::<Vec<_>>(), widens);
+    }
 }

@@ -3,11 +3,17 @@
 //! It is JSON and not async-nats' type so that a field that only a newer server knows survives an
 //! update.
 
-use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
+use serde_json::{Map, Value, json};
 use sluice_channel::cursor::EPOCH_METADATA;
 
-use super::{desired::Desired, error::Error};
+use super::{
+    desired::Desired,
+    error::Error,
+    table::{self, Class, FIELDS, Mutability},
+    text,
+};
 use crate::crd::stream::{Compression, Placement, Storage};
 
 /// A field that is not as desired.
@@ -48,30 +54,48 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Changes that may go into one update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    Settings,
-    Replicas,
-    Placement,
+/// A configuration as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Want {
+    pub(super) fields: Map<String, Value>,
+    /// The spec's own words for values of it, by JetStream's names.
+    pub(super) words: BTreeMap<&'static str, String>,
 }
 
-impl Class {
-    fn of(key: &str) -> Self {
-        match key {
-            "num_replicas" => Self::Replicas,
-            "placement" => Self::Placement,
-            _ => Self::Settings,
-        }
+impl Want {
+    /// This very configuration.
+    pub(super) fn of(fields: Map<String, Value>) -> Self {
+        Self { fields, words: BTreeMap::new() }
+    }
+
+    pub(super) fn get(&self, nats: &str) -> &Value {
+        self.fields.get(nats).unwrap_or(&Value::Null)
+    }
+
+    /// Another value than the spec's.
+    pub(super) fn set(&mut self, nats: &'static str, value: Value) {
+        self.words.remove(nats);
+        self.fields.insert(nats.to_owned(), value);
+    }
+
+    /// The value as the spec writes it.
+    pub(super) fn text(&self, nats: &str) -> String {
+        let words = self.words.get(nats).cloned();
+        words.unwrap_or_else(|| text::of(nats, self.get(nats)))
     }
 }
 
-/// The whole configuration. `mark` is a new mark of the epoch; without one the present mark stays.
-///
-/// What is not in here (mirror, sources, consumer limits, and what later servers bring) is handled
-/// by [`update`]: features that would break the channel are listed with their "off" value,
-/// everything else stays as it is.
-pub(super) fn whole(desired: &Desired, mark: Option<&str>) -> Map<String, Value> {
+/// The whole configuration of a channel's own stream. `mark` is a new mark of the epoch; without
+/// one the present mark stays. Fields that are not in here stay as they are.
+pub(super) fn whole(desired: &Desired, mark: Option<&str>) -> Want {
+    let mut fields: Map<_, _> =
+        FIELDS.iter().filter_map(|field| Some((field.nats.to_owned(), field.needed()?))).collect();
+    fields.extend(said(desired, mark));
+    Want { fields, words: desired.words.clone() }
+}
+
+/// What spec and owner say.
+fn said(desired: &Desired, mark: Option<&str>) -> Map<String, Value> {
     let mut metadata: Map<String, Value> =
         desired.owner.metadata().into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
     if let Some(mark) = mark {
@@ -79,37 +103,23 @@ pub(super) fn whole(desired: &Desired, mark: Option<&str>) -> Map<String, Value>
     }
     let nanos =
         |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let config = json!({
+    let fields = json!({
         "name": desired.name.as_str(),
-        "description": format!("SSE {}", desired.owner),
+        "description": desired.owner.description(),
+        "metadata": metadata,
         "subjects": desired.subjects,
-        "retention": "limits",
-        "discard": "old",
-        "discard_new_per_subject": false,
         "storage": match desired.storage { Storage::File => "file", Storage::Memory => "memory" },
-        "num_replicas": desired.replicas,
         "max_age": nanos(desired.max_age),
         "max_bytes": desired.max_bytes,
         "max_msgs": desired.max_messages.unwrap_or(-1),
         "max_msgs_per_subject": desired.max_messages_per_topic.unwrap_or(-1),
         "max_msg_size": desired.max_message_size,
         "duplicate_window": nanos(desired.duplicate_window),
-        "compression": match desired.compression { Compression::None => "none", Compression::S2 => "s2" },
+        "num_replicas": desired.replicas,
         "placement": placement(&desired.placement),
-        // History is read by direct get, from any replica.
-        "allow_direct": true,
-        "mirror_direct": false,
-        // A publisher could wipe a topic by a header.
-        "allow_rollup_hdrs": false,
-        "no_ack": false,
-        "sealed": false,
-        "mirror": null,
-        "sources": null,
-        "republish": null,
-        "subject_transform": null,
-        "metadata": metadata,
+        "compression": match desired.compression { Compression::None => "none", Compression::S2 => "s2" },
     });
-    match config {
+    match fields {
         Value::Object(map) => map,
         _ => Map::new(),
     }
@@ -126,9 +136,9 @@ fn placement(placement: &Placement) -> Value {
 }
 
 /// Every field of `want` that `observed` does not have.
-pub(super) fn diff(want: &Map<String, Value>, observed: &Map<String, Value>) -> Vec<Difference> {
+pub(super) fn diff(want: &Want, observed: &Map<String, Value>) -> Vec<Difference> {
     let mut differences = Vec::new();
-    for (key, desired) in want {
+    for (key, desired) in &want.fields {
         let found = observed.get(key).unwrap_or(&Value::Null);
         if key == "metadata" {
             for (name, desired) in desired.as_object().into_iter().flatten() {
@@ -136,65 +146,45 @@ pub(super) fn diff(want: &Map<String, Value>, observed: &Map<String, Value>) -> 
                 if found != desired {
                     differences.push(Difference::new(
                         format!("metadata.{name}"),
-                        text(name, desired),
-                        text(name, found),
+                        text::of(name, desired),
+                        text::of(name, found),
                     ));
                 }
             }
-        } else if normal(key, desired) != normal(key, found) {
-            differences.push(Difference::new(spec_path(key), text(key, desired), text(key, found)));
+        } else if table::normal_of(key, desired) != table::normal_of(key, found) {
+            differences.push(difference(want, key, found));
         }
     }
     differences
 }
 
-/// JetStream leaves out what is off, and orders sets as it likes.
-pub(super) fn normal(key: &str, value: &Value) -> Value {
-    match value {
-        Value::Null if key == "compression" => json!("none"),
-        Value::Bool(false) | Value::Null => Value::Null,
-        Value::String(text) if text.is_empty() => Value::Null,
-        Value::Number(number) if number.as_i64() == Some(0) => Value::Null,
-        Value::Array(items) if items.is_empty() => Value::Null,
-        Value::Array(items) => {
-            let mut items: Vec<_> = items.iter().map(|item| normal("", item)).collect();
-            items.sort_by_key(ToString::to_string);
-            Value::Array(items)
-        }
-        Value::Object(map) => {
-            let map: Map<_, _> = map
-                .iter()
-                .map(|(k, v)| (k.clone(), normal(k, v)))
-                .filter(|(_, v)| !v.is_null())
-                .collect();
-            if map.is_empty() { Value::Null } else { Value::Object(map) }
-        }
-        other => other.clone(),
-    }
+fn difference(want: &Want, key: &str, found: &Value) -> Difference {
+    Difference::new(text::path(key), want.text(key), text::of(key, found))
 }
 
 /// The update that brings the fields of `class` from `observed` to `want`, if any differs. Fields
 /// of later classes stay as they are, and so does what `want` does not speak of.
 pub(super) fn update(
-    want: &Map<String, Value>,
+    want: &Want,
     observed: &Map<String, Value>,
     class: Class,
 ) -> Option<Map<String, Value>> {
+    let class_of = |key: &str| table::field(key).map_or(Class::Settings, |field| field.class);
     let relevant: Map<_, _> = want
+        .fields
         .iter()
-        .filter(|(key, _)| Class::of(key) == class)
+        .filter(|(key, _)| class_of(key) == class)
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
+    let relevant = Want::of(relevant);
     if diff(&relevant, observed).is_empty() {
         return None;
     }
-    let mut update = observed.clone();
-    for (key, value) in relevant {
+    let mut update = without_servers_own(observed.clone());
+    for (key, value) in relevant.fields {
         if key == "metadata" {
             let entry = update.entry(key).or_insert_with(|| json!({}));
-            // The server writes its own `_nats.` entries and refuses foreign ones.
             let mut merged: Map<String, Value> = entry.as_object().cloned().unwrap_or_default();
-            merged.retain(|name, _| !name.starts_with("_nats."));
             merged.extend(value.as_object().cloned().unwrap_or_default());
             *entry = Value::Object(merged);
         } else if value.is_null() {
@@ -206,75 +196,35 @@ pub(super) fn update(
     Some(update)
 }
 
+/// A configuration that was read, as it may be written: the server writes its own `_nats.` entries
+/// into the metadata and refuses foreign ones.
+pub(super) fn without_servers_own(mut config: Map<String, Value>) -> Map<String, Value> {
+    if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|key, _| !key.starts_with("_nats."));
+    }
+    config
+}
+
 /// What nats-server can never change, checked before anything is written.
-pub(super) fn immutable(
-    want: &Map<String, Value>,
-    observed: &Map<String, Value>,
-) -> Result<(), Error> {
-    let fixed = |key: &str| {
-        normal(key, want.get(key).unwrap_or(&Value::Null))
-            != normal(key, observed.get(key).unwrap_or(&Value::Null))
-    };
-    let differs = ["storage", "mirror", "sealed"].into_iter().find(|key| fixed(key));
-    let work_queue = (observed.get("retention").and_then(Value::as_str) == Some("workqueue"))
-        .then_some("retention");
-    match differs.or(work_queue) {
-        None => Ok(()),
-        Some(key) => Err(Error::ImmutableField {
-            field: spec_path(key),
-            desired: text(key, want.get(key).unwrap_or(&Value::Null)),
-            observed: text(key, observed.get(key).unwrap_or(&Value::Null)),
-        }),
-    }
-}
-
-pub(super) fn spec_path(key: &str) -> String {
-    let field = match key {
-        "num_replicas" => "replicas",
-        "max_age" => "maxAge",
-        "max_bytes" => "maxBytes",
-        "max_msgs" => "maxMessages",
-        "max_msgs_per_subject" => "maxMessagesPerTopic",
-        "max_msg_size" => "maxMessageSize",
-        "duplicate_window" => "duplicateWindow",
-        "subjects" | "storage" | "compression" | "placement" => key,
-        other => return other.to_owned(),
-    };
-    format!("spec.stream.{field}")
-}
-
-/// A value as the spec would write it.
-pub(super) fn text(key: &str, value: &Value) -> String {
-    match (key, value) {
-        ("max_age" | "duplicate_window", Value::Number(nanos)) => {
-            duration_text(nanos.as_u64().unwrap_or_default() / 1_000_000)
+pub(super) fn immutable(want: &Want, observed: &Map<String, Value>) -> Result<(), Error> {
+    for field in FIELDS.iter().filter(|field| want.fields.contains_key(field.nats)) {
+        let found = observed.get(field.nats).unwrap_or(&Value::Null);
+        let normal = field.normal(found);
+        if normal == field.normal(want.get(field.nats)) {
+            continue;
         }
-        ("max_bytes" | "max_msg_size", Value::Number(bytes)) if bytes.as_u64().is_some() => {
-            size_text(bytes.as_u64().unwrap_or_default())
-        }
-        (_, Value::Number(number)) if number.as_i64() == Some(-1) => "unlimited".to_owned(),
-        (_, Value::String(text)) => text.clone(),
-        (_, Value::Null) => "unset".to_owned(),
-        (_, other) => other.to_string(),
-    }
-}
-
-fn duration_text(mut millis: u64) -> String {
-    let mut text = String::new();
-    for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
-        if millis >= length {
-            text += &format!("{}{unit}", millis / length);
-            millis %= length;
+        let fixed = match field.mutability {
+            Mutability::Free => false,
+            Mutability::Fixed => true,
+            Mutability::OnForEver => !normal.is_null(),
+            Mutability::NotFrom(value) => found == value,
+        };
+        if fixed {
+            let Difference { field, desired, observed } = difference(want, field.nats, found);
+            return Err(Error::ImmutableField { field, desired, observed });
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
-}
-
-fn size_text(bytes: u64) -> String {
-    let fits = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)]
-        .into_iter()
-        .find(|(_, bits)| bytes >= 1 << bits && bytes.trailing_zeros() >= *bits);
-    fits.map_or_else(|| bytes.to_string(), |(unit, bits)| format!("{}{unit}", bytes >> bits))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -289,7 +239,7 @@ mod tests {
     #[test]
     fn what_a_server_leaves_out_is_off() {
         let want = whole(&desired(&json!({})), None);
-        let mut observed = want.clone();
+        let mut observed = want.fields.clone();
         for key in [
             "no_ack",
             "sealed",
@@ -310,8 +260,8 @@ mod tests {
     #[test]
     fn every_field_is_compared() {
         let want = whole(&desired(&json!({})), None);
-        for (key, value) in &want {
-            let mut observed = want.clone();
+        for (key, value) in &want.fields {
+            let mut observed = want.fields.clone();
             let other = match value {
                 Value::Bool(on) => json!(!on),
                 Value::Number(_) => json!(77),
@@ -333,7 +283,8 @@ mod tests {
                 &json!({"stream": {"maxAge": "1h30m", "maxBytes": "512Mi", "maxMessages": 5}}),
             ),
             None,
-        );
+        )
+        .fields;
         let told: Vec<_> = diff(&want, &observed)
             .into_iter()
             .map(|d| format!("{}: {} {}", d.field, d.desired, d.observed))
@@ -356,13 +307,13 @@ mod tests {
             ),
             None,
         );
-        let observed = whole(&desired(&json!({})), None);
+        let observed = whole(&desired(&json!({})), None).fields;
         let settings = update(&want, &observed, Class::Settings).unwrap();
         assert_eq!(
             (settings["num_replicas"].clone(), settings.get("placement")),
             (json!(1), Some(&Value::Null))
         );
-        assert_eq!(settings["max_age"], want["max_age"]);
+        assert_eq!(settings["max_age"], want.fields["max_age"]);
         let scaled = update(&want, &settings, Class::Replicas).unwrap();
         assert_eq!(
             (scaled["num_replicas"].clone(), scaled.get("placement")),
@@ -376,7 +327,7 @@ mod tests {
     #[test]
     fn an_update_keeps_what_is_not_ours() {
         let want = whole(&desired(&json!({"stream": {"maxAge": "2h"}})), None);
-        let mut observed = whole(&desired(&json!({})), None);
+        let mut observed = whole(&desired(&json!({})), None).fields;
         observed.insert("deny_delete".to_owned(), json!(true));
         observed.insert("field_of_a_later_server".to_owned(), json!(5));
         observed["metadata"]["team"] = json!("shop");

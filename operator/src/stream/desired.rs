@@ -21,8 +21,12 @@ pub const UID: &str = "sluice.dev/uid";
 /// Key in a stream's metadata: it was not made for its channel but taken over.
 pub(super) const ADOPTED: &str = "sluice.dev/adopted";
 
+/// Annotation on a channel's Namespace: this stream's mark, the UID of its owner, may become that
+/// of a channel in the Namespace.
+pub const TAKE_OVER: &str = "tenancy.sluice.dev/take-over";
+
 /// The channel that a stream belongs to; written into its metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// Identity of the Kubernetes cluster, or `local`.
     pub cluster: String,
@@ -72,8 +76,13 @@ pub struct Desired {
     /// Fields of JetStream's configuration that the spec leaves at their defaults: an adopted
     /// stream keeps what is wider.
     pub unsaid: BTreeSet<&'static str>,
+    /// The spec's own words for values that can be written in several ways, by JetStream's names.
+    pub words: BTreeMap<&'static str, String>,
     /// The channel that it belongs to.
     pub owner: Owner,
+    /// UID of the owner whose mark may become this owner's. It fits one mark, and fits no longer
+    /// once the mark is this owner's.
+    pub take_over: Option<String>,
 }
 
 impl Owner {
@@ -87,6 +96,17 @@ impl Owner {
     pub(super) fn same_channel(&self, other: &Self) -> bool {
         (&self.cluster, &self.namespace, &self.name)
             == (&other.cluster, &other.namespace, &other.name)
+    }
+
+    /// Description of its stream.
+    pub(super) fn description(&self) -> String {
+        format!("SSE {self}")
+    }
+
+    /// Whether the operator wrote this description, for whichever channel; one that the stream's
+    /// users wrote is theirs.
+    pub(super) fn wrote(description: &str) -> bool {
+        description.starts_with("SSE channel ")
     }
 
     pub(super) fn metadata(&self) -> BTreeMap<&'static str, &str> {

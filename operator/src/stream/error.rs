@@ -6,6 +6,29 @@ use serde_json::{Map, Value};
 
 use crate::{crd::condition::reason, english::count};
 
+/// A code that async-nats has no name for.
+const RECONFIGURE_IN_PROGRESS: ErrorCode = ErrorCode(10_226);
+
+/// What to expect of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The same attempt may succeed soon without a change of channel, stream or server.
+    Retry,
+    /// Something has to be changed first.
+    Fix,
+}
+
+impl Class {
+    /// By the status of a JetStream response, which follows HTTP's: what the server cannot do
+    /// (5xx), or cannot do just now.
+    fn of(status: usize) -> Self {
+        match status {
+            408 | 409 | 429 | 500.. => Self::Retry,
+            _ => Self::Fix,
+        }
+    }
+}
+
 /// Why a stream is not as desired.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -17,6 +40,16 @@ pub enum Error {
         /// Where it was looked for.
         servers: String,
     },
+    /// NATS is there, and the stream is not: its servers are down, or have no majority.
+    #[error(
+        "NATS is connected, but JetStream did not answer in time: the servers of the stream, or most of the cluster, may be down or overloaded. Running pods keep serving cached events"
+    )]
+    TimedOut,
+    /// NATS is there, and its JetStream is not.
+    #[error(
+        "JetStream is not enabled, or cannot be reached: its API does not answer. Enable `jetstream` in nats-server's configuration and for the account; where a leaf node is between, check its link"
+    )]
+    NoResponders,
     /// NATS refuses the operator.
     #[error(
         "NATS at {servers} refuses the operator: {trouble}. Correct --nats-credentials, or allow the user to publish to $JS.API.>"
@@ -77,11 +110,14 @@ pub enum Error {
     },
     /// Another stream takes one of the subjects.
     #[error(
-        "another stream already takes one of the subjects {subjects}: change spec.stream.subjects, or delete that stream ({text})"
+        "{} already takes one of the subjects {subjects}: change spec.stream.subjects, or delete that stream ({text})",
+        others(streams)
     )]
     SubjectOverlap {
         /// The subjects asked for.
         subjects: String,
+        /// The streams that take them, as far as the server tells.
+        streams: Vec<String>,
         /// The server's words.
         text: String,
     },
@@ -101,9 +137,17 @@ pub enum Error {
         "a limit of the NATS server or account is reached: {0}. Lower spec.stream.maxBytes, or raise the limit"
     )]
     QuotaExceeded(String),
-    /// The server refused for another reason.
-    #[error("nats-server refused the stream: {text} (error {code})")]
+    /// The server refused, or could not, for another reason.
+    #[error(
+        "{}: {text} (error {code})",
+        match class {
+            Class::Retry => "nats-server cannot serve the stream now",
+            Class::Fix => "nats-server refused the stream",
+        }
+    )]
     Api {
+        /// What to expect of it.
+        class: Class,
         /// `err_code` of JetStream's API.
         code: u64,
         /// The server's words.
@@ -128,14 +172,32 @@ pub enum Error {
     Protocol(String),
 }
 
+fn others(streams: &[String]) -> String {
+    match streams {
+        [] => "another stream".to_owned(),
+        [one] => format!("stream {one}"),
+        several => format!("each of the streams {}", several.join(", ")),
+    }
+}
+
 impl Error {
+    /// What a JetStream response says.
+    pub(super) fn of_response(error: &async_nats::jetstream::Error) -> Self {
+        Self::Api {
+            class: Class::of(error.code()),
+            code: error.error_code().0,
+            text: error.to_string(),
+        }
+    }
+
     /// Reason of the condition `StreamReady`.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } | Self::Unproven { .. } => reason::NATS_UNREACHABLE,
+            Self::TimedOut | Self::Api { class: Class::Retry, .. } => reason::STREAM_UNAVAILABLE,
             Self::AuthFailed { .. } => reason::AUTH_FAILED,
-            Self::JetStreamDisabled(_) => reason::JETSTREAM_DISABLED,
+            Self::JetStreamDisabled(_) | Self::NoResponders => reason::JETSTREAM_DISABLED,
             Self::OwnedByOther { .. } | Self::Unowned { .. } => reason::OWNED_BY_OTHER,
             Self::Incompatible { .. } => reason::INCOMPATIBLE,
             Self::ImmutableField { .. } => reason::IMMUTABLE_FIELD,
@@ -143,7 +205,9 @@ impl Error {
             Self::NotEnoughServers { .. } => reason::NOT_ENOUGH_SERVERS,
             Self::QuotaExceeded(_) => reason::QUOTA_EXCEEDED,
             Self::NotApplied { .. } => reason::NOT_APPLIED,
-            Self::ServerTooOld(_) | Self::Api { .. } | Self::Protocol(_) => reason::REJECTED,
+            Self::ServerTooOld(_) | Self::Api { class: Class::Fix, .. } | Self::Protocol(_) => {
+                reason::REJECTED
+            }
         }
     }
 
@@ -153,21 +217,34 @@ impl Error {
         matches!(self, Self::OwnedByOther { .. } | Self::Unowned { .. } | Self::Incompatible { .. })
     }
 
-    /// Whether the same attempt may succeed soon without a change of channel, stream or server.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
+    /// Whether it is the server's word on what it was asked, and not that there was none.
+    pub(super) const fn is_an_answer(&self) -> bool {
+        !matches!(
+            self,
             Self::Unreachable { .. }
+                | Self::TimedOut
+                | Self::NoResponders
+                | Self::AuthFailed { .. }
+                | Self::JetStreamDisabled(_)
+                | Self::Protocol(_)
+        )
+    }
+
+    /// What to expect of it.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Api { class, .. } => *class,
+            // A cluster's servers come and go; a server that is alone stays so.
+            Self::NotEnoughServers { known: Some(1), .. } => Class::Fix,
+            Self::Unreachable { .. }
+            | Self::TimedOut
+            | Self::NoResponders
             | Self::Unproven { .. }
             | Self::AuthFailed { .. }
+            | Self::NotEnoughServers { .. }
             | Self::NotApplied { .. }
-            | Self::Protocol(_) => true,
-            // 10124: a move of the stream is under way.
-            Self::Api { code, .. } => {
-                [ErrorCode::CLUSTER_NOT_LEADER, ErrorCode::STREAM_MOVE_IN_PROGRESS]
-                    .iter()
-                    .any(|c| c.0 == *code)
-            }
+            | Self::Protocol(_) => Class::Retry,
             Self::JetStreamDisabled(_)
             | Self::ServerTooOld(_)
             | Self::OwnedByOther { .. }
@@ -175,18 +252,26 @@ impl Error {
             | Self::Incompatible { .. }
             | Self::ImmutableField { .. }
             | Self::SubjectOverlap { .. }
-            | Self::NotEnoughServers { .. }
-            | Self::QuotaExceeded(_) => false,
+            | Self::QuotaExceeded(_) => Class::Fix,
         }
     }
 
-    /// The same error in words for the user, where the server's error code has a meaning of ours.
+    /// Whether the same attempt may succeed soon without a change of channel, stream or server.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self.class(), Class::Retry)
+    }
+
+    /// The same error in words for the user, where the server's error code has a meaning of ours:
+    /// what kind of error it is goes before the class of its status, which is 500 for much that is
+    /// wrong with a configuration.
     pub(super) fn explained(self, config: &Map<String, Value>) -> Self {
-        let Self::Api { code, text } = self else { return self };
+        let Self::Api { code, text, class } = self else { return self };
         let replicas = super::fields::replicas(config);
         match ErrorCode(code) {
             ErrorCode::STREAM_SUBJECT_OVERLAP => Self::SubjectOverlap {
                 subjects: config.get("subjects").map(ToString::to_string).unwrap_or_default(),
+                streams: Vec::new(),
                 text,
             },
             ErrorCode::STREAM_NAME_EXIST => {
@@ -199,10 +284,18 @@ impl Error {
                         .to_owned(),
                 }
             }
-            ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::CLUSTER_NO_PEERS
-                if replicas > 1 =>
-            {
+            ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+                Self::NotEnoughServers { replicas, known: Some(1) }
+            }
+            ErrorCode::CLUSTER_NO_PEERS if replicas > 1 => {
                 Self::NotEnoughServers { replicas, known: None }
+            }
+            // Servers that are down may be the ones that fit; a move or another change ends.
+            ErrorCode::CLUSTER_NO_PEERS
+            | ErrorCode::STREAM_MOVE_IN_PROGRESS
+            | RECONFIGURE_IN_PROGRESS
+            | ErrorCode::CLUSTER_SERVER_MEMBER_CHANGE_INFLIGHT => {
+                Self::Api { class: Class::Retry, code, text }
             }
             ErrorCode::INSUFFICIENT_RESOURCES
             | ErrorCode::STORAGE_RESOURCES_EXCEEDED
@@ -220,7 +313,62 @@ impl Error {
                 desired: text,
                 observed: "fixed".to_owned(),
             },
-            _ => Self::Api { code, text },
+            ErrorCode::STREAM_INVALID_CONFIG => Self::Api { class: Class::Fix, code, text },
+            _ => Self::Api { class, code, text },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(status: usize, code: u64, text: &str) -> Error {
+        let response = serde_json::json!({"code": status, "err_code": code, "description": text});
+        Error::of_response(&serde_json::from_value(response).unwrap())
+    }
+
+    #[test]
+    fn what_passes_is_tried_again_and_never_waits_for_a_change() {
+        for (status, code, text) in [
+            (500, 10118, "stream is offline"),
+            (500, 10194, "stream is offline: unsupported"),
+            (503, 10008, "JetStream system temporarily unavailable"),
+            (500, 10009, "JetStream cluster can not handle request"),
+            (500, 10007, "JetStream cluster not assigned to this server"),
+            (500, 10041, "raft: no quorum"),
+            (429, 10167, "too many requests"),
+            (503, 19_999, "of a later server"),
+        ] {
+            let error = of(status, code, text);
+            assert!(error.is_transient(), "{error}");
+            assert_eq!(error.reason(), reason::STREAM_UNAVAILABLE, "{error}");
+            let written = error.explained(&Map::new());
+            assert!(written.is_transient(), "{written}");
+        }
+        assert!(
+            of(400, 10124, "stream move already in progress").explained(&Map::new()).is_transient()
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_configuration_is_not_tried_again_as_if_it_passed() {
+        for (status, code, text) in [
+            (500, 10052, "duplicates window can not be larger then max age"),
+            (500, 10052, "stream configuration update can not change persist mode"),
+            (400, 10065, "subjects overlap with an existing stream"),
+            (500, 10047, "insufficient storage resources available"),
+            (400, 19_999, "of a later server"),
+        ] {
+            let error = of(status, code, text).explained(&Map::new());
+            assert_eq!(error.class(), Class::Fix, "{error}");
+        }
+    }
+
+    #[test]
+    fn servers_of_a_cluster_may_come_back() {
+        let two = Error::NotEnoughServers { replicas: 3, known: Some(2) };
+        let alone = Error::NotEnoughServers { replicas: 3, known: Some(1) };
+        assert_eq!((two.class(), alone.class()), (Class::Retry, Class::Fix));
     }
 }

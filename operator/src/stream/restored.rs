@@ -12,7 +12,10 @@ use serde_json::json;
 use sluice_channel::cursor::EPOCH_METADATA;
 
 use super::{
-    Error, Facts, Streams, fields,
+    Error, Facts, Streams,
+    config::{self, Want},
+    fields,
+    history::Key,
     server::{Observed, Stored},
 };
 use crate::crd::status::Mark;
@@ -38,15 +41,15 @@ impl Streams {
     /// What has to be written about the epoch of a stream, if anything.
     pub(super) async fn new_epoch(
         &self,
-        name: &str,
+        key: &Key,
         observed: &Observed,
     ) -> Result<Option<NewEpoch>, Error> {
-        let set_back = if self.history.regressed(name, observed) {
-            self.stays(observed, |again| self.history.regressed(name, again)).await?
+        let set_back = if self.history.regressed(key, observed) {
+            self.stays(observed, |again| self.history.regressed(key, again)).await?
         } else {
-            self.contradicts_its_mark(name, observed).await?
+            self.contradicts_its_mark(key, observed).await?
         };
-        let (now, known) = (fields::epochs(&observed.config), self.history.epochs(name, observed));
+        let (now, known) = (fields::epochs(&observed.config), self.history.epochs(key, observed));
         if set_back {
             // Above every number that was in use: a copy may bring an old one back.
             let mark = now.max(known).saturating_add(1).to_string();
@@ -59,25 +62,24 @@ impl Streams {
     /// Gives a stream that was set back the epoch of this mark, and nothing else.
     pub(super) async fn tell_set_back(
         &self,
+        key: &Key,
         observed: Observed,
         mark: &str,
     ) -> Result<Observed, Error> {
-        let mut want = observed.config.clone();
+        let mut want = config::without_servers_own(observed.config.clone());
         let metadata = want.entry("metadata").or_insert_with(|| json!({}));
         if let Some(metadata) = metadata.as_object_mut() {
-            // The server's own entries are not for others to write.
-            metadata.retain(|key, _| !key.starts_with("_nats."));
             metadata.insert(EPOCH_METADATA.to_owned(), json!(mark));
         }
-        let observed = self.converge(&want, observed).await?;
-        self.history.seen(&observed.name, &observed);
+        let observed = self.converge(&Want::of(want), observed).await?;
+        self.history.seen(key, &observed);
         Ok(observed)
     }
 
     /// Whether the stream cannot be the one that the mark was read from.
-    async fn contradicts_its_mark(&self, name: &str, observed: &Observed) -> Result<bool, Error> {
+    async fn contradicts_its_mark(&self, key: &Key, observed: &Observed) -> Result<bool, Error> {
         let connects = self.server.connects();
-        let Some(mark) = self.history.due(name, observed, connects, self.mark_interval) else {
+        let Some(mark) = self.history.due(key, observed, connects, self.mark_interval) else {
             return Ok(false);
         };
         let epochs = fields::epochs(&observed.config);
@@ -94,14 +96,15 @@ impl Streams {
                     self.stays(observed, |again| again.last_sequence < sequence).await?
                 }
                 sequence => {
-                    let found = self.server.message(name, json!({"seq": sequence})).await?;
+                    let found =
+                        self.server.message(&observed.name, json!({"seq": sequence})).await?;
                     // One that was deleted or has expired says nothing.
                     found.is_some_and(|found| !is_of_time(&found, &mark.time))
                 }
             }
         };
         if !contradicts {
-            self.history.compared(name, connects);
+            self.history.compared(key, connects);
         }
         Ok(contradicts)
     }

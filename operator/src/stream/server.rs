@@ -1,8 +1,9 @@
 //! The requests of JetStream's API that streams need.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::{
+    ServerInfo,
     connection::State,
     jetstream::{self, ErrorCode, context::RequestErrorKind, response::Response},
 };
@@ -14,6 +15,8 @@ use crate::nats;
 
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
 const OLDEST_SERVER: (u32, u32) = (2, 11);
+/// Most streams that are named as taking a channel's subjects: a message is read by people.
+const OTHERS_NAMED: usize = 5;
 
 /// A stream as the server describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +31,8 @@ pub(super) struct Observed {
     pub(super) subjects: u64,
     /// Age of its oldest message when it was asked.
     pub(super) oldest_age: Duration,
-    /// Whether the server is one of a cluster.
-    pub(super) clustered: bool,
+    /// The NATS cluster that holds it; none where a server is alone.
+    pub(super) cluster: Option<String>,
     /// The server that leads the stream; none outside of a cluster.
     pub(super) leader: Option<String>,
     /// How long ago its leader heard of each of the others.
@@ -181,7 +184,9 @@ impl Server {
 
     /// Whether the servers can hold `replicas` copies, as far as can be told before asking: some
     /// versions take more copies than there are servers in an update, and then do not start again.
-    pub(super) fn check_cluster_size(
+    /// Behind a leaf node the servers are others than the one that is connected to; then the
+    /// refusal of the domain's own leader must do.
+    pub(super) async fn check_cluster_size(
         &self,
         replicas: usize,
         observed: Option<&Observed>,
@@ -190,15 +195,31 @@ impl Server {
             return Ok(());
         }
         let info = self.context().client().server_info();
-        let alone = info.cluster.as_deref().unwrap_or_default().is_empty()
-            && !observed.is_some_and(|o| o.clustered);
-        // Empty when servers do not tell their addresses; then the server's own refusal must do.
-        let known = if alone { 1 } else { info.connect_urls.len() };
+        let here = info.cluster.as_deref().filter(|cluster| !cluster.is_empty());
+        let known = match observed.map(|observed| observed.cluster.as_deref()) {
+            Some(None) => 1,
+            Some(holds) if holds != here => return Ok(()),
+            None if !self.is_of(&info).await? => return Ok(()),
+            Some(_) | None if here.is_none() => 1,
+            Some(_) | None => info.connect_urls.len(),
+        };
+        // Empty when servers do not tell their addresses.
         if known > 0 && known < replicas {
             Err(Error::NotEnoughServers { replicas, known: Some(known) })
         } else {
             Ok(())
         }
+    }
+
+    /// Whether the JetStream that answers is that of the server with this `info`.
+    async fn is_of(&self, info: &ServerInfo) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Account {
+            #[serde(default)]
+            domain: String,
+        }
+        let account: Account = self.request("INFO", &json!({})).await?;
+        Ok(info.jetstream && account.domain == info.domain.as_deref().unwrap_or_default())
     }
 
     /// Version of the server as it said when the connection was made.
@@ -209,7 +230,7 @@ impl Server {
     /// Whether JetStream answers for the operator's account.
     pub(super) async fn account(&self) -> Result<(), Error> {
         match self.request::<_, Value>("INFO", &json!({})).await {
-            Err(Error::Api { code, text })
+            Err(Error::Api { code, text, .. })
                 if code == ErrorCode::JETSTREAM_NOT_ENABLED.0
                     || code == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT.0 =>
             {
@@ -224,7 +245,7 @@ impl Server {
             Err(Error::Api { code, .. }) if code == ErrorCode::STREAM_NOT_FOUND.0 => Ok(None),
             Err(error) => Err(error),
             Ok(info) => Ok(Some(Observed {
-                clustered: info.cluster.as_ref().is_some_and(|c| c.name.is_some()),
+                cluster: info.cluster.as_ref().and_then(|c| c.name.clone()),
                 heard: heard(info.cluster.as_ref()),
                 leader: info.cluster.and_then(|c| c.leader),
                 name: name.to_owned(),
@@ -261,17 +282,42 @@ impl Server {
 
     pub(super) async fn create(&self, config: &Map<String, Value>) -> Result<(), Error> {
         let config: Map<_, _> = config.iter().filter(|(_, v)| !v.is_null()).collect_map();
-        self.request::<_, Value>(&format!("STREAM.CREATE.{}", name(&config)), &config)
-            .await
-            .map(|_| ())
-            .map_err(|e| e.explained(&config))
+        self.write("CREATE", &config).await
     }
 
     pub(super) async fn update(&self, config: &Map<String, Value>) -> Result<(), Error> {
-        self.request::<_, Value>(&format!("STREAM.UPDATE.{}", name(config)), config)
-            .await
-            .map(|_| ())
-            .map_err(|e| e.explained(config))
+        self.write("UPDATE", config).await
+    }
+
+    async fn write(&self, how: &str, config: &Map<String, Value>) -> Result<(), Error> {
+        let subject = format!("STREAM.{how}.{}", name(config));
+        let Err(error) = self.request::<_, Value>(&subject, config).await else { return Ok(()) };
+        match error.explained(config) {
+            Error::SubjectOverlap { subjects, text, .. } => {
+                let streams = self.overlapping(config).await;
+                Err(Error::SubjectOverlap { subjects, streams, text })
+            }
+            error => Err(error),
+        }
+    }
+
+    /// The other streams that take subjects of this one, as far as the server tells.
+    async fn overlapping(&self, config: &Map<String, Value>) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Names {
+            #[serde(default)]
+            streams: Option<Vec<String>>,
+        }
+        let mut others = BTreeSet::new();
+        let subjects = config.get("subjects").and_then(Value::as_array);
+        for subject in subjects.into_iter().flatten() {
+            let asked = json!({"subject": subject});
+            if let Ok(names) = self.request::<_, Names>("STREAM.NAMES", &asked).await {
+                others.extend(names.streams.into_iter().flatten());
+            }
+        }
+        others.remove(name(config));
+        others.into_iter().take(OTHERS_NAMED).collect()
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), Error> {
@@ -294,8 +340,11 @@ impl Server {
         let answer =
             context.request(subject.to_owned(), payload).await.map_err(|error| {
                 match error.kind() {
-                    RequestErrorKind::NoResponders => {
-                        Error::JetStreamDisabled("its API does not answer".to_owned())
+                    RequestErrorKind::NoResponders => Error::NoResponders,
+                    RequestErrorKind::TimedOut
+                        if context.client().connection_state() == State::Connected =>
+                    {
+                        Error::TimedOut
                     }
                     RequestErrorKind::TimedOut => self.unreachable(),
                     RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
@@ -305,13 +354,7 @@ impl Server {
             })?;
         match answer {
             Response::Ok(value) => Ok(value),
-            // There is no leader just now.
-            Response::Err { error } if error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE => {
-                Err(self.unreachable())
-            }
-            Response::Err { error } => {
-                Err(Error::Api { code: error.error_code().0, text: error.to_string() })
-            }
+            Response::Err { error } => Err(Error::of_response(&error)),
         }
     }
 }
