@@ -8,6 +8,7 @@ mod desired;
 mod error;
 mod fields;
 mod history;
+mod reserved;
 mod restored;
 mod server;
 
@@ -24,6 +25,7 @@ pub use config::{Difference, EXISTS, MISSING};
 pub use desired::{Desired, Owner, UID};
 pub use error::Error;
 use history::History;
+pub(crate) use reserved::Reserved;
 pub use restored::MARK_INTERVAL;
 use server::{Observed, Reached, Server};
 
