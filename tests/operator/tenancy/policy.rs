@@ -150,6 +150,17 @@ fn bind(fixture: &Fixture, role: &str, who: &str) {
     assert!(ok, "{said}");
 }
 
+/// An editor's update of the whole Namespace to its subresource, with a grant in it.
+fn finalized(fixture: &Fixture) -> (bool, String) {
+    let namespace = fixture.namespace();
+    let said = fixture.kubectl(&["get", "namespace", namespace, "-o", "json"]).1;
+    let mut object: Value = serde_json::from_str(&said).unwrap();
+    object["metadata"]["annotations"]["tenancy.sluice.dev/subjects"] = json!(">");
+    let path = format!("/api/v1/namespaces/{namespace}/finalize");
+    let arguments = ["replace", "--as=editor", "--raw", &path, "-f", "-"];
+    fixture.kubectl_with(&arguments, &object.to_string())
+}
+
 #[test]
 fn grants_are_set_and_taken_by_those_alone_that_may_grant() {
     test("policy-grants", &[], async |fixture| {
@@ -217,17 +228,7 @@ fn grants_are_set_and_taken_by_those_alone_that_may_grant() {
         is_refused(made("editor", &format!("{namespace}-new")));
         let (ok, said) = made("granter", &format!("{namespace}-new"));
         assert!(ok, "{said}");
-        // The update of a whole object to a subresource.
-        let mut object: Value = serde_json::from_str(
-            &fixture.kubectl(&["get", "namespace", &namespace, "-o", "json"]).1,
-        )
-        .unwrap();
-        object["metadata"]["annotations"]["tenancy.sluice.dev/subjects"] = json!(">");
-        let path = format!("/api/v1/namespaces/{namespace}/finalize");
-        is_refused(fixture.kubectl_with(
-            &["replace", "--as=editor", "--raw", &path, "-f", "-"],
-            &object.to_string(),
-        ));
+        is_refused(finalized(fixture));
     });
 }
 
