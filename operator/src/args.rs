@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
@@ -9,6 +9,7 @@ use sluice_channel::{limits::ADMIN_PORT, text};
 use crate::{
     controller::{desired::Settings, watch::Options},
     leader, nats,
+    tenancy::{self, Grant, Size},
 };
 
 /// Turns SseChannel resources into JetStream streams and the pods that serve them.
@@ -41,8 +42,81 @@ pub enum Command {
     Local(Box<LocalArgs>),
     /// Ask the operator, the Kubernetes API and NATS whether they work together.
     Check(Box<CheckArgs>),
+    /// How namespaces are kept apart.
+    Tenancy(TenancyCommand),
     /// Print the definition of the SseChannel resource.
     Crd,
+}
+
+/// Arguments of `tenancy`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct TenancyCommand {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TenancyCommands,
+}
+
+/// What `tenancy` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TenancyCommands {
+    /// List the channels that would not fit with --tenancy=Isolated, with the annotations to set.
+    Check(TenancyCheckArgs),
+}
+
+/// Arguments of `tenancy check`.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct TenancyCheckArgs {
+    /// A namespace whose channels are checked; may be repeated. Default: all.
+    #[arg(long = "namespace", value_name = "NAMESPACE")]
+    pub namespaces: Vec<String>,
+    #[command(flatten)]
+    tenancy: TenancyArgs,
+}
+
+impl TenancyCheckArgs {
+    /// How namespaces would be kept apart.
+    ///
+    /// # Errors
+    /// Which grant is none.
+    pub fn settings(&self) -> Result<tenancy::Settings, String> {
+        self.tenancy.clone().into_settings(tenancy::Mode::Isolated)
+    }
+}
+
+/// How much namespaces may ask for.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct TenancyArgs {
+    /// Most that a channel may have in maxBytes, where namespaces are isolated.
+    #[arg(long = "tenancy-max-bytes", default_value = "10Gi", value_name = "SIZE")]
+    max_bytes: Size,
+    /// Most that the streams of a namespace may reserve together (maxBytes × replicas), where
+    /// namespaces are isolated.
+    #[arg(long = "tenancy-quota", default_value = "50Gi", value_name = "SIZE")]
+    quota: Size,
+    /// A grant beside those of Namespaces' annotations, like shop/subjects=telemetry.>; the same
+    /// keys and values. May be repeated.
+    #[arg(long = "tenancy-grant", value_name = "NAMESPACE/KEY=VALUE")]
+    grants: Vec<String>,
+}
+
+impl TenancyArgs {
+    fn into_settings(self, mode: tenancy::Mode) -> Result<tenancy::Settings, String> {
+        let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
+        for text in &self.grants {
+            let (namespace, grant) = text.split_once('/').unwrap_or_default();
+            let (key, value) = grant.split_once('=').unwrap_or_default();
+            if namespace.is_empty() || key.is_empty() {
+                return Err(format!(
+                    "--tenancy-grant={text}: must be like shop/subjects=telemetry.>"
+                ));
+            }
+            grants.entry(namespace.to_owned()).or_default().read(key, value);
+        }
+        if let Some(problem) = grants.values().flat_map(|grant| &grant.problems).next() {
+            return Err(format!("--tenancy-grant: {problem}"));
+        }
+        Ok(tenancy::Settings { mode, max_bytes: self.max_bytes, quota: self.quota, grants })
+    }
 }
 
 /// How NATS is reached.
@@ -138,6 +212,12 @@ pub struct RunArgs {
     /// DNS domain of the cluster.
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     pub(crate) cluster_domain: String,
+    /// Whether a channel may ask for any subject and stream (Open), or for those of its namespace
+    /// and those that are granted to it (Isolated).
+    #[arg(long, value_enum, ignore_case = true, default_value = "Open", value_name = "MODE")]
+    pub(crate) tenancy: tenancy::Mode,
+    #[command(flatten)]
+    pub(crate) tenancy_bounds: TenancyArgs,
     /// Port at which pods are asked what they serve.
     #[arg(long, default_value_t = ADMIN_PORT, hide = true)]
     pub(crate) pod_admin_port: u16,
@@ -224,10 +304,13 @@ impl RunArgs {
             mark_interval,
             cluster,
             cluster_domain,
+            tenancy,
+            tenancy_bounds,
             pod_admin_port,
             election,
         } = self;
         let election = election.into_settings()?;
+        let tenancy = tenancy_bounds.into_settings(tenancy)?;
         let settings = Settings {
             image: dataplane_image,
             nats: if dataplane_nats.is_empty() { nats.nats.clone() } else { dataplane_nats },
@@ -247,6 +330,7 @@ impl RunArgs {
             admin,
             resync,
             mark_interval,
+            tenancy,
             pod_admin_port,
             election,
         })

@@ -20,10 +20,12 @@ mod ownership;
 mod pass;
 mod pods;
 pub(crate) mod prober;
+mod quota;
 mod remembered;
 mod scaling;
 mod status;
 mod tell;
+mod tenancy;
 pub mod validate;
 pub mod watch;
 

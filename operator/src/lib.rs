@@ -13,3 +13,4 @@ pub mod local;
 mod metrics;
 mod nats;
 pub mod stream;
+pub mod tenancy;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use sluice_operator::{
-    args::{Args, Command, LogFormat},
-    check, controller, crd, local,
+    args::{Args, Command, LogFormat, TenancyCommands},
+    check, controller, crd, local, tenancy,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,17 @@ fn start(command: Command) -> anyhow::Result<()> {
             runtime.block_on(until_signalled(async |stop| {
                 tokio::select! {
                     result = check::run(*args, std::io::stdout()) => Ok(result?),
+                    () = stop.cancelled() => anyhow::bail!("ended by a signal"),
+                }
+            }))
+        }
+        Command::Tenancy(args) => {
+            let TenancyCommands::Check(args) = args.command;
+            let settings = args.settings().map_err(Unusable)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(until_signalled(async |stop| {
+                tokio::select! {
+                    result = tenancy::check::run(settings, &args.namespaces, std::io::stdout()) => Ok(result?),
                     () = stop.cancelled() => anyhow::bail!("ended by a signal"),
                 }
             }))

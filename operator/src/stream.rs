@@ -9,6 +9,7 @@ mod desired;
 mod error;
 mod fields;
 mod history;
+mod reserved;
 mod restored;
 mod server;
 mod table;
@@ -25,6 +26,7 @@ pub use config::{Difference, EXISTS, MISSING};
 pub use desired::{Desired, Owner, TAKE_OVER, UID};
 pub use error::{Class, Error};
 use history::{History, Key};
+pub(crate) use reserved::Reserved;
 pub use restored::MARK_INTERVAL;
 use server::{Observed, Reached, Server};
 

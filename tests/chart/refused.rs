@@ -37,6 +37,11 @@ fn table() -> Vec<(Value, &'static [&'static str])> {
         (json!({"crds": {"keep": false}}), &["keep"]),
         (json!({"networkPolicy": {"from": [{"cidr": "10.0.0.0/8"}]}}), &["networkPolicy", "cidr"]),
         (json!({"podMonitor": {"interval": "often"}}), &["podMonitor", "interval"]),
+        (json!({"tenancy": {"mode": "Closed"}}), &["tenancy", "mode", "Isolated"]),
+        (json!({"tenancy": {"quota": "much"}}), &["tenancy", "quota"]),
+        (json!({"tenancy": {"grants": {"shop": {"subject": "a.>"}}}}), &["grants", "subject"]),
+        (json!({"tenancy": {"grants": {"shop": {"subjects": ["a.>"]}}}}), &["grants", "subjects"]),
+        (json!({"tenancy": {"grants": {"Shop": {}}}}), &["grants", "Shop"]),
         (json!({"terminationGracePeriodSeconds": 0}), &["terminationGracePeriodSeconds"]),
     ]
 }

@@ -66,8 +66,13 @@ fn every_pod_is_restricted() {
 
 #[test]
 fn every_object_is_labelled_and_in_the_release_s_namespace() {
-    const CLUSTER_WIDE: [&str; 3] =
-        ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"];
+    const CLUSTER_WIDE: [&str; 5] = [
+        "CustomResourceDefinition",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ];
     for row in table() {
         for object in Objects::rendered(&row.values).all() {
             let (kind, metadata) = (object["kind"].as_str().unwrap(), &object["metadata"]);

@@ -26,8 +26,16 @@ pub(crate) const MORE_CHILDREN: [Kind; 7] =
     [SERVICE_ACCOUNT, CONFIG_MAP, DEPLOYMENT, SERVICE, BUDGET, INGRESS, NETWORK_POLICY];
 
 /// All condition types; each is always there.
-pub(crate) const CONDITIONS: [&str; 7] =
-    ["Ready", "StreamReady", "WorkloadAvailable", "Exposed", "Drifted", "Reconciling", "Stalled"];
+pub(crate) const CONDITIONS: [&str; 8] = [
+    "Ready",
+    "StreamReady",
+    "WorkloadAvailable",
+    "Exposed",
+    "Drifted",
+    "Reconciling",
+    "Stalled",
+    "Accepted",
+];
 
 /// A channel to create.
 pub(crate) fn object(name: &str, spec: &Value) -> DynamicObject {

@@ -25,3 +25,4 @@ mod ready;
 mod restored;
 mod scaling;
 mod standin;
+mod tenancy;

@@ -41,7 +41,7 @@ const TOKEN_SECONDS: i64 = 3 * 60 * 60;
 /// The controllers that the operator's children need. Not among them: `endpointslice-controller`,
 /// since pods on loopback addresses are no valid endpoints; those that only a real node or cloud
 /// needs.
-const CONTROLLERS: &str = "deployment-controller,replicaset-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,horizontal-pod-autoscaler-controller";
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,horizontal-pod-autoscaler-controller,validatingadmissionpolicy-status-controller";
 
 /// A running API server, with its store, its controllers and its node.
 pub struct KubeApi {

@@ -12,6 +12,7 @@ const RUNNERS: &[(&str, &str, &str)] = &[
     ("local", "tests/docs/", "block(\"local\", \""),
     ("cluster", "tests/cluster/", "block(\"cluster\", \""),
     ("chart", "tests/chart/", "block(\"chart\", \""),
+    ("operator", "tests/operator/", "block(\"operator\", \""),
     ("clients", "tests/clients/matrix/", "@recipe(\""),
     ("proxies", "tests/clients/matrix/", "documented(\""),
 ];

@@ -30,7 +30,7 @@ const DATAPLANE: &[&[&str]] = &[
 /// The same for the operator.
 const OPERATOR: &[&[&str]] = &[
     &["crd", "english", "kube_error", "metrics", "nats"],
-    &["leader", "stream"],
+    &["leader", "stream", "tenancy"],
     &["admin"],
     &["controller"],
     &["args"],

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, runtime::events::Recorder};
 
-use super::{desired, prober::Prober, remembered::RememberedChannels};
-use crate::{leader::Lead, metrics::Metrics, stream::Streams};
+use super::{desired, prober::Prober, quota::Quotas, remembered::RememberedChannels};
+use crate::{leader::Lead, metrics::Metrics, stream::Streams, tenancy::Namespaces};
 
 pub(super) struct Context {
     pub(super) client: Client,
@@ -22,6 +22,8 @@ pub(super) struct Context {
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
     pub(super) remembered: RememberedChannels,
+    pub(super) namespaces: Arc<Namespaces>,
+    pub(super) quotas: Quotas,
 }
 
 impl Context {
@@ -34,5 +36,6 @@ impl Context {
     pub(super) fn forget_all(&self) {
         self.remembered.forget_all();
         self.streams.forget_all();
+        self.quotas.forget_all();
     }
 }

@@ -22,6 +22,7 @@ use super::{
     scaling,
     status::{self, Exposure, Observation, Workload},
     tell,
+    tenancy::{self, Fit},
     validate::{self, ValidChannel},
 };
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
     },
     kube_error,
     stream::{self, Difference, Mode, Report},
+    tenancy::Rights,
 };
 
 /// Longest a pass may take: all waits for NATS added up, and room for an API server that is slow.
@@ -80,10 +82,18 @@ pub(super) async fn run(ctx: &Context, name: &ObjectRef<SseChannel>) -> Result<A
             Left::Retry => Action::requeue(remembered.failed()),
         });
     }
-    match validated(&channel, &ctx.cluster) {
-        Ok(valid) => Pass { ctx, api, name, channel: &channel, valid, remembered }.run().await,
+    let rights = ctx.namespaces.rights(namespace).await?;
+    match validated(&channel, &ctx.cluster, rights.as_ref()) {
+        Ok(valid) => {
+            Pass { ctx, api, name, channel: &channel, rights, valid, remembered }.run().await
+        }
+        Err(Unobserved { reason: reason::NOT_GRANTED, message, .. }) => {
+            Ok(tenancy::refuse(ctx, &api, &channel, message).await?)
+        }
         Err(Unobserved { reason, message, stalled }) => {
-            let status = status::unobserved(&channel, reason, &message, stalled, ctx.now());
+            let mut status = status::unobserved(&channel, reason, &message, stalled, ctx.now());
+            let accepted = tenancy::unknown(reason, &message);
+            tenancy::set_accepted(ctx, &channel, &mut status, &accepted);
             status::write(&api, &channel, &status, &ctx.metrics).await?;
             Ok(Action::await_change())
         }
@@ -97,7 +107,11 @@ struct Unobserved {
     stalled: bool,
 }
 
-fn validated(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Unobserved> {
+fn validated(
+    channel: &SseChannel,
+    cluster: &str,
+    rights: Option<&Rights>,
+) -> Result<ValidChannel, Unobserved> {
     if channel.spec.management_policy == ManagementPolicy::Paused {
         return Err(Unobserved {
             reason: reason::PAUSED,
@@ -105,8 +119,11 @@ fn validated(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Unobse
             stalled: false,
         });
     }
-    validate::validate(channel, cluster).map_err(|error| Unobserved {
-        reason: reason::INVALID_SPEC,
+    validate::within(channel, cluster, rights).map_err(|error| Unobserved {
+        reason: match &error {
+            validate::Error::NotGranted(_) => reason::NOT_GRANTED,
+            _ => reason::INVALID_SPEC,
+        },
         message: error.to_string(),
         stalled: true,
     })
@@ -117,6 +134,8 @@ struct Pass<'a> {
     api: Api<SseChannel>,
     name: &'a ObjectRef<SseChannel>,
     channel: &'a SseChannel,
+    /// What the namespace may ask for; `None` = everything.
+    rights: Option<Rights>,
     valid: ValidChannel,
     remembered: Taken<'a>,
 }
@@ -136,11 +155,24 @@ impl Pass<'_> {
             ManagementPolicy::Enforce => Mode::Enforce,
             ManagementPolicy::Observe | ManagementPolicy::Paused => Mode::Observe,
         };
+        let fit = self.fit(mode).await?;
+        let (accepted, unasked) = match fit {
+            Fit::Stream(accepted) => (accepted, None),
+            Fit::Unknown(error) => {
+                (tenancy::unknown(error.reason(), &error.to_string()), Some(error))
+            }
+            Fit::NoRoom(why) => {
+                return Ok(tenancy::no_room(self.ctx, &self.api, self.channel, why).await?);
+            }
+        };
         if mode == Mode::Enforce {
             // Before there is a stream: a channel deleted in between must not leave one behind.
             delete::settle_finalizer(self.ctx, &self.api, self.channel).await?;
         }
-        let stream = self.stream(mode).await;
+        let stream = match unasked {
+            Some(error) => Err(error),
+            None => self.stream(mode).await,
+        };
         let mut live = self.live(mode).await?;
         let counted = self.count(&live).await;
         let desired = self.desired(mode, &live, counted.as_ref())?;
@@ -149,6 +181,7 @@ impl Pass<'_> {
         let seen =
             observation(self.channel, &self.valid, self.ctx, &stream, &outcome, &live, &pods);
         let mut status = status::status(self.channel, &seen, self.ctx.now());
+        tenancy::set_accepted(self.ctx, self.channel, &mut status, &accepted);
         if mode == Mode::Enforce {
             mark(self.ctx, &mut self.remembered, self.channel, &stream, &mut status).await;
         }
@@ -161,6 +194,15 @@ impl Pass<'_> {
             tracing::info!("reconciled again after a failure");
         }
         Ok(self.next(&stream, &status))
+    }
+
+    /// What the stream may be; while only observing it is compared as the spec says.
+    async fn fit(&mut self, mode: Mode) -> Result<Fit, kube::Error> {
+        let rights = self.rights.as_ref();
+        if mode == Mode::Observe {
+            return Ok(Fit::Stream(tenancy::accepted(rights)));
+        }
+        tenancy::fit(self.ctx, rights, self.channel, &mut self.valid, &mut self.remembered).await
     }
 
     /// The stream that the status names as the channel's own.

@@ -34,6 +34,8 @@ pub(super) struct Remembered {
     pub(super) undecodable: Option<String>,
     /// When the mark of the stream was last written, or the channel was first looked at.
     pub(super) marked: Option<Instant>,
+    /// Greatest size and copies of the stream for which there was room in the namespace's quota.
+    pub(super) fits: Option<(u64, usize)>,
 }
 
 impl Remembered {

@@ -22,6 +22,7 @@ use crate::{
     leader::{Lead, Role},
     nats::{self, Connection},
     stream::Streams,
+    tenancy::{self, Namespaces},
 };
 
 /// Answers for the channel, refuses Events, and leaves reads of the channel's objects unanswered;
@@ -74,6 +75,16 @@ async fn context(client: &Client, lead: Lead) -> Arc<Context> {
         recorder: Recorder::new(client.clone(), reporter),
         metrics: Arc::default(),
         remembered: remembered::RememberedChannels::default(),
+        namespaces: Arc::new(Namespaces::new(
+            tenancy::Settings {
+                mode: tenancy::Mode::Open,
+                max_bytes: "1Gi".parse().unwrap(),
+                quota: "1Gi".parse().unwrap(),
+                grants: std::collections::BTreeMap::new(),
+            },
+            client.clone(),
+        )),
+        quotas: quota::Quotas::default(),
     })
 }
 

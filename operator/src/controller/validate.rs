@@ -23,6 +23,7 @@ use crate::{
         workload::{MonitoringSpec, ServiceSpec, WorkloadSpec},
     },
     stream::{self, Owner},
+    tenancy::{Ask, Rights},
 };
 
 /// Why a channel cannot be made what it asks for. Only a change of the channel helps.
@@ -52,6 +53,9 @@ pub enum Error {
         "spec.networkPolicy.from[{0}].cidr {1:?} must be a range of addresses like 10.0.0.0/8 or 2001:db8::/32"
     )]
     Cidr(usize, String),
+    /// What the channel's namespace may not ask for.
+    #[error("{0}")]
+    NotGranted(String),
     /// A number that cannot be.
     #[error("{field} must be {must}")]
     Range {
@@ -82,6 +86,26 @@ pub struct ValidChannel {
     pub(crate) exposure: ExposureSpec,
     pub(crate) network_policy: NetworkPolicySpec,
     pub(crate) monitoring: MonitoringSpec,
+}
+
+/// The same as [`validate`], and checks that the channel asks for no more than its namespace may;
+/// without `rights` it may ask for everything.
+///
+/// # Errors
+/// [`Error::NotGranted`] tells what it may not ask for, and how that is granted.
+pub fn within(
+    channel: &SseChannel,
+    cluster: &str,
+    rights: Option<&Rights>,
+) -> Result<ValidChannel, Error> {
+    let mut valid = validate(channel, cluster)?;
+    let granted = rights.and_then(|rights| rights.take_over(valid.stream.name.as_str()));
+    valid.stream.take_over = granted.map(str::to_owned);
+    let ask = rights.and_then(|rights| Some((rights, Ask::of(channel)?)));
+    match ask.and_then(|(rights, ask)| rights.refused(&ask)) {
+        Some(refused) => Err(Error::NotGranted(refused)),
+        None => Ok(valid),
+    }
 }
 
 /// Checks `channel`. `cluster` is the identity of the Kubernetes cluster, `local` without one.

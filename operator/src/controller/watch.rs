@@ -26,7 +26,7 @@ use kube::{
         Controller,
         controller::{self, Error as ControllerError},
         events::{Recorder, Reporter},
-        reflector::ObjectRef,
+        reflector::{ObjectRef, Store},
         watcher,
     },
 };
@@ -34,7 +34,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    context::Context, desired, hash::fnv1a64, on_error, prober::Prober, reconcile,
+    context::Context, desired, hash::fnv1a64, on_error, prober::Prober, quota::Quotas, reconcile,
     remembered::RememberedChannels,
 };
 use crate::{
@@ -45,6 +45,7 @@ use crate::{
     metrics::Metrics,
     nats::{self, Connection},
     stream::Streams,
+    tenancy::{self, Namespaces},
 };
 
 /// Channels worked on at a time in one namespace scope: enough to hide the waiting for answers, few
@@ -74,6 +75,8 @@ pub struct Options {
     /// How often a stream is compared with what is remembered of its events, and how often at most
     /// that is written.
     pub(crate) mark_interval: Duration,
+    /// How namespaces are kept apart.
+    pub(crate) tenancy: tenancy::Settings,
     /// Port at which pods are asked what they serve.
     pub(crate) pod_admin_port: u16,
     /// How it is found out which of several operators acts; `None` = this one does.
@@ -118,6 +121,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let operator_namespace = config.default_namespace.clone();
     let client = Client::try_from(config)?;
     let prober = Arc::new(Prober::new(options.pod_admin_port));
+    let namespaces = Arc::new(Namespaces::new(options.tenancy, client.clone()));
     let ctx = Arc::new(Context {
         client: client.clone(),
         streams: Streams::over(&connection).marked_every(options.mark_interval),
@@ -129,6 +133,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         recorder: Recorder::new(client, reporter),
         metrics: Arc::clone(&metrics),
         remembered: RememberedChannels::default(),
+        namespaces: Arc::clone(&namespaces),
+        quotas: Quotas::default(),
     });
     let ready = Arc::new(AtomicBool::new(false));
     // The lease is held, and probes are answered, until the last pass has ended.
@@ -137,6 +143,10 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     others.spawn(serve_admin(listener, admin, passed.clone()));
     let asking = passed.clone();
     others.spawn(async move { prober.run(asking).await });
+    if options.namespaces.is_empty() {
+        let following = passed.clone();
+        others.spawn(async move { namespaces.follow(following).await });
+    }
     others.spawn(count_nats(connection.state(), metrics, passed.clone()));
     if let Some(candidate) = candidate {
         let ctx = Arc::clone(&ctx);
@@ -240,6 +250,7 @@ async fn control(
         .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop.cancelled_owned());
     let store = controller.store();
+    let controller = controller.reconcile_on(granted(&ctx, store.clone()));
     let known = async {
         if store.wait_until_ready().await.is_ok() {
             ready.store(true, Ordering::Relaxed);
@@ -272,6 +283,18 @@ async fn control(
         std::future::ready(())
     });
     tokio::join!(known, passes);
+}
+
+/// The channels of each Namespace whose grants have changed.
+fn granted(
+    ctx: &Context,
+    channels: Store<DeserializeGuard<SseChannel>>,
+) -> impl Stream<Item = ObjectRef<DeserializeGuard<SseChannel>>> + Send + use<> {
+    ctx.namespaces.changes().flat_map(move |namespace| {
+        let of_it = channels.state().into_iter().map(|channel| ObjectRef::from_obj(&*channel));
+        let of_it = of_it.filter(|channel| channel.namespace.as_ref() == Some(&namespace));
+        stream::iter(of_it.collect::<Vec<_>>())
+    })
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>

@@ -20,7 +20,11 @@ pub const RECONCILING: &str = "Reconciling";
 /// Nothing more will happen without a change from outside (kstatus).
 pub const STALLED: &str = "Stalled";
 
-/// Every type, in the order of the status; all are always present.
+/// The namespace may ask for what the spec says. Judged before anything is looked at: what does not
+/// fit is not applied, and what there is goes on.
+pub const ACCEPTED: &str = "Accepted";
+
+/// Every type, in the order of the status; all are always present. `Accepted` is judged apart.
 #[cfg(test)]
 pub const TYPES: [&str; 7] =
     [READY, STREAM_READY, WORKLOAD_AVAILABLE, EXPOSED, DRIFTED, RECONCILING, STALLED];
@@ -37,6 +41,9 @@ pub mod reason {
     pub const SCALED_TO_ZERO: &str = "ScaledToZero";
     /// The Ingress has an address, or every Gateway has taken the HTTPRoute.
     pub const ACCEPTED: &str = "Accepted";
+    /// The namespace may not ask for what the spec says. Fix: as the message says, an annotation of
+    /// the Namespace.
+    pub const NOT_GRANTED: &str = "NotGranted";
     /// Nothing was asked for.
     pub const NOT_REQUESTED: &str = "NotRequested";
     /// Not looked at yet, or something before it failed.
@@ -73,7 +80,8 @@ pub mod reason {
     pub const NOT_ENOUGH_SERVERS: &str = "NotEnoughServers";
     /// A field that nats-server cannot change. Fix: set it back.
     pub const IMMUTABLE_FIELD: &str = "ImmutableField";
-    /// An account or server limit is reached. Fix: smaller `maxBytes`, or a larger limit.
+    /// A limit of the account, the server or the namespace is reached. Fix: smaller `maxBytes`, or
+    /// a larger limit.
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
     /// nats-server refused the configuration for another reason, quoted in the message.
     pub const REJECTED: &str = "Rejected";
@@ -174,7 +182,7 @@ impl Verdict {
 const MESSAGE_BYTES: usize = 1_024;
 
 /// Conditions out of `verdicts`: the time of the last transition is kept from `previous` unless the
-/// status flips.
+/// status flips. `Accepted` stays as it was where no verdict speaks of it.
 #[must_use]
 pub fn merge(
     verdicts: &[Verdict],
@@ -197,7 +205,10 @@ pub fn merge(
             last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
         }
     };
-    verdicts.iter().map(condition).collect()
+    let accepted = previous.iter().filter(|c| {
+        c.type_ == ACCEPTED && !verdicts.iter().any(|verdict| verdict.type_ == ACCEPTED)
+    });
+    verdicts.iter().map(condition).chain(accepted.cloned()).collect()
 }
 
 /// The API server keeps whole seconds; anything finer would differ from what is read back, for

@@ -13,8 +13,8 @@ pub struct SseChannelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
-    /// Ready, StreamReady, WorkloadAvailable, Exposed, Drifted, Reconciling, Stalled: all seven
-    /// condition types are always present.
+    /// Ready, StreamReady, WorkloadAvailable, Exposed, Drifted, Reconciling, Stalled, Accepted: all
+    /// eight condition types are always present.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]

@@ -151,8 +151,8 @@ impl JsonSchema for Subject {
                     "message": "must be a NATS subject: words separated by '.', '*' for one word, '>' only as the last word after others",
                 },
                 {
-                    "rule": "self != '*' && !self.startsWith('$') && !self.startsWith('_INBOX')",
-                    "message": "must not be '*' alone and must not begin with '$' or '_INBOX': those belong to NATS itself",
+                    "rule": "!self.matches('^[*]([.]|$)') && !self.startsWith('$') && !self.startsWith('_INBOX')",
+                    "message": "must not be '*' alone and must not begin with the word '*', with '$' or '_INBOX': those belong to NATS itself",
                 },
             ],
         })

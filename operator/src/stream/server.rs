@@ -327,7 +327,7 @@ impl Server {
         }
     }
 
-    async fn request<T: Serialize + ?Sized, V: serde::de::DeserializeOwned>(
+    pub(super) async fn request<T: Serialize + ?Sized, V: serde::de::DeserializeOwned>(
         &self,
         subject: &str,
         payload: &T,
