@@ -15,6 +15,7 @@ mod delete;
 pub(crate) mod desired;
 mod foreign;
 mod hash;
+mod kinds;
 mod live;
 mod ownership;
 mod pass;

@@ -22,6 +22,7 @@ mod policy;
 mod quiet;
 mod rbac;
 mod ready;
+mod removal;
 mod restored;
 mod scaling;
 mod standin;

@@ -155,7 +155,11 @@ fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
             (operator_decides(fixture).await && replicas(fixture).await == 2).then_some(())
         })
         .await;
-        assert!(fixture.child(AUTOSCALER, "orders").await.is_none());
+        // It goes once the Deployment is applied.
+        eventually("the autoscaler has gone", LIMIT, async || {
+            fixture.child(AUTOSCALER, "orders").await.is_none().then_some(())
+        })
+        .await;
         // An autoscaler leaves what has no pods alone; a channel that had none gets its fewest all
         // the same.
         fixture.change("orders", json!({"workload": {"replicas": 0}})).await;

@@ -3,13 +3,11 @@
 
 mod compare;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Debug,
-};
+use std::{collections::BTreeSet, fmt::Debug};
 
 use k8s_openapi::{
-    api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+    api::{apps::v1::Deployment, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -22,10 +20,9 @@ use serde_json::{Value, json};
 use compare::{contains, project};
 
 use super::{
-    desired::Children,
     hash::fnv1a64,
-    live::Live,
-    ownership::{MANAGER, is_ours},
+    kinds::{Children, Live, Part, Projection, Projections, Removal, for_each_kind},
+    ownership::{self, MANAGER, is_ours},
     validate::ValidChannel,
 };
 use crate::{
@@ -42,6 +39,9 @@ pub(crate) const APPLIED: &str = "sluice.dev/applied";
 /// Field manager of a Deployment's number of pods once it is left to an autoscaler.
 const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
+/// A difference's value: an object that is no longer wanted, and that pods may still need.
+const KEPT: &str = "kept until the pods are rolled out";
+
 /// Why an object is not as desired.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -50,6 +50,12 @@ pub(crate) enum Error {
         "{kind} {name} exists and does not belong to this channel; it is left alone. Delete or rename it, or choose another name for the channel"
     )]
     NameTaken { kind: String, name: String },
+    /// An object of that name is about to go.
+    #[error("{kind} {name} is {going}; the channel's own is made once it has gone")]
+    Leaving { kind: String, name: String, going: String },
+    /// An object of that name is of a channel of the same name that has gone.
+    #[error("the former channel's objects are being removed: {kind} {name} is {going}")]
+    OfFormer { kind: String, name: String, going: String },
     /// The API server refused it.
     #[error("the API server refused {kind} {name}: {message}")]
     Refused {
@@ -74,6 +80,7 @@ impl Error {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NameTaken { .. } => reason::NAME_TAKEN,
+            Self::Leaving { .. } | Self::OfFormer { .. } => reason::PROGRESSING,
             Self::Refused { .. } | Self::UnknownKind { .. } => reason::API_REJECTED,
             Self::Api(_) | Self::Json(_) => reason::RETRYING,
         }
@@ -84,7 +91,7 @@ impl Error {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::NameTaken { .. } | Self::Refused { .. } | Self::UnknownKind { .. } => false,
-            Self::Api(_) | Self::Json(_) => true,
+            Self::Leaving { .. } | Self::OfFormer { .. } | Self::Api(_) | Self::Json(_) => true,
         }
     }
 }
@@ -98,13 +105,15 @@ pub(crate) struct Applied {
     pub(crate) exposure: Result<(), Error>,
     /// The PodMonitor; made only where the pods' objects are.
     pub(crate) monitoring: Result<(), Error>,
+    /// Objects that are not as they should be yet, and for which only time is needed.
+    pub(crate) pending: Vec<Difference>,
 }
 
 impl Applied {
     /// Nothing was done.
     #[must_use]
     pub(crate) const fn nothing() -> Self {
-        Self { pods: Ok(()), exposure: Ok(()), monitoring: Ok(()) }
+        Self { pods: Ok(()), exposure: Ok(()), monitoring: Ok(()), pending: Vec::new() }
     }
 
     /// The first failure that another attempt may mend.
@@ -112,110 +121,215 @@ impl Applied {
     /// # Errors
     /// That failure.
     pub(crate) fn into_result(self) -> Result<(), Error> {
-        let Self { pods, exposure, monitoring } = self;
+        let Self { pods, exposure, monitoring, pending: _ } = self;
         let failures = [pods, exposure, monitoring].into_iter().filter_map(Result::err);
         failures.into_iter().find(Error::is_transient).map_or(Ok(()), Err)
     }
-}
 
-/// What the API server made of the objects that were applied: it writes some values its own way
-/// (`0.5` of a processor becomes `500m`), which is no drift. By kind.
-pub(crate) type Projections = HashMap<String, (String, Value)>;
+    fn of(&mut self, part: Part) -> &mut Result<(), Error> {
+        match part {
+            Part::Pods => &mut self.pods,
+            Part::Exposure => &mut self.exposure,
+            Part::Monitoring => &mut self.monitoring,
+        }
+    }
+
+    /// Whether objects of `part` may be made. A Service that is not ours must not be opened to the
+    /// outside.
+    fn may_make(&mut self, part: Part) -> bool {
+        self.pods.is_ok() && self.of(part).is_ok()
+    }
+
+    /// Notes what became of an object of `part`. The first failure of a part is told.
+    fn note(&mut self, part: Part, made: Result<Option<Difference>, Error>) {
+        match made {
+            Ok(pending) => self.pending.extend(pending),
+            Err(error) => {
+                let of = self.of(part);
+                if of.is_ok() {
+                    *of = Err(error);
+                }
+            }
+        }
+    }
+}
 
 /// One pass over the objects of a channel.
 pub(crate) struct Applier<'a> {
     pub(crate) client: &'a Client,
     pub(crate) channel: &'a ValidChannel,
-    /// What earlier passes learned.
-    pub(crate) projections: &'a mut Projections,
     /// Writes are counted here.
     pub(crate) metrics: &'a Metrics,
 }
 
+/// An object as it should be, as it is, and as the API server answered to it last.
+struct Slot<'a, K> {
+    desired: Option<&'a K>,
+    live: &'a mut Option<K>,
+    projection: &'a mut Option<Projection>,
+}
+
+/// A kind of object that a channel has.
+trait Kind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+{
+}
+
 impl Applier<'_> {
     /// Makes the objects as `desired`, starting from `live`, and updates `live` to what is there
-    /// then.
-    pub(crate) async fn apply(&mut self, desired: Children, live: &mut Live) -> Applied {
-        // Destructured whole, so that a new kind cannot be forgotten here.
-        let Children {
-            service_account,
-            config,
-            deployment,
-            service,
-            disruption_budget,
-            network_policy,
-            autoscaler,
-            ingress,
-            http_route,
-            pod_monitor,
-        } = desired;
-        let pods = async {
-            // What pods need goes before them, and so does what keeps others from them.
-            self.converge(service_account, &mut live.service_account).await?;
-            self.converge(Some(config), &mut live.config).await?;
-            self.converge(network_policy, &mut live.network_policy).await?;
-            self.converge(Some(service), &mut live.service).await?;
-            self.converge(disruption_budget, &mut live.disruption_budget).await?;
-            if autoscaler.is_none() {
-                // Two must not set the number of pods.
-                self.converge(None, &mut live.autoscaler).await?;
-            }
-            if deployment.spec.as_ref().is_some_and(|spec| spec.replicas.is_none())
-                && let Some(found) = &live.deployment
-            {
-                self.hand_over_replicas(found).await?;
-            }
-            self.converge(Some(deployment), &mut live.deployment).await?;
-            if autoscaler.is_some() {
-                self.converge(autoscaler, &mut live.autoscaler).await?;
-            }
-            Ok(())
-        };
-        let pods = pods.await;
-        // A Service that is not ours must not be opened to the outside.
-        let made = pods.is_ok();
-        let exposure = async {
-            if made || ingress.is_none() {
-                self.converge(ingress, &mut live.ingress).await?;
-            }
-            if made || http_route.is_none() {
-                self.converge_foreign(http_route, &mut live.http_route, &live.unknown).await?;
-            }
-            Ok(())
-        };
-        let exposure = exposure.await;
-        let monitoring = if made || pod_monitor.is_none() {
-            self.converge_foreign(pod_monitor, &mut live.pod_monitor, &live.unknown).await
-        } else {
-            Ok(())
-        };
-        Applied { pods, exposure, monitoring }
+    /// then. What is not desired is removed after everything is made, and in the reverse order.
+    pub(crate) async fn apply(
+        &self,
+        desired: &Children,
+        live: &mut Live,
+        projections: &mut Projections,
+    ) -> Applied {
+        let mut applied = Applied::nothing();
+        macro_rules! make {
+            ($({
+                $(#[$_doc:meta])*
+                $field:ident: $kind:ty, $_presence:ident, $part:ident, $_removal:ident
+            })*) => {$(
+                if applied.may_make(Part::$part) {
+                    let slot = Slot {
+                        desired: Option::<&$kind>::from(&desired.$field),
+                        live: &mut live.$field,
+                        projection: &mut projections.$field,
+                    };
+                    applied.note(Part::$part, self.make(slot, &live.unknown).await);
+                }
+            )*};
+        }
+        for_each_kind!(make);
+        let reached = reached(&applied, live);
+        macro_rules! remove {
+            () => {};
+            ({
+                $(#[$_doc:meta])*
+                $field:ident: $kind:ty, $_presence:ident, $part:ident, $removal:ident
+            } $($later:tt)*) => {
+                remove!($($later)*);
+                if Option::<&$kind>::from(&desired.$field).is_none() {
+                    let may_go = reached >= Some(Removal::$removal);
+                    applied.note(Part::$part, self.remove(may_go, &mut live.$field).await);
+                }
+            };
+        }
+        for_each_kind!(remove);
+        applied
     }
 
-    /// Like [`Self::converge`] for a kind that the cluster may not know.
-    async fn converge_foreign<K>(
-        &mut self,
-        desired: Option<K>,
-        live: &mut Option<K>,
+    /// Makes an object that should be there. Answers what has to pass first, if something has.
+    async fn make<K: Kind>(
+        &self,
+        slot: Slot<'_, K>,
         unknown: &BTreeSet<String>,
-    ) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
-        let kind = K::kind(&()).into_owned();
-        match desired {
-            Some(_) if unknown.contains(&kind) => Err(Error::UnknownKind { kind }),
-            desired => self.converge(desired, live).await,
+    ) -> Result<Option<Difference>, Error> {
+        let Slot { desired: Some(desired), live, projection } = slot else { return Ok(None) };
+        let (kind, name) = (K::kind(&()).into_owned(), desired.name_any());
+        if unknown.contains(&kind) {
+            return Err(Error::UnknownKind { kind });
+        }
+        let (want, hash) = marked(desired)?;
+        if let Some(found) = live.as_ref() {
+            let metadata = found.meta();
+            if !is_ours(metadata, &self.channel.uid) {
+                return Err(self.in_the_way(found));
+            }
+            // Nothing that is written now would stay; the object's end wakes the channel again.
+            if let Some(going) = ownership::going(metadata) {
+                return Ok(Some(row(found, EXISTS, &going)));
+            }
+            if is_as_applied(&want, hash, *projection, &serde_json::to_value(found)?) {
+                return Ok(None);
+            }
+            self.hand_over_replicas(&kind, &want, found).await?;
+        }
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.channel.namespace);
+        self.metrics.api_write(&kind, "apply");
+        let applied =
+            api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&want)).await;
+        let applied = applied.map_err(|error| refused(kind, name, error))?;
+        *projection = Some(Projection {
+            applied: hash,
+            answered: hash_of(&project(&want, &serde_json::to_value(&applied)?)),
+        });
+        *live = Some(applied);
+        Ok(None)
+    }
+
+    /// Why an object that is not ours keeps ours from being made.
+    fn in_the_way<K: Kind>(&self, found: &K) -> Error {
+        let (kind, name, metadata) = (K::kind(&()).into_owned(), found.name_any(), found.meta());
+        let going = ownership::going(metadata);
+        if ownership::is_of_former(metadata, self.channel.name.as_str(), &self.channel.uid) {
+            let going = going.unwrap_or_else(|| "still there".to_owned());
+            return Error::OfFormer { kind, name, going };
+        }
+        match going {
+            Some(going) => Error::Leaving { kind, name, going },
+            None => Error::NameTaken { kind, name },
+        }
+    }
+
+    /// Removes an object that should not be there, where it is ours and `may_go`. Answers what has
+    /// to pass first, if something has.
+    async fn remove<K: Kind>(
+        &self,
+        may_go: bool,
+        live: &mut Option<K>,
+    ) -> Result<Option<Difference>, Error> {
+        // One that is not ours is none of our business.
+        let ours = live.as_ref().filter(|found| is_ours(found.meta(), &self.channel.uid));
+        let Some(found) = ours else { return Ok(None) };
+        if let Some(going) = ownership::going(found.meta()) {
+            return Ok(Some(row(found, MISSING, &going)));
+        }
+        if !may_go {
+            return Ok(Some(row(found, MISSING, KEPT)));
+        }
+        let (kind, name) = (K::kind(&()).into_owned(), found.name_any());
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.channel.namespace);
+        let preconditions = Preconditions { uid: found.uid(), resource_version: None };
+        self.metrics.api_write(&kind, "delete");
+        match api.delete(&name, &DeleteParams::background().preconditions(preconditions)).await {
+            Err(error) if !is_not_found(&error) => Err(refused(kind, name, error)),
+            answer => {
+                // Some kinds are answered with the object even where it has gone at once.
+                let left = answer.ok().and_then(|answer| answer.left());
+                *live = left.filter(|left| !left.finalizers().is_empty());
+                let going = |left: &K| ownership::going(left.meta());
+                Ok(live.as_ref().and_then(|left| Some(row(left, MISSING, &going(left)?))))
+            }
         }
     }
 
     /// A field that its only manager no longer applies goes back to its default: one pod. So before
     /// the number of pods is left to an autoscaler, a second manager applies it as it is.
-    async fn hand_over_replicas(&mut self, found: &Deployment) -> Result<(), Error> {
+    async fn hand_over_replicas<K: Kind>(
+        &self,
+        kind: &str,
+        want: &Value,
+        found: &K,
+    ) -> Result<(), Error> {
+        let has =
+            |object: &Value| object.pointer("/spec/replicas").filter(|n| !n.is_null()).cloned();
+        if kind != Deployment::kind(&()) || has(want).is_some() {
+            return Ok(());
+        }
         let owns = |entry: &ManagedFieldsEntry| {
             entry.manager.as_deref() == Some(MANAGER)
                 && entry.operation.as_deref() == Some("Apply")
@@ -224,10 +338,10 @@ impl Applier<'_> {
                     .as_ref()
                     .is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
         };
-        let replicas = found.spec.as_ref().and_then(|spec| spec.replicas);
-        let ours =
-            is_ours(found.meta(), &self.channel.uid) && found.managed_fields().iter().any(owns);
-        let (true, Some(replicas)) = (ours, replicas) else { return Ok(()) };
+        let replicas = has(&serde_json::to_value(found)?);
+        let (true, Some(replicas)) = (found.managed_fields().iter().any(owns), replicas) else {
+            return Ok(());
+        };
         let (api, name) = (
             Api::<Deployment>::namespaced(self.client.clone(), &self.channel.namespace),
             found.name_any(),
@@ -244,84 +358,42 @@ impl Applier<'_> {
             Ok(_) => Ok(()),
         }
     }
+}
 
-    async fn converge<K>(&mut self, desired: Option<K>, live: &mut Option<K>) -> Result<(), Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &self.channel.namespace);
-        let kind = K::kind(&()).into_owned();
-        if let Some(found) = live.as_ref().filter(|found| !is_ours(found.meta(), &self.channel.uid))
-        {
-            // One that must not exist is none of our business then.
-            return if desired.is_none() {
-                Ok(())
-            } else {
-                Err(Error::NameTaken { kind, name: found.name_any() })
-            };
-        }
-        match (desired, live.as_ref()) {
-            (None, None) => Ok(()),
-            (None, Some(found)) => {
-                let preconditions = Preconditions { uid: found.uid(), resource_version: None };
-                let name = found.name_any();
-                self.metrics.api_write(&kind, "delete");
-                match api
-                    .delete(&name, &DeleteParams::background().preconditions(preconditions))
-                    .await
-                {
-                    Err(error) if !is_not_found(&error) => Err(refused(kind, name, error)),
-                    _ => {
-                        *live = None;
-                        Ok(())
-                    }
-                }
-            }
-            (Some(desired), found) => {
-                let (want, hash) = marked(&desired)?;
-                if found.is_some_and(|found| self.is_as_applied(&kind, &want, &hash, found)) {
-                    return Ok(());
-                }
-                let name = desired.name_any();
-                self.metrics.api_write(&kind, "apply");
-                let applied = api
-                    .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&want))
-                    .await;
-                let applied = applied.map_err(|error| refused(kind.clone(), name, error))?;
-                self.projections
-                    .insert(kind, (hash, project(&want, &serde_json::to_value(&applied)?)));
-                *live = Some(applied);
-                Ok(())
-            }
-        }
+/// Which objects the pods can do without, now that everything is made.
+fn reached(applied: &Applied, live: &Live) -> Option<Removal> {
+    let deployment = live.deployment.as_ref().filter(|_| applied.pods.is_ok())?;
+    if deployment.metadata.deletion_timestamp.is_some() {
+        return None;
     }
+    Some(if is_rolled_out(deployment, &live.pods) { Removal::RolledOut } else { Removal::Applied })
+}
 
-    fn is_as_applied<K: Resource + Serialize>(
-        &self,
-        kind: &str,
-        want: &Value,
-        hash: &str,
-        found: &K,
-    ) -> bool {
-        if found.meta().deletion_timestamp.is_some() {
-            return true; // it goes first; its end wakes the channel again
-        }
-        let Ok(found) = serde_json::to_value(found) else { return false };
-        let same_hash = found
-            .pointer("/metadata/annotations")
-            .and_then(|a| a.get(APPLIED))
-            .and_then(Value::as_str)
-            == Some(hash);
-        let remembered = self
-            .projections
-            .get(kind)
-            .is_some_and(|(of, projection)| of == hash && *projection == project(want, &found));
-        same_hash && (remembered || contains(&found, want))
-    }
+/// Whether all pods are of the newest template. The Deployment no longer counts a pod that is
+/// ending, but it runs on until its subscribers have been told to go elsewhere.
+fn is_rolled_out(deployment: &Deployment, pods: &[Pod]) -> bool {
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let Some(status) = &deployment.status else { return false };
+    let (replicas, updated) =
+        (status.replicas.unwrap_or_default(), status.updated_replicas.unwrap_or_default());
+    let templates: BTreeSet<_> =
+        pods.iter().map(|pod| pod.labels().get("pod-template-hash")).collect();
+    status.observed_generation >= deployment.metadata.generation
+        && updated >= wanted
+        && replicas <= updated
+        && templates.len() <= 1
+        && pods.iter().all(|pod| pod.metadata.deletion_timestamp.is_none())
+}
+
+fn is_as_applied(want: &Value, hash: u64, learned: Option<Projection>, found: &Value) -> bool {
+    let marked = found.pointer("/metadata/annotations").and_then(|a| a.get(APPLIED));
+    let same_hash = marked.and_then(Value::as_str) == Some(hash_text(hash).as_str());
+    let as_answered = || {
+        learned.is_some_and(|learned| {
+            learned.applied == hash && learned.answered == hash_of(&project(want, found))
+        })
+    };
+    same_hash && (contains(found, want) || as_answered())
 }
 
 /// The objects that are not as desired, for `managementPolicy: Observe`.
@@ -333,78 +405,65 @@ pub(crate) fn differences(
     live: &Live,
     uid: &str,
 ) -> Result<Vec<Difference>, Error> {
-    let Children {
-        service_account,
-        config,
-        deployment,
-        service,
-        disruption_budget,
-        network_policy,
-        autoscaler,
-        ingress,
-        http_route,
-        pod_monitor,
-    } = desired;
-    let rows = [
-        difference(service_account.as_ref(), live.service_account.as_ref(), uid)?,
-        difference(Some(config), live.config.as_ref(), uid)?,
-        difference(Some(deployment), live.deployment.as_ref(), uid)?,
-        difference(Some(service), live.service.as_ref(), uid)?,
-        difference(disruption_budget.as_ref(), live.disruption_budget.as_ref(), uid)?,
-        difference(network_policy.as_ref(), live.network_policy.as_ref(), uid)?,
-        difference(autoscaler.as_ref(), live.autoscaler.as_ref(), uid)?,
-        difference(ingress.as_ref(), live.ingress.as_ref(), uid)?,
-        difference(http_route.as_ref(), live.http_route.as_ref(), uid)?,
-        difference(pod_monitor.as_ref(), live.pod_monitor.as_ref(), uid)?,
-    ];
-    Ok(rows.into_iter().flatten().collect())
+    let mut rows = Vec::new();
+    macro_rules! compare {
+        ($({
+            $(#[$_doc:meta])*
+            $field:ident: $kind:ty, $_presence:ident, $_part:ident, $_removal:ident
+        })*) => {$(
+            let wanted = Option::<&$kind>::from(&desired.$field);
+            rows.extend(difference(wanted, live.$field.as_ref(), uid)?);
+        )*};
+    }
+    for_each_kind!(compare);
+    Ok(rows)
 }
 
-fn difference<K>(
+fn difference<K: Kind>(
     desired: Option<&K>,
     live: Option<&K>,
     uid: &str,
-) -> Result<Option<Difference>, Error>
-where
-    K: Resource<DynamicType = ()> + Serialize,
-{
-    let row = |name: String, desired: &str, observed: &str| {
-        Some(Difference {
-            field: format!("{}/{name}", K::kind(&())),
-            desired: desired.to_owned(),
-            observed: observed.to_owned(),
-        })
-    };
-    Ok(match (desired, live) {
-        (None, None) => None,
-        (None, Some(found)) if is_ours(found.meta(), uid) => {
-            row(found.meta().name.clone().unwrap_or_default(), MISSING, EXISTS)
+) -> Result<Option<Difference>, Error> {
+    let Some(found) = live else { return Ok(desired.map(|want| row(want, EXISTS, MISSING))) };
+    let going = ownership::going(found.meta());
+    Ok(match desired {
+        None if !is_ours(found.meta(), uid) => None,
+        None => Some(row(found, MISSING, going.as_deref().unwrap_or(EXISTS))),
+        Some(_) if !is_ours(found.meta(), uid) => {
+            Some(row(found, "of this channel", "of another owner"))
         }
-        (None, Some(_)) => None,
-        (Some(want), None) => row(want.meta().name.clone().unwrap_or_default(), EXISTS, MISSING),
-        (Some(want), Some(found)) => {
-            let name = want.meta().name.clone().unwrap_or_default();
-            if !is_ours(found.meta(), uid) {
-                row(name, "of this channel", "of another owner")
-            } else if contains(&serde_json::to_value(found)?, &serde_json::to_value(want)?) {
-                None
-            } else {
-                row(name, "as the spec says", "altered")
-            }
-        }
+        Some(_) if going.is_some() => going.map(|going| row(found, EXISTS, &going)),
+        Some(want) if contains(&serde_json::to_value(found)?, &serde_json::to_value(want)?) => None,
+        Some(_) => Some(row(found, "as the spec says", "altered")),
     })
 }
 
+fn row<K: Kind>(object: &K, desired: &str, observed: &str) -> Difference {
+    Difference {
+        field: format!("{}/{}", K::kind(&()), object.name_any()),
+        desired: desired.to_owned(),
+        observed: observed.to_owned(),
+    }
+}
+
 /// The object as it is applied: with the hash of itself as an annotation.
-fn marked<K: Serialize>(desired: &K) -> Result<(Value, String), Error> {
+fn marked<K: Serialize>(desired: &K) -> Result<(Value, u64), Error> {
     let mut want = serde_json::to_value(desired)?;
-    let hash = format!("{:016x}", fnv1a64(want.to_string().as_bytes()));
+    let hash = hash_of(&want);
     let metadata = want.get_mut("metadata").and_then(Value::as_object_mut);
     if let Some(metadata) = metadata {
         let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
-        annotations[APPLIED] = json!(hash);
+        annotations[APPLIED] = json!(hash_text(hash));
     }
     Ok((want, hash))
+}
+
+fn hash_of(value: &Value) -> u64 {
+    fnv1a64(value.to_string().as_bytes())
+}
+
+fn hash_text(hash: u64) -> String {
+    format!("{hash:016x}")
 }
 
 fn refused(kind: String, name: String, error: kube::Error) -> Error {

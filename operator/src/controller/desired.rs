@@ -11,18 +11,10 @@ mod network;
 pub(crate) mod scaling;
 pub(crate) mod service;
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{ConfigMap, Service, ServiceAccount},
-    networking::v1::{Ingress, NetworkPolicy},
-    policy::v1::PodDisruptionBudget,
-};
+use k8s_openapi::api::core::v1::ServiceAccount;
 
-use super::{
-    foreign::{HTTPRoute, PodMonitor},
-    validate::ValidChannel,
-};
+pub(crate) use super::kinds::Children;
+use super::{kinds::Wanted, validate::ValidChannel};
 use crate::crd::{
     network::NetworkPolicyMode,
     workload::{self, Switch},
@@ -30,30 +22,6 @@ use crate::crd::{
 use common::metadata;
 pub(crate) use common::{MANAGED_BY, Settings, object_name, selector_text};
 pub(crate) use scaling::Load;
-
-/// Every object of a channel. A `None` must not exist.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Children {
-    /// Identity of the pods, without rights; `None` when the spec names one.
-    pub(crate) service_account: Option<ServiceAccount>,
-    /// The file that the pods read.
-    pub(crate) config: ConfigMap,
-    pub(crate) deployment: Deployment,
-    /// Their address.
-    pub(crate) service: Service,
-    /// One pod at a time.
-    pub(crate) disruption_budget: Option<PodDisruptionBudget>,
-    /// Which clients may reach the pods.
-    pub(crate) network_policy: Option<NetworkPolicy>,
-    /// Number of pods by processor use.
-    pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
-    /// The way in from outside, by an Ingress.
-    pub(crate) ingress: Option<Ingress>,
-    /// The way in from outside, by the Gateway API.
-    pub(crate) http_route: Option<HTTPRoute>,
-    /// Tells Prometheus of the pods.
-    pub(crate) pod_monitor: Option<PodMonitor>,
-}
 
 /// Why the objects could not be written down.
 #[derive(Debug, thiserror::Error)]
@@ -72,22 +40,36 @@ pub(crate) fn desired(
     settings: &Settings,
     load: Load,
 ) -> Result<Children, Error> {
-    let own_account = channel.workload.service_account_name.is_empty();
-    let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
-    let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
+    let wanted = wanted(channel);
     Ok(Children {
-        service_account: own_account.then(|| service_account(channel)),
+        service_account: wanted.service_account.then(|| service_account(channel)),
         config: config::config_map(channel)?,
         deployment: deployment::deployment(channel, settings, load),
         service: service::service(channel),
-        disruption_budget: (channel.workload.disruption_budget == Switch::Enabled)
-            .then(|| disruption::budget(channel)),
-        network_policy: restricted.then(|| network::policy(channel, settings)),
+        disruption_budget: wanted.disruption_budget.then(|| disruption::budget(channel)),
+        network_policy: wanted.network_policy.then(|| network::policy(channel, settings)),
         autoscaler: scaling::autoscaler(channel, load),
         ingress: exposure::ingress(channel),
         http_route: exposure::http_route(channel),
-        pod_monitor: monitored.then(|| monitoring::pod_monitor(channel)),
+        pod_monitor: wanted.pod_monitor.then(|| monitoring::pod_monitor(channel)),
     })
+}
+
+/// Which objects `channel` has.
+pub(super) fn wanted(channel: &ValidChannel) -> Wanted {
+    let autoscaling = channel.workload.autoscaling.as_ref();
+    Wanted {
+        service_account: channel.workload.service_account_name.is_empty(),
+        config: true,
+        deployment: true,
+        service: true,
+        disruption_budget: channel.workload.disruption_budget == Switch::Enabled,
+        network_policy: channel.network_policy.mode == NetworkPolicyMode::Restrict,
+        autoscaler: autoscaling.is_some_and(|scaling| scaling.cpu_utilization.is_some()),
+        ingress: channel.exposure.ingress.is_some(),
+        http_route: channel.exposure.http_route.is_some(),
+        pod_monitor: channel.monitoring.pod_monitor == workload::PodMonitor::Enabled,
+    }
 }
 
 fn service_account(channel: &ValidChannel) -> ServiceAccount {

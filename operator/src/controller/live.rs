@@ -7,41 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{ConfigMap, Pod, Service, ServiceAccount},
-    networking::v1::{Ingress, NetworkPolicy},
-    policy::v1::PodDisruptionBudget,
-};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, Resource, api::ListParams, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
+pub(crate) use super::kinds::Live;
 use super::{
-    desired::{object_name, selector_text},
-    foreign::{HTTPRoute, PodMonitor},
+    desired::{self, object_name, selector_text},
+    kinds::for_each_kind,
     validate::ValidChannel,
 };
-use crate::crd::{network::NetworkPolicyMode, workload};
-
-/// The channel's objects as they are. An object of the right name that belongs to another owner is
-/// here too: [`super::ownership::is_ours`] tells.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Live {
-    pub(crate) service_account: Option<ServiceAccount>,
-    pub(crate) config: Option<ConfigMap>,
-    pub(crate) deployment: Option<Deployment>,
-    pub(crate) service: Option<Service>,
-    pub(crate) disruption_budget: Option<PodDisruptionBudget>,
-    pub(crate) network_policy: Option<NetworkPolicy>,
-    pub(crate) autoscaler: Option<HorizontalPodAutoscaler>,
-    pub(crate) ingress: Option<Ingress>,
-    pub(crate) http_route: Option<HTTPRoute>,
-    pub(crate) pod_monitor: Option<PodMonitor>,
-    /// Kinds that the cluster does not know.
-    pub(crate) unknown: BTreeSet<String>,
-    pub(crate) pods: Vec<Pod>,
-}
 
 /// How long an object that a channel does not ask for and does not have is believed not to appear.
 const ABSENCE: Duration = Duration::from_secs(600);
@@ -99,56 +74,22 @@ pub(crate) async fn read(
     };
     let pods: Api<Pod> = Api::namespaced(client.clone(), objects.namespace);
     let selected = ListParams::default().labels(&selector_text(channel.name.as_str()));
-    let restricted = channel.network_policy.mode == NetworkPolicyMode::Restrict;
-    let by_cpu = channel
-        .workload
-        .autoscaling
-        .as_ref()
-        .is_some_and(|scaling| scaling.cpu_utilization.is_some());
-    let (by_ingress, by_route) =
-        (channel.exposure.ingress.is_some(), channel.exposure.http_route.is_some());
-    let monitored = channel.monitoring.pod_monitor == workload::PodMonitor::Enabled;
-
-    let (
-        service_account,
-        config,
-        deployment,
-        service,
-        disruption_budget,
-        pods,
-        policy,
-        autoscaler,
-        ingress,
-        route,
-        monitor,
-    ) = tokio::try_join!(
-        objects.get(),
-        objects.get(),
-        objects.get(),
-        objects.get(),
-        objects.get(),
-        pods.list(&selected),
-        objects.optional(absent.look::<NetworkPolicy>(restricted)),
-        objects.optional(absent.look::<HorizontalPodAutoscaler>(by_cpu)),
-        objects.optional(absent.look::<Ingress>(by_ingress)),
-        objects.optional(absent.look::<HTTPRoute>(by_route)),
-        objects.optional(absent.look::<PodMonitor>(monitored)),
-    )?;
+    let wanted = desired::wanted(channel);
     let mut unknown = BTreeSet::new();
-    Ok(Live {
-        service_account,
-        config,
-        deployment,
-        service,
-        disruption_budget,
-        network_policy: absent.note(restricted, policy, &mut unknown),
-        autoscaler: absent.note(by_cpu, autoscaler, &mut unknown),
-        ingress: absent.note(by_ingress, ingress, &mut unknown),
-        http_route: absent.note(by_route, route, &mut unknown),
-        pod_monitor: absent.note(monitored, monitor, &mut unknown),
-        unknown,
-        pods: pods.items,
-    })
+    macro_rules! read {
+        ($({
+            $(#[$_doc:meta])*
+            $field:ident: $kind:ty, $_presence:ident, $_part:ident, $_removal:ident
+        })*) => {{
+            let (pods, $($field,)*) = tokio::try_join!(
+                pods.list(&selected),
+                $(objects.optional(absent.look::<$kind>(wanted.$field)),)*
+            )?;
+            $(let $field = absent.note::<$kind>(wanted.$field, $field, &mut unknown);)*
+            Live { $($field,)* unknown, pods: pods.items }
+        }};
+    }
+    Ok(for_each_kind!(read))
 }
 
 /// Reads the objects of one channel, which all have the same name.
@@ -167,16 +108,6 @@ enum Optional<K> {
 impl ObjectReader<'_> {
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), self.namespace)
-    }
-
-    async fn get<K>(&self) -> Result<Option<K>, kube::Error>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
-        self.api::<K>().get_opt(self.object).await
     }
 
     async fn optional<K>(&self, look: bool) -> Result<Optional<K>, kube::Error>

@@ -143,7 +143,7 @@ struct Pass<'a> {
 /// What became of the objects.
 struct Outcome {
     applied: Applied,
-    /// Objects that differ and were left so.
+    /// Objects that differ and were left so, or have to be for now.
     drift: Vec<Difference>,
     /// Whether objects are made, or would be if the policy were not Observe.
     served: bool,
@@ -286,14 +286,10 @@ impl Pass<'_> {
         if !served {
             return Ok(Outcome { applied: nothing, drift: Vec::new(), served });
         }
-        let mut applier = Applier {
-            client: &self.ctx.client,
-            channel: &self.valid,
-            projections: &mut self.remembered.projections,
-            metrics: &self.ctx.metrics,
-        };
-        let applied = applier.apply(desired, live).await;
-        Ok(Outcome { applied, drift: Vec::new(), served })
+        let applier =
+            Applier { client: &self.ctx.client, channel: &self.valid, metrics: &self.ctx.metrics };
+        let applied = applier.apply(&desired, live, &mut self.remembered.projections).await;
+        Ok(Outcome { drift: applied.pending.clone(), applied, served })
     }
 
     /// The pods as `counted`, or asked now.
@@ -387,6 +383,7 @@ fn observation<'a>(
         workload,
         was_ready: was_ready(channel),
         drift: drift.clone(),
+        pending: &applied.pending,
         url: desired::service::internal_url(valid, &ctx.settings),
         exposure: Exposure::of(valid, applied, live),
         external_urls: desired::exposure::external_urls(valid),

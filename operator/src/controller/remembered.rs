@@ -9,7 +9,7 @@ use std::{
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 
-use super::{apply, live, scaling};
+use super::{kinds, live, scaling};
 use crate::crd::SseChannel;
 
 /// First pause after a failed pass; doubled each time.
@@ -24,7 +24,7 @@ pub(super) struct Remembered {
     failures: u32,
     /// Why the last pass was cut short, if it was.
     pub(super) error: Option<String>,
-    pub(super) projections: apply::Projections,
+    pub(super) projections: kinds::Projections,
     pub(super) absent: live::Absent,
     /// Pods that the connections asked for lately.
     pub(super) scaling: scaling::Window,

@@ -52,6 +52,8 @@ pub(crate) struct Observation<'a> {
     pub(crate) was_ready: bool,
     /// Objects that differ and were left so.
     pub(crate) drift: Vec<Difference>,
+    /// Those of them for which only time is needed.
+    pub(crate) pending: &'a [Difference],
     /// Address inside the cluster.
     pub(crate) url: String,
     /// What became of the way in from outside.
@@ -391,6 +393,9 @@ fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
             }
             Workload::Seen { .. } if workload.verdict.status == False && seen.drift.is_empty() => {
                 under_way(workload.verdict.message.clone())
+            }
+            Workload::Seen { .. } if !seen.pending.is_empty() => {
+                under_way(seen.pending[0].to_string())
             }
             Workload::Waiting | Workload::Failed(_) | Workload::Seen { .. } => idle(),
         },

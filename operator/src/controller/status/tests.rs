@@ -55,6 +55,7 @@ fn observation<'a>(
         workload,
         was_ready: false,
         drift: Vec::new(),
+        pending: &[],
         url: "u".to_owned(),
         exposure: Exposure::NotRequested,
         external_urls: Vec::new(),
