@@ -50,6 +50,8 @@ pub(crate) struct Fixture {
     admin_port: u16,
     /// Whether the operator looks after all namespaces, not only the test's.
     pub(crate) everywhere: bool,
+    /// Image of the data plane in the arguments of the operators that are started from now on.
+    pub(crate) image: &'static str,
     /// Further arguments of the operators that are started from now on.
     pub(crate) operator_arguments: Vec<String>,
 }
@@ -98,6 +100,7 @@ impl Fixture {
             files,
             admin_port: free_port(),
             everywhere: false,
+            image: IMAGE,
             operator_arguments: Vec::new(),
         }
     }
@@ -125,7 +128,7 @@ impl Fixture {
             .env("KUBECONFIG", self.files.path().join("kubeconfig"))
             .env("RUST_LOG", "info,sluice_operator=debug")
             .arg("run");
-        command.args(["--nats", &self.nats.url(), "--dataplane-image", IMAGE]);
+        command.args(["--nats", &self.nats.url(), "--dataplane-image", self.image]);
         command
             .arg(format!("--admin=127.0.0.1:{}", self.admin_port))
             .arg(format!("--resync={}s", RESYNC.as_secs()))
@@ -153,6 +156,13 @@ impl Fixture {
     /// What the operator wrote on its log so far.
     pub(crate) fn operator_log(&self) -> String {
         self.operator.as_ref().map(Process::stderr).unwrap_or_default()
+    }
+
+    /// The operator's answer on its admin listener.
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let answer =
+            reqwest::get(format!("http://127.0.0.1:{}{path}", self.admin_port)).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
     /// The operator's requests to the API server so far.

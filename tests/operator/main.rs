@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;
+mod anew;
 mod channel;
 mod delete;
 mod drift;
@@ -23,5 +24,7 @@ mod quiet;
 mod rbac;
 mod ready;
 mod restored;
+mod rollouts;
 mod scaling;
+mod scopes;
 mod standin;

@@ -39,7 +39,8 @@ use crate::{
 /// seen otherwise.
 pub(crate) const APPLIED: &str = "sluice.dev/applied";
 
-/// Field manager of a Deployment's number of pods once it is left to an autoscaler.
+/// Field manager of a Deployment's number of pods alone: once it is left to an autoscaler, and while
+/// the rest has to wait.
 const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
 /// Why an object is not as desired.
@@ -130,6 +131,9 @@ pub(crate) struct Applier<'a> {
     pub(crate) projections: &'a mut Projections,
     /// Writes are counted here.
     pub(crate) metrics: &'a Metrics,
+    /// Whether the pods stay as they are, apart from their number: it is not the channel's turn to
+    /// replace them.
+    pub(crate) holds_pods: bool,
 }
 
 impl Applier<'_> {
@@ -165,7 +169,10 @@ impl Applier<'_> {
             {
                 self.hand_over_replicas(found).await?;
             }
-            self.converge(Some(deployment), &mut live.deployment).await?;
+            match &live.deployment {
+                Some(found) if self.holds_pods => self.scale(&deployment, found).await?,
+                _ => self.converge(Some(deployment), &mut live.deployment).await?,
+            }
             if autoscaler.is_some() {
                 self.converge(autoscaler, &mut live.autoscaler).await?;
             }
@@ -228,21 +235,42 @@ impl Applier<'_> {
         let ours =
             is_ours(found.meta(), &self.channel.uid) && found.managed_fields().iter().any(owns);
         let (true, Some(replicas)) = (ours, replicas) else { return Ok(()) };
+        match self.set_replicas(found, replicas, false).await {
+            // Another manager has set another number meanwhile, and so keeps it.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => Err(refused("Deployment".to_owned(), found.name_any(), error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Brings the number of pods forward, and nothing else.
+    async fn scale(&mut self, desired: &Deployment, found: &Deployment) -> Result<(), Error> {
+        let replicas = |of: &Deployment| of.spec.as_ref().and_then(|spec| spec.replicas);
+        let Some(wanted) = replicas(desired).filter(|_| replicas(desired) != replicas(found))
+        else {
+            return Ok(());
+        };
+        let scaled = self.set_replicas(found, wanted, true).await;
+        scaled.map_err(|error| refused("Deployment".to_owned(), found.name_any(), error))
+    }
+
+    async fn set_replicas(
+        &self,
+        found: &Deployment,
+        replicas: i32,
+        force: bool,
+    ) -> Result<(), kube::Error> {
         let (api, name) = (
             Api::<Deployment>::namespaced(self.client.clone(), &self.channel.namespace),
             found.name_any(),
         );
-        let kept = json!({
+        let number = json!({
             "apiVersion": Deployment::api_version(&()), "kind": Deployment::kind(&()),
             "metadata": {"name": name, "uid": found.uid()}, "spec": {"replicas": replicas},
         });
+        let parameters = PatchParams { force, ..PatchParams::apply(REPLICAS_MANAGER) };
         self.metrics.api_write("Deployment", "apply");
-        match api.patch(&name, &PatchParams::apply(REPLICAS_MANAGER), &Patch::Apply(&kept)).await {
-            // Another manager has set another number meanwhile, and so keeps it.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(refused("Deployment".to_owned(), name, error)),
-            Ok(_) => Ok(()),
-        }
+        api.patch(&name, &parameters, &Patch::Apply(&number)).await.map(|_| ())
     }
 
     async fn converge<K>(&mut self, desired: Option<K>, live: &mut Option<K>) -> Result<(), Error>
@@ -322,6 +350,15 @@ impl Applier<'_> {
             .is_some_and(|(of, projection)| of == hash && *projection == project(want, &found));
         same_hash && (remembered || contains(&found, want))
     }
+}
+
+/// Whether `found` is what was applied last for `desired`, as far as it says so.
+///
+/// # Errors
+/// [`Error::Json`], in theory.
+pub(crate) fn was_applied(desired: &Deployment, found: &Deployment) -> Result<bool, Error> {
+    let (_, hash) = marked(desired)?;
+    Ok(found.annotations().get(APPLIED) == Some(&hash))
 }
 
 /// The objects that are not as desired, for `managementPolicy: Observe`.
