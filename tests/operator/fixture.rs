@@ -52,6 +52,8 @@ pub(crate) struct Fixture {
     pub(crate) everywhere: bool,
     /// Image of the data plane in the arguments of the operators that are started from now on.
     pub(crate) image: &'static str,
+    /// How often the operators that are started from now on look at a channel without being told.
+    pub(crate) resync: Duration,
     /// Further arguments of the operators that are started from now on.
     pub(crate) operator_arguments: Vec<String>,
 }
@@ -101,6 +103,7 @@ impl Fixture {
             admin_port: free_port(),
             everywhere: false,
             image: IMAGE,
+            resync: RESYNC,
             operator_arguments: Vec::new(),
         }
     }
@@ -123,6 +126,11 @@ impl Fixture {
 
     fn start_operator_without_waiting(&mut self) {
         assert!(self.operator.is_none(), "one operator at a time");
+        let command = self.command(self.admin_port);
+        self.operator = Some(Process::spawn("sluice-operator", command));
+    }
+
+    fn command(&self, admin_port: u16) -> Command {
         let mut command = Command::new(workspace_program("sluice-operator"));
         command
             .env("KUBECONFIG", self.files.path().join("kubeconfig"))
@@ -130,13 +138,28 @@ impl Fixture {
             .arg("run");
         command.args(["--nats", &self.nats.url(), "--dataplane-image", self.image]);
         command
-            .arg(format!("--admin=127.0.0.1:{}", self.admin_port))
-            .arg(format!("--resync={}s", RESYNC.as_secs()))
+            .arg(format!("--admin=127.0.0.1:{}", admin_port))
+            .arg(format!("--resync={}s", self.resync.as_secs()))
             .args(&self.operator_arguments);
         for namespace in self.namespaces.iter().filter(|_| !self.everywhere) {
             command.args(["--namespace", namespace]);
         }
-        self.operator = Some(Process::spawn("sluice-operator", command));
+        command
+    }
+
+    /// One more operator, with the same rights.
+    pub(crate) fn another_operator(&self) -> Process {
+        Process::spawn("another-operator", self.command(free_port()))
+    }
+
+    /// Ends the operator by SIGKILL.
+    pub(crate) fn kill_operator(&mut self) {
+        self.operator.take().expect("the operator runs").kill();
+    }
+
+    /// Memory of the operator, in bytes.
+    pub(crate) fn operator_memory(&self) -> u64 {
+        self.operator.as_ref().map(Process::rss).unwrap_or_default()
     }
 
     /// Ends the operator by SIGTERM; it must end by itself and without an error.

@@ -25,6 +25,7 @@ mod rbac;
 mod ready;
 mod restored;
 mod rollouts;
+mod scale;
 mod scaling;
 mod scopes;
 mod standin;
