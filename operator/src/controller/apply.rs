@@ -39,8 +39,8 @@ use crate::{
 /// seen otherwise.
 pub(crate) const APPLIED: &str = "sluice.dev/applied";
 
-/// Field manager of a Deployment's number of pods alone: once it is left to an autoscaler, and while
-/// the rest has to wait.
+/// Field manager of a Deployment's number of pods alone: once it is left to an autoscaler, and
+/// while the rest has to wait.
 const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
 /// Why an object is not as desired.

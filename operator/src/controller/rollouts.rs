@@ -1,8 +1,8 @@
 //! How many channels replace their pods at a time when it is not their own spec that asks for it: a
 //! new default image, or a release whose pods look otherwise, concerns all channels at once.
 //!
-//! A channel that has to wait keeps its pods, and serves. A roll-out that gets stuck holds its place
-//! for a while, so that a default that does not work stops with the first channels.
+//! A channel that has to wait keeps its pods, and serves. A roll-out that gets stuck holds its
+//! place for a while, so that a default that does not work stops with the first channels.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -48,7 +48,8 @@ fn place(object: &impl ResourceExt) -> Place {
 }
 
 impl Fleet {
-    /// Pods answer at `port` of their addresses; those of namespace `silent` accept and say nothing.
+    /// Pods answer at `port` of their addresses; those of namespace `silent` accept and say
+    /// nothing.
     pub(super) async fn start(client: &Client, port: u16, silent: &'static str) -> Self {
         let state = Arc::<Mutex<State>>::default();
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.expect("a listener");

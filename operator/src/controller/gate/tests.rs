@@ -15,28 +15,34 @@ fn gate(slots: usize) -> Arc<Gate> {
 /// Passes that say who they are when they begin, and end when they are told to.
 struct Passes {
     gate: Arc<Gate>,
-    begun: (mpsc::UnboundedSender<(String, Slot)>, mpsc::UnboundedReceiver<(String, Slot)>),
+    begin: mpsc::UnboundedSender<(String, Slot)>,
+    begun: mpsc::UnboundedReceiver<(String, Slot)>,
 }
 
 impl Passes {
     fn through(gate: &Arc<Gate>) -> Self {
-        Self { gate: Arc::clone(gate), begun: mpsc::unbounded_channel() }
+        let (begin, begun) = mpsc::unbounded_channel();
+        Self { gate: Arc::clone(gate), begin, begun }
+    }
+
+    async fn queue(&self, cause: Cause, namespace: &str, name: &str) {
+        drop(self.start(cause, namespace, name).await);
     }
 
     /// A pass that waits by now, or has its slot.
-    async fn queue(&self, cause: Cause, namespace: &str, name: &str) -> JoinHandle<()> {
+    async fn start(&self, cause: Cause, namespace: &str, name: &str) -> JoinHandle<()> {
         let (gate, channel) = (Arc::clone(&self.gate), channel(namespace, name));
         match cause {
             Cause::Edit => {}
             Cause::Change => gate.look_after(&channel, FOREVER),
             Cause::Look => gate.look_after(&channel, Duration::ZERO),
         }
-        let begun = self.begun.0.clone();
+        let begin = self.begin.clone();
         let pass = tokio::spawn(async move {
             let slot = gate.enter(&channel, cause == Cause::Edit, 1, FOREVER).await;
             if let Some(slot) = slot {
                 let _ =
-                    begun.send((format!("{}/{}", channel.namespace.unwrap(), channel.name), slot));
+                    begin.send((format!("{}/{}", channel.namespace.unwrap(), channel.name), slot));
             }
         });
         settle().await;
@@ -45,7 +51,7 @@ impl Passes {
 
     /// The pass that begins next.
     fn next(&mut self) -> Option<(String, Slot)> {
-        self.begun.1.try_recv().ok()
+        self.begun.try_recv().ok()
     }
 
     /// Lets one pass after the other begin and end, `first` being under way; their names.
@@ -71,7 +77,7 @@ async fn settle() {
 /// A gate of one slot, the slot, and what waits for it.
 async fn busy() -> (Passes, Slot) {
     let mut passes = Passes::through(&gate(1));
-    let _ = passes.queue(Cause::Edit, "busy", "first").await;
+    passes.queue(Cause::Edit, "busy", "first").await;
     let (_, slot) = passes.next().unwrap();
     (passes, slot)
 }
@@ -80,10 +86,10 @@ async fn busy() -> (Passes, Slot) {
 async fn edits_go_before_changes_and_those_before_looks() {
     let (mut passes, slot) = busy().await;
     for n in 0..50 {
-        let _ = passes.queue(Cause::Look, "a", &format!("look-{n}")).await;
+        passes.queue(Cause::Look, "a", &format!("look-{n}")).await;
     }
-    let _ = passes.queue(Cause::Change, "a", "change").await;
-    let _ = passes.queue(Cause::Edit, "a", "edit").await;
+    passes.queue(Cause::Change, "a", "change").await;
+    passes.queue(Cause::Edit, "a", "edit").await;
     let order = passes.one_after_the_other(slot, 3).await;
     assert_eq!(order, ["a/edit", "a/change", "a/look-0"]);
 }
@@ -92,10 +98,10 @@ async fn edits_go_before_changes_and_those_before_looks() {
 async fn looks_get_their_part_however_many_edits_there_are() {
     let (mut passes, slot) = busy().await;
     for n in 0..200 {
-        let _ = passes.queue(Cause::Edit, "a", &format!("edit-{n}")).await;
+        passes.queue(Cause::Edit, "a", &format!("edit-{n}")).await;
     }
     for n in 0..10 {
-        let _ = passes.queue(Cause::Look, "b", &format!("look-{n}")).await;
+        passes.queue(Cause::Look, "b", &format!("look-{n}")).await;
     }
     let order = passes.one_after_the_other(slot, 90).await;
     let looks = order.iter().filter(|name| name.starts_with("b/")).count();
@@ -106,9 +112,9 @@ async fn looks_get_their_part_however_many_edits_there_are() {
 async fn namespaces_take_turns() {
     let (mut passes, slot) = busy().await;
     for n in 0..100 {
-        let _ = passes.queue(Cause::Edit, "large", &format!("{n}")).await;
+        passes.queue(Cause::Edit, "large", &format!("{n}")).await;
     }
-    let _ = passes.queue(Cause::Edit, "small", "one").await;
+    passes.queue(Cause::Edit, "small", "one").await;
     let order = passes.one_after_the_other(slot, 2).await;
     assert_eq!(order, ["large/0", "small/one"]);
 }
@@ -119,12 +125,12 @@ async fn no_namespace_holds_all_slots() {
         let mut passes = Passes::through(&gate(slots));
         let mut held = Vec::new();
         for n in 0..100 {
-            let _ = passes.queue(Cause::Edit, "slow", &format!("{n}")).await;
+            passes.queue(Cause::Edit, "slow", &format!("{n}")).await;
             held.extend(passes.next());
         }
         assert!(held.len() < slots && held.len() >= slots / 2, "{} of {slots}", held.len());
         for cause in CAUSES {
-            let _ = passes.queue(cause, "other", "one").await;
+            passes.queue(cause, "other", "one").await;
             assert_eq!(passes.next().unwrap().0, "other/one", "{cause:?}");
         }
     }
@@ -134,7 +140,7 @@ async fn no_namespace_holds_all_slots() {
 async fn one_slot_is_enough() {
     let (passes, slot) = busy().await;
     drop(slot);
-    let _ = passes.queue(Cause::Look, "busy", "second").await;
+    passes.queue(Cause::Look, "busy", "second").await;
     assert!({ passes }.next().is_some());
 }
 
@@ -142,7 +148,7 @@ async fn one_slot_is_enough() {
 async fn a_pass_that_waits_goes_with_the_edits_once_its_channel_is_edited() {
     let (mut passes, slot) = busy().await;
     for n in 0..50 {
-        let _ = passes.queue(Cause::Look, "a", &format!("{n}")).await;
+        passes.queue(Cause::Look, "a", &format!("{n}")).await;
     }
     passes.gate.edited(&channel("a", "42"));
     assert_eq!(passes.one_after_the_other(slot, 1).await, ["a/42"]);
@@ -183,11 +189,11 @@ async fn first_looks_are_spread_and_edits_are_not() {
 #[tokio::test]
 async fn a_pass_that_is_cut_off_holds_no_place_and_no_slot() {
     let (mut passes, slot) = busy().await;
-    let waits = passes.queue(Cause::Edit, "a", "cut-off").await;
+    let waits = passes.start(Cause::Edit, "a", "cut-off").await;
     waits.abort();
     settle().await;
     assert_eq!(passes.gate.inner.lock().waiting.iter().map(Turns::len).sum::<usize>(), 0);
-    let _ = passes.queue(Cause::Edit, "a", "next").await;
+    passes.queue(Cause::Edit, "a", "next").await;
     assert_eq!(passes.one_after_the_other(slot, 1).await, ["a/next"]);
     settle().await;
     let inner = passes.gate.inner.lock();
@@ -197,7 +203,7 @@ async fn a_pass_that_is_cut_off_holds_no_place_and_no_slot() {
 #[tokio::test]
 async fn no_pass_begins_behind_a_closed_gate() {
     let (mut passes, slot) = busy().await;
-    let waits = passes.queue(Cause::Edit, "a", "waits").await;
+    let waits = passes.start(Cause::Edit, "a", "waits").await;
     let first = Arc::clone(&passes.gate);
     let first = tokio::spawn(async move {
         first.enter(&channel("a", "first"), false, 1_000_000, FOREVER).await.is_none()
