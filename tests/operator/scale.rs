@@ -35,7 +35,7 @@ const RESYNC_OF_FEW: Duration = Duration::from_secs(10);
 const EDITS: usize = 40;
 /// Heartbeats that the edits ask for: from this number of seconds on, which is above the default.
 const FIRST: usize = 16;
-/// Of the lease, shorter than by default.
+/// Of the lease where channels are few: shorter than by default, which a busy machine cannot hold.
 const LEASE: [&str; 3] = ["--lease-duration=6s", "--renew-deadline=4s", "--retry-period=1s"];
 
 struct Size {
@@ -69,7 +69,9 @@ async fn start(fixture: &mut Fixture, size: &Size, pod_port: u16) {
     fixture.resync = size.resync();
     fixture.operator_arguments =
         vec![format!("--lease-namespace={HOME}"), format!("--pod-admin-port={pod_port}")];
-    fixture.operator_arguments.extend(LEASE.map(str::to_owned));
+    if !size.is_long {
+        fixture.operator_arguments.extend(LEASE.map(str::to_owned));
+    }
     fixture.start_operator().await;
 }
 
@@ -196,7 +198,7 @@ fn a_fleet_comes_to_rest_and_its_edits_wait_for_no_silent_pod() {
              reads at rest                  {reads:8.1} /s\n\
              writes at rest                 {:8}\n\
              edit applied, half / 99 %      {half:.2?} / {last:.2?}\n\
-             edit applied after a kill      {over:8.1?} ({LEASE:?})",
+             edit applied after a kill      {over:8.1?}",
             size.channels,
             size.silent,
             idle >> 20,
@@ -209,7 +211,7 @@ fn a_fleet_comes_to_rest_and_its_edits_wait_for_no_silent_pod() {
         drop(standby);
         if size.is_long {
             assert!(last <= Duration::from_secs(2), "an edit takes {last:?}");
-            assert!(over <= Duration::from_secs(20), "a fail-over takes {over:?}");
+            assert!(over <= Duration::from_secs(30), "a fail-over takes {over:?}");
         }
         kube_api.end();
     });
