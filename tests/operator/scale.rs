@@ -35,7 +35,8 @@ const RESYNC_OF_FEW: Duration = Duration::from_secs(10);
 const EDITS: usize = 40;
 /// Heartbeats that the edits ask for: from this number of seconds on, which is above the default.
 const FIRST: usize = 16;
-/// Of the lease where channels are few: shorter than by default, which a busy machine cannot hold.
+/// Of the lease where channels are few: shorter than by default. With many the machine is too busy
+/// to hold it so.
 const LEASE: [&str; 3] = ["--lease-duration=6s", "--renew-deadline=4s", "--retry-period=1s"];
 
 struct Size {
