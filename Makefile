@@ -116,6 +116,16 @@ hostile: ## messages, requests, frames and floods that no well-behaved client se
 	@$(CARGO) build --profile release --locked $(QUIET) --workspace --bins
 	@HOSTILE_LONG=1 HOSTILE_SEED=$(SEED) SLUICE_TEST_PROGRAMS=$(abspath $(TARGET))/release $(CARGO) test --locked $(QUIET) --workspace --test hostile -- --nocapture --test-threads 1 $(FILTER)
 
+# Needs about 4 GB of memory and 10 minutes on two cores; `make test` has the same with 24 channels and without bounds on time.
+CHANNELS ?= 1000
+.PHONY: scale-operator
+scale-operator: ## the operator with CHANNELS=1000 on a real API server, a tenth of them with pods that say nothing: a table of times, memory and requests
+	$(rust)
+	$(golang)
+	@tests/tools/build.sh all
+	@$(CARGO) build --workspace --bins --locked $(QUIET)
+	@SCALE_CHANNELS=$(CHANNELS) $(CARGO) test --locked $(QUIET) --workspace --test operator -- --nocapture scale::
+
 .PHONY: cluster-test
 cluster-test: ## the tests on a cluster with nodes, about 10 minutes; make test runs them too where it can, CLUSTER=0 leaves them out
 	$(rust)

@@ -1,12 +1,6 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -15,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +28,33 @@ pub struct Error {
 pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the channels are known, so that changes are acted on.
-    pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) scopes: Arc<Scopes>,
     /// Whether this operator acts, or another.
     pub(crate) lead: Lead,
+}
+
+/// The namespaces whose channels are followed, or `*` for all of them at once, and whether each
+/// one's channels are known.
+#[derive(Debug)]
+pub(crate) struct Scopes(Mutex<BTreeMap<String, bool>>);
+
+impl Scopes {
+    /// None of `namespaces` is known yet; empty = all namespaces, as one.
+    pub(crate) fn of(namespaces: &[String]) -> Self {
+        let namespaces =
+            if namespaces.is_empty() { vec!["*".to_owned()] } else { namespaces.to_vec() };
+        Self(Mutex::new(namespaces.into_iter().map(|namespace| (namespace, false)).collect()))
+    }
+
+    /// The channels of `namespace`, or of all, are known.
+    pub(crate) fn know(&self, namespace: Option<&str>) {
+        self.0.lock().insert(namespace.unwrap_or("*").to_owned(), true);
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let scopes = self.0.lock();
+        scopes.iter().filter(|(_, known)| !**known).map(|(name, _)| name.clone()).collect()
+    }
 }
 
 /// Binds `address`.
@@ -66,13 +85,19 @@ pub(crate) async fn serve(
 
 /// A standby is ready, too: it can take over at any time, and a rolling update of a leader waits
 /// for it.
+///
+/// Ready is one that knows the channels of *all* its namespaces: one that lacks a right in one of
+/// them must not take the place of one that has it.
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    let role = admin.lead.role();
-    if admin.ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, format!("ok\n{role}\n"))
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("channels are not known yet\n{role}\n"))
+    let (role, missing) = (admin.lead.role(), admin.scopes.missing());
+    if missing.is_empty() {
+        return (StatusCode::OK, format!("ok\n{role}\n"));
     }
+    let of = match missing.as_slice() {
+        [all] if all == "*" => String::new(),
+        some => format!(" in {}", some.join(", ")),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("channels are not known yet{of}\n{role}\n"))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -83,5 +108,34 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         )
             .into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn asked(scopes: &Arc<Scopes>) -> (StatusCode, String) {
+        let admin =
+            Admin { metrics: Arc::default(), scopes: Arc::clone(scopes), lead: Lead::alone() };
+        readyz(State(admin)).await
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_when_the_channels_of_all_its_namespaces_are_known() {
+        let scopes = Arc::new(Scopes::of(&["a".to_owned(), "b".to_owned(), "c".to_owned()]));
+        scopes.know(Some("a"));
+        let (status, text) = asked(&scopes).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("channels are not known yet in b, c\n"), "{text}");
+        scopes.know(Some("c"));
+        scopes.know(Some("b"));
+        assert_eq!(asked(&scopes).await.0, StatusCode::OK);
+        let all = Arc::new(Scopes::of(&[]));
+        let (status, text) = asked(&all).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("channels are not known yet\n"), "{text}");
+        all.know(None);
+        assert_eq!(asked(&all).await.0, StatusCode::OK);
     }
 }

@@ -7,7 +7,7 @@ use hyper::Uri;
 use sluice_channel::{limits::ADMIN_PORT, text};
 
 use crate::{
-    controller::{desired::Settings, watch::Options},
+    controller::{desired::Settings, rollouts::MaxRolling, watch::Options},
     leader, nats,
     tenancy::{self, Grant, Size},
 };
@@ -202,6 +202,14 @@ pub struct RunArgs {
     /// How often each channel is compared with cluster and NATS without being told of a change.
     #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]
     pub(crate) resync: Duration,
+    /// Channels worked on at a time, in all namespaces together. A quarter, one at least, is kept
+    /// from any one namespace.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256), value_name = "N")]
+    pub(crate) concurrency: u16,
+    /// Channels whose pods may be replaced at a time when their specs do not ask for it, as after a
+    /// new default image: a number, or a share of all channels (rounded up).
+    #[arg(long, default_value = "10%", value_name = "N|N%")]
+    pub(crate) max_rolling: MaxRolling,
     /// How often a stream is compared with its mark, and how often at most one is written.
     #[arg(long, default_value = "10m", value_parser = text::duration, hide = true)]
     pub(crate) mark_interval: Duration,
@@ -301,6 +309,8 @@ impl RunArgs {
             dataplane_client_cert_secret,
             admin,
             resync,
+            concurrency,
+            max_rolling,
             mark_interval,
             cluster,
             cluster_domain,
@@ -329,6 +339,8 @@ impl RunArgs {
             cluster,
             admin,
             resync,
+            concurrency,
+            max_rolling,
             mark_interval,
             tenancy,
             pod_admin_port,

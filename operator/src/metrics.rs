@@ -1,16 +1,25 @@
 //! What the operator counts.
 
-use std::{sync::atomic::AtomicI64, time::Duration};
+mod queue;
+
+use std::sync::atomic::AtomicI64;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
 };
 
+pub(crate) use queue::Queue;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
+struct Build {
+    version: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Scope {
+    namespace: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -22,8 +31,12 @@ struct Write {
 /// Counters of the operator; shared by reference.
 pub(crate) struct Metrics {
     registry: Registry,
-    reconciles: Family<Outcome, Counter>,
-    seconds: Histogram,
+    /// Passes and their queue.
+    pub(crate) queue: Queue,
+    scopes: Family<Scope, Gauge<i64, AtomicI64>>,
+    channels: Gauge<i64, AtomicI64>,
+    rolling: Gauge<i64, AtomicI64>,
+    held: Gauge<i64, AtomicI64>,
     writes: Family<Write, Counter>,
     nats_up: Gauge<i64, AtomicI64>,
     nats_connects: Gauge<i64, AtomicI64>,
@@ -33,19 +46,31 @@ pub(crate) struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("sluice_operator");
-        let (reconciles, writes) = (Family::default(), Family::default());
+        let mut all = Registry::default();
+        let queue = Queue::register(&mut all);
+        let registry = all.sub_registry_with_prefix("sluice_operator");
+        let build: Family<Build, Gauge<i64, AtomicI64>> = Family::default();
+        build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let (writes, scopes) = (Family::default(), Family::default());
+        let (channels, rolling, held) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (nats_up, nats_connects) = (Gauge::default(), Gauge::default());
         let (leader, leader_transitions) = (Gauge::default(), Counter::default());
-        // From one answer of the API server to the time limits of NATS added up.
-        let seconds =
-            Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
-        registry.register("reconciles", "Channel reconciliations by outcome", reconciles.clone());
-        registry.register_with_unit(
-            "reconcile",
-            "Duration of a reconciliation",
-            Unit::Seconds,
-            seconds.clone(),
+        registry.register("build_info", "1, labelled with the version", build);
+        registry.register(
+            "scope_followed",
+            "1 while the channels of a namespace can be followed; * is all namespaces",
+            Family::clone(&scopes),
+        );
+        registry.register("channels", "Channels that are known", channels.clone());
+        registry.register(
+            "rollouts",
+            "Channels whose pods are being replaced in their turn",
+            rolling.clone(),
+        );
+        registry.register(
+            "rollouts_held",
+            "Channels whose pods wait for their turn to be replaced",
+            held.clone(),
         );
         registry.register("api_writes", "Write requests to the API server", writes.clone());
         registry.register("nats_up", "1 while NATS is connected", nats_up.clone());
@@ -57,9 +82,12 @@ impl Default for Metrics {
             leader_transitions.clone(),
         );
         Self {
-            registry,
-            reconciles,
-            seconds,
+            registry: all,
+            queue,
+            scopes,
+            channels,
+            rolling,
+            held,
             writes,
             nats_up,
             nats_connects,
@@ -70,10 +98,21 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A pass is over.
-    pub(crate) fn reconciled(&self, outcome: &'static str, took: Duration) {
-        self.reconciles.get_or_create(&Outcome { outcome }).inc();
-        self.seconds.observe(took.as_secs_f64());
+    /// Whether the channels of `namespace` (`*`: of all) can be followed.
+    pub(crate) fn scope(&self, namespace: &str, is_followed: bool) {
+        let labels = Scope { namespace: namespace.to_owned() };
+        self.scopes.get_or_create(&labels).set(i64::from(is_followed));
+    }
+
+    /// How many channels are known.
+    pub(crate) fn channels(&self, channels: usize) {
+        self.channels.set(i64::try_from(channels).unwrap_or(i64::MAX));
+    }
+
+    /// How many channels replace their pods in their turn, and how many wait for it.
+    pub(crate) fn rollouts(&self, rolling: usize, held: usize) {
+        self.rolling.set(i64::try_from(rolling).unwrap_or(i64::MAX));
+        self.held.set(i64::try_from(held).unwrap_or(i64::MAX));
     }
 
     /// A write request is sent.
@@ -100,6 +139,7 @@ impl Metrics {
     /// # Errors
     /// Never for a `String`; the signature is the encoder's.
     pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        self.queue.refresh();
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -25,6 +25,8 @@ fn table() -> Vec<(Value, &'static [&'static str])> {
         ),
         (json!({"image": {"pullPolicy": "Sometimes"}}), &["pullPolicy", "IfNotPresent"]),
         (json!({"resync": "30"}), &["resync", "pattern"]),
+        (json!({"concurrency": 0}), &["concurrency", "minimum"]),
+        (json!({"maxRolling": "110%"}), &["maxRolling", "pattern"]),
         (json!({"logFormat": "xml"}), &["logFormat", "json"]),
         (json!({"watchNamespaces": ["Shop"]}), &["watchNamespaces", "pattern"]),
         (json!({"watchNamespaces": ["a", "a"]}), &["watchNamespaces", "equal"]),

@@ -50,6 +50,10 @@ pub(crate) struct Fixture {
     admin_port: u16,
     /// Whether the operator looks after all namespaces, not only the test's.
     pub(crate) everywhere: bool,
+    /// Image of the data plane in the arguments of the operators that are started from now on.
+    pub(crate) image: &'static str,
+    /// How often the operators that are started from now on look at a channel without being told.
+    pub(crate) resync: Duration,
     /// Further arguments of the operators that are started from now on.
     pub(crate) operator_arguments: Vec<String>,
 }
@@ -98,6 +102,8 @@ impl Fixture {
             files,
             admin_port: free_port(),
             everywhere: false,
+            image: IMAGE,
+            resync: RESYNC,
             operator_arguments: Vec::new(),
         }
     }
@@ -120,20 +126,40 @@ impl Fixture {
 
     fn start_operator_without_waiting(&mut self) {
         assert!(self.operator.is_none(), "one operator at a time");
+        let command = self.command(self.admin_port);
+        self.operator = Some(Process::spawn("sluice-operator", command));
+    }
+
+    fn command(&self, admin_port: u16) -> Command {
         let mut command = Command::new(workspace_program("sluice-operator"));
         command
             .env("KUBECONFIG", self.files.path().join("kubeconfig"))
             .env("RUST_LOG", "info,sluice_operator=debug")
             .arg("run");
-        command.args(["--nats", &self.nats.url(), "--dataplane-image", IMAGE]);
+        command.args(["--nats", &self.nats.url(), "--dataplane-image", self.image]);
         command
-            .arg(format!("--admin=127.0.0.1:{}", self.admin_port))
-            .arg(format!("--resync={}s", RESYNC.as_secs()))
+            .arg(format!("--admin=127.0.0.1:{}", admin_port))
+            .arg(format!("--resync={}s", self.resync.as_secs()))
             .args(&self.operator_arguments);
         for namespace in self.namespaces.iter().filter(|_| !self.everywhere) {
             command.args(["--namespace", namespace]);
         }
-        self.operator = Some(Process::spawn("sluice-operator", command));
+        command
+    }
+
+    /// One more operator, with the same rights.
+    pub(crate) fn another_operator(&self) -> Process {
+        Process::spawn("another-operator", self.command(free_port()))
+    }
+
+    /// Ends the operator by SIGKILL.
+    pub(crate) fn kill_operator(&mut self) {
+        self.operator.take().expect("the operator runs").kill();
+    }
+
+    /// Memory of the operator, in bytes.
+    pub(crate) fn operator_memory(&self) -> u64 {
+        self.operator.as_ref().map(Process::rss).unwrap_or_default()
     }
 
     /// Ends the operator by SIGTERM; it must end by itself and without an error.
@@ -153,6 +179,13 @@ impl Fixture {
     /// What the operator wrote on its log so far.
     pub(crate) fn operator_log(&self) -> String {
         self.operator.as_ref().map(Process::stderr).unwrap_or_default()
+    }
+
+    /// The operator's answer on its admin listener.
+    pub(crate) async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let answer =
+            reqwest::get(format!("http://127.0.0.1:{}{path}", self.admin_port)).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
     /// The operator's requests to the API server so far.

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod admission;
+mod anew;
 mod channel;
 mod delete;
 mod drift;
@@ -24,6 +25,9 @@ mod rbac;
 mod ready;
 mod removal;
 mod restored;
+mod rollouts;
+mod scale;
 mod scaling;
+mod scopes;
 mod standin;
 mod tenancy;

@@ -62,6 +62,12 @@ pub(crate) async fn grant_to(client: &Client, namespaces: &[String], account: &s
     .await;
 }
 
+/// Lets the operator of namespace `home` work in `namespace`, too.
+pub(crate) async fn grant_in(client: &Client, namespace: &str, home: &str) {
+    bind(client, namespace, ACCOUNT, role_ref("ClusterRole", ACCOUNT), subject(home, ACCOUNT))
+        .await;
+}
+
 /// Name of the binding that lets `account` hold the lease.
 pub(crate) fn leader_binding(account: &str) -> String {
     format!("{account}-leader")

@@ -75,8 +75,20 @@ impl KubeApi {
     /// # Panics
     /// When it cannot be started; the message says which log to read.
     pub fn another() -> &'static Self {
+        Self::leaked(true)
+    }
+
+    /// The same with neither controllers nor a node: objects are as the test makes them.
+    ///
+    /// # Panics
+    /// When it cannot be started; the message says which log to read.
+    pub fn without_nodes() -> &'static Self {
+        Self::leaked(false)
+    }
+
+    fn leaked(with_nodes: bool) -> &'static Self {
         // Starting blocks on a runtime, which is not allowed on a test's own runtime's threads.
-        let kube_api = std::thread::spawn(Self::start)
+        let kube_api = std::thread::spawn(move || Self::start(with_nodes))
             .join()
             .unwrap_or_else(|_| panic!("the API server did not start"));
         let kube_api: &'static Self = Box::leak(Box::new(kube_api));
@@ -88,7 +100,7 @@ impl KubeApi {
         kube_api
     }
 
-    fn start() -> Self {
+    fn start(with_nodes: bool) -> Self {
         let started = Instant::now();
         let dir = TempDir::with_prefix("sluice-kube-api-").expect("a directory for the API server");
         let mut processes = Vec::new();
@@ -117,12 +129,16 @@ impl KubeApi {
             wait_until_ready(&client, &mut processes).await;
             client
         });
-        processes.push(start_controller_manager(dir.path()));
-        let node = runtime.block_on(async {
-            let node = Node::start(client.clone()).await;
-            wait_for_controllers(&client, &mut processes).await;
-            node
-        });
+        let node = if with_nodes {
+            processes.push(start_controller_manager(dir.path()));
+            runtime.block_on(async {
+                let node = Node::start(client.clone()).await;
+                wait_for_controllers(&client, &mut processes).await;
+                node
+            })
+        } else {
+            runtime.block_on(async { Node::absent(client) })
+        };
         println!(
             "Kubernetes API ready in {:.1} s: {}",
             started.elapsed().as_secs_f64(),

@@ -36,7 +36,8 @@ use crate::{
 /// seen otherwise.
 pub(crate) const APPLIED: &str = "sluice.dev/applied";
 
-/// Field manager of a Deployment's number of pods once it is left to an autoscaler.
+/// Field manager of a Deployment's number of pods alone: once it is left to an autoscaler, and
+/// while the rest has to wait.
 const REPLICAS_MANAGER: &str = "sluice-operator-replicas";
 
 /// A difference's value: an object that is no longer wanted, and that pods may still need.
@@ -160,6 +161,9 @@ pub(crate) struct Applier<'a> {
     pub(crate) channel: &'a ValidChannel,
     /// Writes are counted here.
     pub(crate) metrics: &'a Metrics,
+    /// Whether the pods stay as they are, apart from their number: it is not the channel's turn to
+    /// replace them.
+    pub(crate) holds_pods: bool,
 }
 
 /// An object as it should be, as it is, and as the API server answered to it last.
@@ -256,6 +260,10 @@ impl Applier<'_> {
             if is_as_applied(&want, hash, *projection, &serde_json::to_value(found)?) {
                 return Ok(None);
             }
+            if self.holds_pods && kind == Deployment::kind(&()) {
+                self.scale(&kind, &want, found).await?;
+                return Ok(None);
+            }
             self.hand_over_replicas(&kind, &want, found).await?;
         }
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.channel.namespace);
@@ -342,21 +350,44 @@ impl Applier<'_> {
         let (true, Some(replicas)) = (found.managed_fields().iter().any(owns), replicas) else {
             return Ok(());
         };
+        match self.set_replicas(found, &replicas, false).await {
+            // Another manager has set another number meanwhile, and so keeps it.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(error) => Err(refused(kind.to_owned(), found.name_any(), error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Brings the number of pods forward, and nothing else.
+    async fn scale<K: Kind>(&self, kind: &str, want: &Value, found: &K) -> Result<(), Error> {
+        let replicas = |object: &Value| object.pointer("/spec/replicas").cloned();
+        let wanted = replicas(want).filter(|number| !number.is_null());
+        let there = replicas(&serde_json::to_value(found)?);
+        let Some(wanted) = wanted.filter(|wanted| there.as_ref() != Some(wanted)) else {
+            return Ok(());
+        };
+        let scaled = self.set_replicas(found, &wanted, true).await;
+        scaled.map_err(|error| refused(kind.to_owned(), found.name_any(), error))
+    }
+
+    /// Applies the number of a Deployment's pods alone.
+    async fn set_replicas<K: Kind>(
+        &self,
+        found: &K,
+        replicas: &Value,
+        force: bool,
+    ) -> Result<(), kube::Error> {
         let (api, name) = (
             Api::<Deployment>::namespaced(self.client.clone(), &self.channel.namespace),
             found.name_any(),
         );
-        let kept = json!({
+        let number = json!({
             "apiVersion": Deployment::api_version(&()), "kind": Deployment::kind(&()),
             "metadata": {"name": name, "uid": found.uid()}, "spec": {"replicas": replicas},
         });
+        let parameters = PatchParams { force, ..PatchParams::apply(REPLICAS_MANAGER) };
         self.metrics.api_write("Deployment", "apply");
-        match api.patch(&name, &PatchParams::apply(REPLICAS_MANAGER), &Patch::Apply(&kept)).await {
-            // Another manager has set another number meanwhile, and so keeps it.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(refused("Deployment".to_owned(), name, error)),
-            Ok(_) => Ok(()),
-        }
+        api.patch(&name, &parameters, &Patch::Apply(&number)).await.map(|_| ())
     }
 }
 
@@ -394,6 +425,15 @@ fn is_as_applied(want: &Value, hash: u64, learned: Option<Projection>, found: &V
         })
     };
     same_hash && (contains(found, want) || as_answered())
+}
+
+/// Whether `found` is what was applied last for `desired`, as far as it says so.
+///
+/// # Errors
+/// [`Error::Json`], in theory.
+pub(crate) fn was_applied(desired: &Deployment, found: &Deployment) -> Result<bool, Error> {
+    let (_, hash) = marked(desired)?;
+    Ok(found.annotations().get(APPLIED) == Some(&hash_text(hash)))
 }
 
 /// The objects that are not as desired, for `managementPolicy: Observe`.

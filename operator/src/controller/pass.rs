@@ -1,10 +1,13 @@
 //! One pass over one channel, step by step as the [module above](super) lists them.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api,
+    Api, Resource,
     core::DeserializeGuard,
     runtime::{controller::Action, reflector::ObjectRef},
 };
@@ -16,10 +19,11 @@ use super::{
     delete::{self, Left},
     desired::{self, Children},
     live::{self, Live},
+    ownership::is_ours,
     pods::Pods,
     prober::Look,
     remembered::{Remembered, Taken},
-    scaling,
+    rollouts, scaling,
     status::{self, Exposure, Observation, Workload},
     tell,
     tenancy::{self, Fit},
@@ -51,6 +55,9 @@ pub(super) enum Error {
     Apply(#[from] apply::Error),
     #[error("not finished within {} s", LIMIT.as_secs())]
     TooLong,
+    /// A defect of this program; the other channels are looked at all the same.
+    #[error("a defect of this program ended it: {0}")]
+    Panicked(String),
 }
 
 /// Reads the channel and does what it asks for.
@@ -71,6 +78,7 @@ pub(super) async fn run(ctx: &Context, name: &ObjectRef<SseChannel>) -> Result<A
         }
         Some(DeserializeGuard(Ok(channel))) => channel,
     };
+    remembered.belongs_to(channel.metadata.uid.as_deref());
     let api = Api::namespaced(ctx.client.clone(), namespace);
     if channel.metadata.deletion_timestamp.is_some() {
         return Ok(match delete::delete(ctx, &api, &channel).await? {
@@ -79,7 +87,7 @@ pub(super) async fn run(ctx: &Context, name: &ObjectRef<SseChannel>) -> Result<A
                 remembered.forget();
                 Action::await_change()
             }
-            Left::Retry => Action::requeue(remembered.failed()),
+            Left::Retry => ctx.look_after(name, remembered.failed()),
         });
     }
     let rights = ctx.namespaces.rights(namespace).await?;
@@ -286,10 +294,36 @@ impl Pass<'_> {
         if !served {
             return Ok(Outcome { applied: nothing, drift: Vec::new(), served });
         }
-        let applier =
-            Applier { client: &self.ctx.client, channel: &self.valid, metrics: &self.ctx.metrics };
+        let holds_pods = self.holds_pods(&desired, live)?;
+        let applier = Applier {
+            client: &self.ctx.client,
+            channel: &self.valid,
+            metrics: &self.ctx.metrics,
+            holds_pods,
+        };
         let applied = applier.apply(&desired, live, &mut self.remembered.projections).await;
         Ok(Outcome { drift: applied.pending.clone(), applied, served })
+    }
+
+    /// Whether pods that would be replaced wait for the channel's turn. What its spec asks for does
+    /// not wait.
+    fn holds_pods(&self, desired: &Children, live: &Live) -> Result<bool, apply::Error> {
+        let rollouts = &self.ctx.rollouts;
+        let observed = self.channel.status.as_ref().and_then(|status| status.observed_generation);
+        let is_edited = observed != self.channel.metadata.generation;
+        let found = live.deployment.as_ref().filter(|found| is_ours(found.meta(), &self.valid.uid));
+        let Some(found) = found.filter(|_| !is_edited) else {
+            rollouts.is_over(self.name);
+            return Ok(false);
+        };
+        if apply::was_applied(&desired.deployment, found)? {
+            if rollouts::is_complete(found) {
+                rollouts.is_over(self.name);
+            }
+            return Ok(false);
+        }
+        let channels = self.ctx.channels.load(Ordering::Relaxed);
+        Ok(!rollouts.may_begin(self.name, channels))
     }
 
     /// The pods as `counted`, or asked now.
@@ -316,10 +350,11 @@ impl Pass<'_> {
         // No watch tells of an HTTPRoute.
         let not_accepted = reason(EXPOSED) == Some(reason::NOT_ACCEPTED);
         if not_accepted || stream.as_ref().is_err_and(stream::Error::is_transient) {
-            return Action::requeue(self.remembered.failed().min(self.ctx.resync));
+            let pause = self.remembered.failed().min(self.ctx.resync);
+            return self.ctx.look_after(self.name, pause);
         }
         self.remembered.succeeded();
-        Action::requeue(self.pause())
+        self.ctx.look_after(self.name, self.pause())
     }
 }
 

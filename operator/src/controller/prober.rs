@@ -10,10 +10,11 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     net::IpAddr,
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
-use futures::{Stream, stream};
+use futures::{FutureExt, Stream, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
@@ -436,7 +437,10 @@ impl Prober {
                     && let Some((place, ip)) = inner.next()
                 {
                     let asker = self.asker.clone();
-                    asking.spawn(async move { (place, ip, asker.readyz(ip).await) });
+                    // A panic is a pod that gives no answer, and holds no place for ever.
+                    let answer = async move { asker.readyz(ip).await };
+                    let answer = AssertUnwindSafe(answer).catch_unwind();
+                    asking.spawn(async move { (place, ip, answer.await.ok().flatten()) });
                 }
                 (due, asking.is_empty())
             };

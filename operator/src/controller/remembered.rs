@@ -21,6 +21,8 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 /// What is remembered of one channel.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
+    /// UID of the channel, once it is known: another one of its name inherits nothing.
+    uid: Option<String>,
     failures: u32,
     /// Why the last pass was cut short, if it was.
     pub(super) error: Option<String>,
@@ -39,6 +41,17 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
+    /// Forgets everything if it is of another channel than the one with this UID.
+    pub(super) fn belongs_to(&mut self, uid: Option<&str>) {
+        if self.uid.as_deref() != uid {
+            let is_anew = self.uid.is_some();
+            self.uid = uid.map(str::to_owned);
+            if is_anew {
+                *self = Self { uid: self.uid.take(), ..Self::default() };
+            }
+        }
+    }
+
     /// The pause after one more failure in a row.
     pub(super) fn failed(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
@@ -65,6 +78,8 @@ struct Inner {
     /// Counts how often everything was forgotten.
     era: u64,
     channels: HashMap<ObjectRef<SseChannel>, Remembered>,
+    /// Those that a pass has at the moment, and whether the channel has gone meanwhile.
+    taken: HashMap<ObjectRef<SseChannel>, bool>,
 }
 
 impl RememberedChannels {
@@ -73,7 +88,17 @@ impl RememberedChannels {
     pub(super) fn take(&self, channel: &ObjectRef<SseChannel>) -> Taken<'_> {
         let mut inner = self.0.lock();
         let remembered = inner.channels.remove(channel).unwrap_or_default();
+        inner.taken.insert(channel.clone(), false);
         Taken { from: self, channel: channel.clone(), era: inner.era, remembered, keep: true }
+    }
+
+    /// The channel has gone. What a pass has taken of it is not put back.
+    pub(super) fn forget(&self, channel: &ObjectRef<SseChannel>) {
+        let mut inner = self.0.lock();
+        inner.channels.remove(channel);
+        if let Some(gone) = inner.taken.get_mut(channel) {
+            *gone = true;
+        }
     }
 
     #[cfg(test)]
@@ -122,7 +147,8 @@ impl DerefMut for Taken<'_> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let mut inner = self.from.0.lock();
-        if self.keep && self.era == inner.era {
+        let has_gone = inner.taken.remove(&self.channel).unwrap_or_default();
+        if self.keep && !has_gone && self.era == inner.era {
             inner.channels.insert(self.channel.clone(), std::mem::take(&mut self.remembered));
         }
     }
@@ -156,6 +182,36 @@ mod tests {
         channels.forget_all();
         drop(taken);
         assert_eq!(failures(&channels), 0);
+    }
+
+    #[test]
+    fn a_channel_that_is_made_anew_inherits_nothing() {
+        let (channels, orders) =
+            (RememberedChannels::default(), ObjectRef::new("orders").within("shop"));
+        let mut taken = channels.take(&orders);
+        taken.failed();
+        taken.belongs_to(Some("1"));
+        drop(taken);
+        let mut taken = channels.take(&orders);
+        taken.belongs_to(Some("1"));
+        assert_eq!(taken.failures, 1, "it is the same");
+        taken.belongs_to(Some("2"));
+        assert_eq!(taken.failures, 0, "it is another");
+    }
+
+    #[test]
+    fn a_pass_over_a_channel_that_goes_meanwhile_puts_nothing_back() {
+        let (channels, orders) =
+            (RememberedChannels::default(), ObjectRef::new("orders").within("shop"));
+        let mut taken = channels.take(&orders);
+        taken.failed();
+        channels.forget(&orders);
+        drop(taken);
+        assert!(!channels.knows(&orders));
+        channels.take(&orders).failed();
+        assert!(channels.knows(&orders), "the next one of its name is remembered");
+        channels.forget(&orders);
+        assert!(!channels.knows(&orders));
     }
 
     #[test]

@@ -85,7 +85,14 @@ async fn context(client: &Client, lead: Lead) -> Arc<Context> {
             client.clone(),
         )),
         quotas: quota::Quotas::default(),
+        gate: gate::Gate::new(4, Arc::default()),
+        rollouts: rollouts::Rollouts::new(rollouts::MaxRolling::Percent(100), Arc::default()),
+        channels: AtomicUsize::new(1),
     })
+}
+
+fn followed(channel: &SseChannel) -> Followed {
+    serde_json::from_value(json!(channel)).unwrap()
 }
 
 fn leader() -> Role {
@@ -101,8 +108,8 @@ async fn pause_after_a_pass_that_is(cut: impl AsyncFnOnce(&watch::Sender<Role>))
     let client = client(&channel, &unanswered);
     let (role, lead) = watch::channel(leader());
     let ctx = context(&client, Lead::following(lead)).await;
-    let object = Arc::new(DeserializeGuard(Ok(channel)));
-    let name = reference(&object);
+    let object = Arc::new(followed(&channel));
+    let name = object.reference();
     for _ in 0..2 {
         ctx.remembered.take(&name).failed();
     }
@@ -123,8 +130,8 @@ async fn what_is_remembered_goes_with_the_channel() {
         channel.metadata.deletion_timestamp = deleted;
         let client = client(&channel, &Arc::default());
         let ctx = context(&client, Lead::alone()).await;
-        let object = Arc::new(DeserializeGuard(Ok(channel.clone())));
-        let name = reference(&object);
+        let object = Arc::new(followed(&channel));
+        let name = object.reference();
         let _ = reconcile(object, Arc::clone(&ctx)).await;
         assert_eq!(ctx.remembered.knows(&name), known);
     }
@@ -143,4 +150,12 @@ async fn a_pass_whose_lease_is_lost_loses_nothing_that_is_remembered() {
     })
     .await;
     assert_eq!(pause, Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn a_panic_is_the_failure_of_one_pass() {
+    let failed = contained(async { panic!("index {} is out of bounds", 7) }).await;
+    let Err::<(), _>(error) = failed else { panic!("it does not fail") };
+    assert_eq!(error.to_string(), "a defect of this program ended it: index 7 is out of bounds");
+    assert!(matches!(contained(async { 7 }).await, Ok(7)));
 }

@@ -3,12 +3,12 @@
 //! Watches run whether this operator leads or not, so that a standby knows all channels when its
 //! turn comes. Everything that writes is a pass, and every pass is held by [`Lead`].
 
+mod feeds;
+mod tasks;
+
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -20,26 +20,32 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, Client, Config, Resource,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    Client, Config,
     runtime::{
         Controller,
         controller::{self, Error as ControllerError},
         events::{Recorder, Reporter},
         reflector::{ObjectRef, Store},
-        watcher,
     },
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    context::Context, desired, hash::fnv1a64, on_error, prober::Prober, quota::Quotas, reconcile,
+    context::Context,
+    desired,
+    followed::Followed,
+    gate::Gate,
+    hash::fnv1a64,
+    on_error,
+    prober::Prober,
+    quota::Quotas,
+    reconcile,
     remembered::RememberedChannels,
+    rollouts::{MaxRolling, Rollouts},
 };
 use crate::{
-    admin::{self, Admin},
-    crd::SseChannel,
+    admin::{self, Admin, Scopes},
     kube_error,
     leader::{self, Candidate, Lead},
     metrics::Metrics,
@@ -47,10 +53,9 @@ use crate::{
     stream::Streams,
     tenancy::{self, Namespaces},
 };
+use feeds::{NoPause, children, followed};
+use tasks::{Tasks, until_ended};
 
-/// Channels worked on at a time in one namespace scope: enough to hide the waiting for answers, few
-/// enough not to press the API server.
-const CONCURRENCY: u16 = 16;
 /// Changes that come together are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How long passes under way may take to end after a signal. With the release of the lease it is
@@ -72,6 +77,10 @@ pub struct Options {
     pub(crate) admin: SocketAddr,
     /// How often each channel is looked at without being told.
     pub(crate) resync: Duration,
+    /// Passes under way at a time, in all namespaces together.
+    pub(crate) concurrency: u16,
+    /// Channels whose pods may be replaced at a time, where their specs do not ask for it.
+    pub(crate) max_rolling: MaxRolling,
     /// How often a stream is compared with what is remembered of its events, and how often at most
     /// that is written.
     pub(crate) mark_interval: Duration,
@@ -100,6 +109,15 @@ pub enum Error {
     /// The NATS connection's settings.
     #[error(transparent)]
     Nats(#[from] nats::Error),
+    /// A task that runs until the end has ended before it: without it the operator would look well
+    /// and do nothing. Started anew, it works again, or another one takes its place.
+    #[error("{task} ended unexpectedly{why}; the operator is to be started anew")]
+    Ended {
+        /// What the task did.
+        task: &'static str,
+        /// How it ended.
+        why: String,
+    },
 }
 
 /// Reconciles channels until `stop`.
@@ -135,37 +153,44 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         remembered: RememberedChannels::default(),
         namespaces: Arc::clone(&namespaces),
         quotas: Quotas::default(),
+        gate: Gate::new(usize::from(options.concurrency), Arc::clone(&metrics)),
+        rollouts: Rollouts::new(options.max_rolling, Arc::clone(&metrics)),
+        channels: AtomicUsize::new(0),
     });
-    let ready = Arc::new(AtomicBool::new(false));
     // The lease is held, and probes are answered, until the last pass has ended.
-    let (passed, mut others) = (CancellationToken::new(), JoinSet::new());
-    let admin = Admin { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), lead };
-    others.spawn(serve_admin(listener, admin, passed.clone()));
+    let (passed, scopes) = (CancellationToken::new(), Arc::new(Scopes::of(&options.namespaces)));
+    let mut others = Tasks::default();
+    let admin = Admin { metrics: Arc::clone(&metrics), scopes: Arc::clone(&scopes), lead };
+    others.spawn("the admin listener", serve_admin(listener, admin, passed.clone()));
     let asking = passed.clone();
-    others.spawn(async move { prober.run(asking).await });
+    others.spawn("the prober of pods", async move { prober.run(asking).await });
     if options.namespaces.is_empty() {
         let following = passed.clone();
-        others.spawn(async move { namespaces.follow(following).await });
+        others.spawn("following Namespaces", async move { namespaces.follow(following).await });
     }
-    others.spawn(count_nats(connection.state(), metrics, passed.clone()));
+    let counting = count_nats(connection.state(), metrics, passed.clone());
+    others.spawn("the count of NATS connections", counting);
     if let Some(candidate) = candidate {
         let ctx = Arc::clone(&ctx);
-        others.spawn(candidate.run(passed.clone(), move || ctx.forget_all()));
+        others.spawn("leader election", candidate.run(passed.clone(), move || ctx.forget_all()));
     }
-    let mut passes = start_passes(&ctx, options.namespaces, &connection, &ready, &stop);
-    stop.cancelled().await;
+    let following = stop.child_token();
+    let mut passes = start_passes(&ctx, options.namespaces, &connection, &scopes, &following);
+    let ended = until_ended(&stop, &mut passes, &mut others).await;
     tracing::info!("stopping: passes under way are finished");
-    if !have_ended(&mut passes).await {
+    following.cancel();
+    ctx.gate.close();
+    if !passes.have_ended().await {
         tracing::warn!(
             "passes under way did not finish within {STOP_LIMIT:?}; they are repeated at the next start"
         );
         passes.shutdown().await;
     }
     passed.cancel();
-    if !have_ended(&mut others).await {
+    if !others.have_ended().await {
         tracing::warn!("a connection to the admin listener did not end within {STOP_LIMIT:?}");
     }
-    Ok(())
+    ended
 }
 
 /// What takes part in the election, if there is one, and what holds the passes.
@@ -195,50 +220,43 @@ async fn serve_admin(listener: TcpListener, admin: Admin, stop: CancellationToke
 /// One task for each namespace, or one for all of them.
 fn start_passes(
     ctx: &Arc<Context>,
-    namespaces: Vec<String>,
+    mut namespaces: Vec<String>,
     connection: &Connection,
-    ready: &Arc<AtomicBool>,
+    scopes: &Arc<Scopes>,
     stop: &CancellationToken,
-) -> JoinSet<()> {
+) -> Tasks {
+    namespaces.sort();
+    namespaces.dedup();
     let shown = if namespaces.is_empty() { "all".to_owned() } else { namespaces.join(", ") };
     tracing::info!(namespaces = shown, cluster = ctx.cluster, "following channels");
-    let scopes: Vec<Option<String>> =
+    let each: Vec<Option<String>> =
         if namespaces.is_empty() { vec![None] } else { namespaces.into_iter().map(Some).collect() };
-    let mut passes = JoinSet::new();
-    for namespace in scopes {
+    let mut passes = Tasks::default();
+    for namespace in each {
         let (ctx, nats) = (Arc::clone(ctx), connection.state());
-        passes.spawn(control(ctx, namespace, nats, Arc::clone(ready), stop.clone()));
+        let control = control(ctx, namespace, nats, Arc::clone(scopes), stop.clone());
+        passes.spawn("following channels", control);
     }
     passes
-}
-
-/// Waits for `tasks`, but no longer than [`STOP_LIMIT`].
-async fn have_ended(tasks: &mut JoinSet<()>) -> bool {
-    let ended = async { while tasks.join_next().await.is_some() {} };
-    tokio::time::timeout(STOP_LIMIT, ended).await.is_ok()
 }
 
 async fn control(
     ctx: Arc<Context>,
     namespace: Option<String>,
     nats: watch::Receiver<nats::State>,
-    ready: Arc<AtomicBool>,
+    scopes: Arc<Scopes>,
     stop: CancellationToken,
 ) {
     let client = &ctx.client;
-    let channels = scoped::<DeserializeGuard<SseChannel>>(client, namespace.as_deref());
-    let ours = || {
-        watcher::Config::default()
-            .labels(&format!("app.kubernetes.io/managed-by={}", desired::MANAGED_BY))
-    };
-    let controller = Controller::new(channels, watcher::Config::default())
-        .owns(scoped::<ServiceAccount>(client, namespace.as_deref()), ours())
-        .owns(scoped::<ConfigMap>(client, namespace.as_deref()), ours())
-        .owns(scoped::<Deployment>(client, namespace.as_deref()), ours())
-        .owns(scoped::<Service>(client, namespace.as_deref()), ours())
-        .owns(scoped::<PodDisruptionBudget>(client, namespace.as_deref()), ours())
-        .owns(scoped::<NetworkPolicy>(client, namespace.as_deref()), ours())
-        .owns(scoped::<Ingress>(client, namespace.as_deref()), ours())
+    let (store, channels) = followed(&ctx, namespace.as_deref());
+    let controller = Controller::for_stream(channels, store.clone())
+        .owns_stream(children::<ServiceAccount>(client, namespace.as_deref()))
+        .owns_stream(children::<ConfigMap>(client, namespace.as_deref()))
+        .owns_stream(children::<Deployment>(client, namespace.as_deref()))
+        .owns_stream(children::<Service>(client, namespace.as_deref()))
+        .owns_stream(children::<PodDisruptionBudget>(client, namespace.as_deref()))
+        .owns_stream(children::<NetworkPolicy>(client, namespace.as_deref()))
+        .owns_stream(children::<Ingress>(client, namespace.as_deref()))
         // Not watched: HTTPRoutes and PodMonitors, which a cluster may not know, and
         // HorizontalPodAutoscalers, whose status changes every 15 s. They are looked at in each
         // pass.
@@ -247,29 +265,22 @@ async fn control(
         .reconcile_on(ctx.prober.wakes(namespace.clone()).map(|channel| {
             ObjectRef::new(&channel.name).within(channel.namespace.as_deref().unwrap_or_default())
         }))
-        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        // How many passes there are at a time, and which, is the gate's to say.
+        .with_config(controller::Config::default().debounce(DEBOUNCE))
+        .trigger_backoff(NoPause)
         .graceful_shutdown_on(stop.cancelled_owned());
-    let store = controller.store();
     let controller = controller.reconcile_on(granted(&ctx, store.clone()));
     let known = async {
         if store.wait_until_ready().await.is_ok() {
-            ready.store(true, Ordering::Relaxed);
+            scopes.know(namespace.as_deref());
         }
     };
     let mut trouble = None;
     let passes = controller.run(reconcile, on_error, Arc::clone(&ctx)).for_each(|result| {
         match result {
             Ok(_) => trouble = None,
-            // `on_error` has logged it.
-            Err(ControllerError::ReconcilerFailed(..)) => {}
-            // The channel has gone: an object that it owned went after it, or it went itself
-            // between being queued and being looked at.
-            Err(ControllerError::ObjectNotFound(object)) => {
-                let namespace = object.namespace.as_deref().unwrap_or_default();
-                let channel = ObjectRef::new(&object.name).within(namespace);
-                ctx.prober.forget(&channel);
-                ctx.remembered.take(&channel).forget();
-            }
+            // `on_error` has logged it. Or the channel has gone, and what it owned after it.
+            Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) => {}
             Err(error) => {
                 // A watch is tried again for ever; one line for each fault is enough.
                 let text = kube_error::text(&error);
@@ -288,23 +299,13 @@ async fn control(
 /// The channels of each Namespace whose grants have changed.
 fn granted(
     ctx: &Context,
-    channels: Store<DeserializeGuard<SseChannel>>,
-) -> impl Stream<Item = ObjectRef<DeserializeGuard<SseChannel>>> + Send + use<> {
+    channels: Store<Followed>,
+) -> impl Stream<Item = ObjectRef<Followed>> + Send + use<> {
     ctx.namespaces.changes().flat_map(move |namespace| {
         let of_it = channels.state().into_iter().map(|channel| ObjectRef::from_obj(&*channel));
         let of_it = of_it.filter(|channel| channel.namespace.as_ref() == Some(&namespace));
         stream::iter(of_it.collect::<Vec<_>>())
     })
-}
-
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
 }
 
 /// One item each time NATS goes or comes: every stream is looked at then.

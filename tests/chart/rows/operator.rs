@@ -27,7 +27,7 @@ pub(super) fn rows() -> Vec<Row> {
                 "podAnnotations": {"a/b": "c"}, "podLabels": {"d": "e"},
                 "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "k", "operator": "Exists"}],
                 "priorityClassName": "high", "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
-                "logFormat": "text", "logLevel": "debug", "resync": "10s", "cluster": {"name": "east", "domain": "c.local"},
+                "logFormat": "text", "logLevel": "debug", "resync": "10s", "concurrency": 48, "maxRolling": 3, "cluster": {"name": "east", "domain": "c.local"},
                 "serviceAccount": {"name": "robot", "annotations": {"f/g": "h"}},
             }),
             everything_about_the_pods,
@@ -134,8 +134,14 @@ fn everything_about_the_pods(o: &Objects) {
             .unwrap()
             .contains(&json!({"name": "RUST_LOG", "value": "debug"}))
     );
-    for flag in ["--log-format=text", "--resync=10s", "--cluster=east", "--cluster-domain=c.local"]
-    {
+    for flag in [
+        "--log-format=text",
+        "--resync=10s",
+        "--concurrency=48",
+        "--max-rolling=3",
+        "--cluster=east",
+        "--cluster-domain=c.local",
+    ] {
         assert!(o.arguments().contains(&flag), "{flag}");
     }
     assert_eq!(

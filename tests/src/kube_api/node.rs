@@ -104,6 +104,17 @@ impl Node {
         Self { shared }
     }
 
+    /// A node that there is not: it runs nothing.
+    pub(super) fn absent(client: Client) -> Self {
+        let shared = Shared {
+            client,
+            config_maps: reflector::store().0,
+            state: Mutex::default(),
+            addresses: AtomicU32::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
     /// Ends the pods of `namespace` at once and runs no more of them.
     pub fn forget(&self, namespace: &str) {
         let mut state = self.shared.state();
