@@ -128,6 +128,9 @@ pub struct RunArgs {
     /// How often each channel is compared with cluster and NATS without being told of a change.
     #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]
     pub(crate) resync: Duration,
+    /// How long NATS may be out of reach before channels' conditions say so.
+    #[arg(long, default_value = "30s", value_parser = text::duration, value_name = "DURATION")]
+    pub(crate) nats_grace: Duration,
     /// How often a stream is compared with its mark, and how often at most one is written.
     #[arg(long, default_value = "10m", value_parser = text::duration, hide = true)]
     pub(crate) mark_interval: Duration,
@@ -221,6 +224,7 @@ impl RunArgs {
             dataplane_client_cert_secret,
             admin,
             resync,
+            nats_grace,
             mark_interval,
             cluster,
             cluster_domain,
@@ -246,6 +250,7 @@ impl RunArgs {
             cluster,
             admin,
             resync,
+            nats_grace,
             mark_interval,
             pod_admin_port,
             election,

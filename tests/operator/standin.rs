@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod},
+    core::v1::{ConfigMap, Event, Pod},
 };
 use kube::{
     Api, ResourceExt,
@@ -60,6 +60,7 @@ fn it_runs_pods_as_a_node_does() {
         let (namespace, client) = (kube_api.namespace("node").await, kube_api.client().await);
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+        let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
         let pods: Api<Pod> = Api::namespaced(client, &namespace);
         Streams::connect(&nats.url()).await.create(stream_config(&names("orders"))).await;
         let ready = async |wanted: i32| {
@@ -73,7 +74,10 @@ fn it_runs_pods_as_a_node_does() {
         let waiting = async || {
             let pod = pods.list(&Default::default()).await.unwrap().items.into_iter().next()?;
             let state = pod.status?.container_statuses?.into_iter().next()?.state?.waiting?;
-            state.message.filter(|m| m.contains("configmap \"c\" not found"))
+            let events = events.list(&Default::default()).await.unwrap().items;
+            let mut told = events.into_iter().filter_map(|event| event.message);
+            (state.reason? == "ContainerCreating")
+                .then(|| told.find(|m| m.contains("configmap \"c\" not found")))?
         };
         eventually("the pod waits for its ConfigMap", LIMIT, waiting).await;
         let map = serde_json::from_value(
