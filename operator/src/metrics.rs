@@ -11,7 +11,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::crd::condition::READY;
+/// The condition that has a series for each channel.
+const READY: &str = "Ready";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {

@@ -53,6 +53,15 @@ fn deployment(nats: &str) -> Deployment {
     .unwrap()
 }
 
+async fn waits_for_config(pods: &Api<Pod>, events: &Api<Event>) -> Option<()> {
+    let pod = pods.list(&Default::default()).await.unwrap().items.into_iter().next()?;
+    let state = pod.status?.container_statuses?.into_iter().next()?.state?.waiting?;
+    let events = events.list(&Default::default()).await.unwrap().items;
+    let mut told = events.iter().filter_map(|event| event.message.as_deref());
+    let is_told = told.any(|message| message.contains("configmap \"c\" not found"));
+    (state.reason? == "ContainerCreating" && is_told).then_some(())
+}
+
 #[test]
 fn it_runs_pods_as_a_node_does() {
     sluice_tests::run(Duration::from_secs(120), async {
@@ -71,14 +80,7 @@ fn it_runs_pods_as_a_node_does() {
 
         deployments.create(&PostParams::default(), &deployment(&nats.url())).await.unwrap();
         // Without its ConfigMap no container starts.
-        let waiting = async || {
-            let pod = pods.list(&Default::default()).await.unwrap().items.into_iter().next()?;
-            let state = pod.status?.container_statuses?.into_iter().next()?.state?.waiting?;
-            let events = events.list(&Default::default()).await.unwrap().items;
-            let mut told = events.into_iter().filter_map(|event| event.message);
-            (state.reason? == "ContainerCreating")
-                .then(|| told.find(|m| m.contains("configmap \"c\" not found")))?
-        };
+        let waiting = async || waits_for_config(&pods, &events).await;
         eventually("the pod waits for its ConfigMap", LIMIT, waiting).await;
         let map = serde_json::from_value(
             json!({"metadata": {"name": "c"}, "data": {"orders.json": config(1)}}),

@@ -55,8 +55,8 @@ pub mod reason {
     /// What exists differs from the spec and `managementPolicy: Observe` forbids the repair.
     pub const SERVER_DIFFERS: &str = "ServerDiffers";
 
-    /// NATS has not answered for longer than `--nats-grace`. Fix: start it, or correct the operator's
-    /// `--nats`.
+    /// NATS has not answered for longer than `--nats-grace`. Fix: start it, or correct the
+    /// operator's `--nats`.
     pub const NATS_UNREACHABLE: &str = "NatsUnreachable";
     /// NATS refuses the operator. Fix: credentials or permissions on `$JS.API.>`.
     pub const AUTH_FAILED: &str = "AuthFailed";
