@@ -210,6 +210,9 @@ pub struct RunArgs {
     /// new default image: a number, or a share of all channels (rounded up).
     #[arg(long, default_value = "10%", value_name = "N|N%")]
     pub(crate) max_rolling: MaxRolling,
+    /// How long NATS may be out of reach before channels' conditions say so.
+    #[arg(long, default_value = "30s", value_parser = text::duration, value_name = "DURATION")]
+    pub(crate) nats_grace: Duration,
     /// How often a stream is compared with its mark, and how often at most one is written.
     #[arg(long, default_value = "10m", value_parser = text::duration, hide = true)]
     pub(crate) mark_interval: Duration,
@@ -311,6 +314,7 @@ impl RunArgs {
             resync,
             concurrency,
             max_rolling,
+            nats_grace,
             mark_interval,
             cluster,
             cluster_domain,
@@ -341,6 +345,7 @@ impl RunArgs {
             resync,
             concurrency,
             max_rolling,
+            nats_grace,
             mark_interval,
             tenancy,
             pod_admin_port,

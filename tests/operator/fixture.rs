@@ -33,6 +33,8 @@ pub(crate) const TEST_LIMIT: Duration = Duration::from_secs(150);
 pub(crate) const LIMIT: Duration = Duration::from_secs(45);
 /// How often the operator looks at a channel without being told of a change.
 pub(crate) const RESYNC: Duration = Duration::from_secs(5);
+/// How long NATS may be away before the channels' conditions say so; shorter than by default.
+const NATS_GRACE: Duration = Duration::from_secs(3);
 /// Name of the operator's service account.
 pub(crate) const ACCOUNT: &str = "sluice-operator";
 /// An image for the pods; the node stand-in has any.
@@ -141,6 +143,9 @@ impl Fixture {
             .arg(format!("--admin=127.0.0.1:{}", admin_port))
             .arg(format!("--resync={}s", self.resync.as_secs()))
             .args(&self.operator_arguments);
+        if !self.operator_arguments.iter().any(|given| given.starts_with("--nats-grace")) {
+            command.arg(format!("--nats-grace={}s", NATS_GRACE.as_secs()));
+        }
         for namespace in self.namespaces.iter().filter(|_| !self.everywhere) {
             command.args(["--namespace", namespace]);
         }
@@ -186,6 +191,9 @@ impl Fixture {
         let answer =
             reqwest::get(format!("http://127.0.0.1:{}{path}", self.admin_port)).await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
+    /// A page of the operator's admin listener.
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.admin_port)
     }
 
     /// The operator's requests to the API server so far.

@@ -149,7 +149,16 @@ fn a_live_change_reaches_the_pods_without_a_restart_and_ready_waits_for_it() {
         let node = fixture.kube_api.node();
         node.freeze_files(fixture.namespace(), true);
         fixture.change("orders", json!({"delivery": {"heartbeat": "1s"}})).await;
-        fixture.condition("orders", "Ready", "False", "ConfigPropagating").await;
+        let object = fixture.condition("orders", "Reconciling", "True", "Progressing").await;
+        let reconciling = channel::condition(&object, "Reconciling").unwrap();
+        let message = reconciling["message"].as_str().unwrap();
+        assert!(message.contains("load the new configuration (generation 2)"), "{message}");
+        let ready = channel::condition(&object, "Ready").unwrap();
+        assert_eq!(
+            (&ready["status"], &ready["observedGeneration"]),
+            (&json!("True"), &json!(1)),
+            "what was asked for before is served"
+        );
         // As long as pods serve the old generation, nothing may call the new one ready.
         let (ok, said) =
             fixture.kubectl(&["wait", "--for=condition=Ready", "sse/orders", "--timeout=7s"]);

@@ -96,11 +96,25 @@ fn a_pod_that_dies_is_started_again() {
 }
 
 #[test]
-fn ready_is_taken_back_for_the_stream_too() {
+fn the_stream_that_is_not_seen_is_told_and_ready_follows_the_pods() {
     test("stream", async |fixture| {
         fixture.create("orders", json!({"workload": {"replicas": 1}})).await;
         fixture.ready("orders").await;
         fixture.nats.stop().await;
+        let (ok, said) = fixture.kubectl(&[
+            "wait",
+            "--for=condition=StreamReady=Unknown",
+            "sse/orders",
+            "--timeout=30s",
+        ]);
+        assert!(ok, "{said}");
+        let (ok, said) = fixture.kubectl(&["get", "sse/orders", "-o", "wide"]);
+        assert!(
+            ok && said.contains("True") && said.contains("cannot be reached"),
+            "the columns say what is not known: {said}"
+        );
+        // A pod that starts needs NATS.
+        fixture.kube_api.node().each_process(fixture.namespace(), |_, process| process.kill());
         let (ok, said) = fixture.kubectl(&[
             "wait",
             "--for=condition=Ready=False",
@@ -108,11 +122,6 @@ fn ready_is_taken_back_for_the_stream_too() {
             "--timeout=30s",
         ]);
         assert!(ok, "{said}");
-        let (ok, said) = fixture.kubectl(&["get", "sse/orders"]);
-        assert!(
-            ok && said.contains("False") && said.contains("NatsUnreachable"),
-            "the columns say why: {said}"
-        );
         fixture.nats.restart().await;
         let (ok, said) =
             fixture.kubectl(&["wait", "--for=condition=Ready", "sse/orders", "--timeout=30s"]);

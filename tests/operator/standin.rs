@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Pod},
+    core::v1::{ConfigMap, Event, Pod},
 };
 use kube::{
     Api, ResourceExt,
@@ -53,6 +53,15 @@ fn deployment(nats: &str) -> Deployment {
     .unwrap()
 }
 
+async fn waits_for_config(pods: &Api<Pod>, events: &Api<Event>) -> Option<()> {
+    let pod = pods.list(&Default::default()).await.unwrap().items.into_iter().next()?;
+    let state = pod.status?.container_statuses?.into_iter().next()?.state?.waiting?;
+    let events = events.list(&Default::default()).await.unwrap().items;
+    let mut told = events.iter().filter_map(|event| event.message.as_deref());
+    let is_told = told.any(|message| message.contains("configmap \"c\" not found"));
+    (state.reason? == "ContainerCreating" && is_told).then_some(())
+}
+
 #[test]
 fn it_runs_pods_as_a_node_does() {
     sluice_tests::run(Duration::from_secs(120), async {
@@ -60,6 +69,7 @@ fn it_runs_pods_as_a_node_does() {
         let (namespace, client) = (kube_api.namespace("node").await, kube_api.client().await);
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+        let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
         let pods: Api<Pod> = Api::namespaced(client, &namespace);
         Streams::connect(&nats.url()).await.create(stream_config(&names("orders"))).await;
         let ready = async |wanted: i32| {
@@ -70,11 +80,7 @@ fn it_runs_pods_as_a_node_does() {
 
         deployments.create(&PostParams::default(), &deployment(&nats.url())).await.unwrap();
         // Without its ConfigMap no container starts.
-        let waiting = async || {
-            let pod = pods.list(&Default::default()).await.unwrap().items.into_iter().next()?;
-            let state = pod.status?.container_statuses?.into_iter().next()?.state?.waiting?;
-            state.message.filter(|m| m.contains("configmap \"c\" not found"))
-        };
+        let waiting = async || waits_for_config(&pods, &events).await;
         eventually("the pod waits for its ConfigMap", LIMIT, waiting).await;
         let map = serde_json::from_value(
             json!({"metadata": {"name": "c"}, "data": {"orders.json": config(1)}}),

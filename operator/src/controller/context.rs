@@ -38,6 +38,8 @@ pub(super) struct Context {
     pub(super) cluster: String,
     /// Longest time between two passes over a channel.
     pub(super) resync: Duration,
+    /// How long a stream may be out of sight before its channel's conditions say so.
+    pub(super) nats_grace: Duration,
     pub(super) prober: Arc<Prober>,
     /// Every pass is held by it.
     pub(super) lead: Lead,
@@ -81,7 +83,7 @@ impl Context {
     pub(super) fn forget(&self, gone: &Gone) {
         self.gate.forget(&gone.channel);
         self.rollouts.is_over(&gone.channel);
-        self.prober.forget(&gone.channel);
+        self.gone(&gone.channel);
         self.remembered.forget(&gone.channel);
         self.streams.forget(&Owner {
             cluster: self.cluster.clone(),
@@ -91,10 +93,26 @@ impl Context {
         });
     }
 
+    /// The channel is no more; what is remembered of it goes with its last pass.
+    pub(super) fn gone(&self, channel: &ObjectRef<SseChannel>) {
+        self.prober.forget(channel);
+        if self
+            .metrics
+            .forget_channel(channel.namespace.as_deref().unwrap_or_default(), &channel.name)
+        {
+            tracing::info!(
+                channel = channel.name,
+                namespace = channel.namespace,
+                "channel deleted"
+            );
+        }
+    }
+
     /// Forgets all that is remembered of channels and streams: another operator may have acted
     /// since.
     pub(super) fn forget_all(&self) {
         self.remembered.forget_all();
+        self.metrics.forget_channels();
         self.streams.forget_all();
         self.quotas.forget_all();
         self.gate.forget_all();

@@ -10,10 +10,7 @@ use sluice_channel::{ChannelName, StreamName};
 
 use super::{apply::is_not_found, context::Context, status, validate};
 use crate::{
-    crd::{
-        ABANDON_STREAM, FINALIZER, ManagementPolicy, SseChannel, condition::reason,
-        stream::DeletionPolicy,
-    },
+    crd::{ABANDON_STREAM, FINALIZER, ManagementPolicy, SseChannel, stream::DeletionPolicy},
     stream::{Deletion, Owner},
 };
 
@@ -156,7 +153,8 @@ async fn wait(
         "stream {stream} is still to be deleted: {error}. To let go of it and keep its events: \
          kubectl annotate sse/{name} -n {namespace} {ABANDON_STREAM}={stream}"
     );
-    let status = status::unobserved(channel, reason::DELETING, &message, true, ctx.now());
+    let why = status::Unobserved::Deleting(message);
+    let status = status::unobserved(channel, &why, ctx.now());
     match status::write(api, channel, &status, &ctx.metrics).await {
         Err(error) if !is_not_found(&error) => Err(error),
         _ => Ok(Left::Retry),

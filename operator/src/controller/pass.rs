@@ -20,19 +20,22 @@ use super::{
     desired::{self, Children},
     live::{self, Live},
     ownership::is_ours,
-    pods::Pods,
+    pods::{self, Pods},
     prober::Look,
     remembered::{Remembered, Taken},
     rollouts, scaling,
-    status::{self, Exposure, Observation, Workload},
-    tell,
+    status::{
+        self, Exposure, Kept, Observation, Unobserved, Workload,
+        outcome::{Next, WasReady},
+    },
+    tell::{self, Scaled},
     tenancy::{self, Fit},
     validate::{self, ValidChannel},
 };
 use crate::{
     crd::{
         ManagementPolicy, SseChannel, SseChannelStatus,
-        condition::{EXPOSED, READY, reason},
+        condition::{Cause, READY, STREAM_READY},
         status::StreamStatus,
     },
     kube_error,
@@ -67,7 +70,7 @@ pub(super) async fn run(ctx: &Context, name: &ObjectRef<SseChannel>) -> Result<A
     let guarded: Api<DeserializeGuard<SseChannel>> = Api::namespaced(ctx.client.clone(), namespace);
     let channel = match guarded.get_opt(&name.name).await? {
         None => {
-            ctx.prober.forget(name);
+            ctx.gone(name);
             remembered.forget();
             return Ok(Action::await_change());
         }
@@ -83,36 +86,33 @@ pub(super) async fn run(ctx: &Context, name: &ObjectRef<SseChannel>) -> Result<A
     if channel.metadata.deletion_timestamp.is_some() {
         return Ok(match delete::delete(ctx, &api, &channel).await? {
             Left::Nothing => {
-                ctx.prober.forget(name);
+                ctx.gone(name);
                 remembered.forget();
                 Action::await_change()
             }
             Left::Retry => ctx.look_after(name, remembered.failed()),
         });
     }
+    if channel.status.is_none() {
+        tracing::info!("channel created");
+    }
     let rights = ctx.namespaces.rights(namespace).await?;
     match validated(&channel, &ctx.cluster, rights.as_ref()) {
         Ok(valid) => {
             Pass { ctx, api, name, channel: &channel, rights, valid, remembered }.run().await
         }
-        Err(Unobserved { reason: reason::NOT_GRANTED, message, .. }) => {
-            Ok(tenancy::refuse(ctx, &api, &channel, message).await?)
+        Err(why @ Unobserved::NotGranted(_)) => {
+            Ok(tenancy::refuse(ctx, &api, &channel, &why).await?)
         }
-        Err(Unobserved { reason, message, stalled }) => {
-            let mut status = status::unobserved(&channel, reason, &message, stalled, ctx.now());
-            let accepted = tenancy::unknown(reason, &message);
-            tenancy::set_accepted(ctx, &channel, &mut status, &accepted);
+        Err(why) => {
+            let mut status = status::unobserved(&channel, &why, ctx.now());
+            tenancy::set_accepted(ctx, &channel, &mut status, &tenancy::unknown(&why.cause()));
+            tell::of_status(ctx, &channel, &status).await;
             status::write(&api, &channel, &status, &ctx.metrics).await?;
+            ctx.metrics.channel(namespace, &name.name, &status.conditions);
             Ok(Action::await_change())
         }
     }
-}
-
-/// Why a channel is not looked at.
-struct Unobserved {
-    reason: &'static str,
-    message: String,
-    stalled: bool,
 }
 
 fn validated(
@@ -121,19 +121,11 @@ fn validated(
     rights: Option<&Rights>,
 ) -> Result<ValidChannel, Unobserved> {
     if channel.spec.management_policy == ManagementPolicy::Paused {
-        return Err(Unobserved {
-            reason: reason::PAUSED,
-            message: "spec.managementPolicy is Paused: nothing is looked at or changed".to_owned(),
-            stalled: false,
-        });
+        return Err(Unobserved::Paused);
     }
-    validate::within(channel, cluster, rights).map_err(|error| Unobserved {
-        reason: match &error {
-            validate::Error::NotGranted(_) => reason::NOT_GRANTED,
-            _ => reason::INVALID_SPEC,
-        },
-        message: error.to_string(),
-        stalled: true,
+    validate::within(channel, cluster, rights).map_err(|error| match error {
+        validate::Error::NotGranted(_) => Unobserved::NotGranted(error.to_string()),
+        error => Unobserved::Invalid(error.to_string()),
     })
 }
 
@@ -149,12 +141,21 @@ struct Pass<'a> {
 }
 
 /// What became of the objects.
-struct Outcome {
+struct Objects {
     applied: Applied,
     /// Objects that differ and were left so, or have to be for now.
     drift: Vec<Difference>,
     /// Whether objects are made, or would be if the policy were not Observe.
     served: bool,
+}
+
+impl Objects {
+    /// Why the pods' objects could not be written, where another attempt may succeed and
+    /// `known` says something else.
+    fn failure(&self, known: Option<&str>) -> Option<String> {
+        let error = self.applied.pods.as_ref().err().filter(|error| error.is_transient())?;
+        Some(error.to_string()).filter(|text| Some(text.as_str()) != known)
+    }
 }
 
 impl Pass<'_> {
@@ -167,7 +168,7 @@ impl Pass<'_> {
         let (accepted, unasked) = match fit {
             Fit::Stream(accepted) => (accepted, None),
             Fit::Unknown(error) => {
-                (tenancy::unknown(error.reason(), &error.to_string()), Some(error))
+                (tenancy::unknown(&Cause::new(error.reason(), error.to_string())), Some(error))
             }
             Fit::NoRoom(why) => {
                 return Ok(tenancy::no_room(self.ctx, &self.api, self.channel, why).await?);
@@ -177,31 +178,42 @@ impl Pass<'_> {
             // Before there is a stream: a channel deleted in between must not leave one behind.
             delete::settle_finalizer(self.ctx, &self.api, self.channel).await?;
         }
-        let stream = match unasked {
-            Some(error) => Err(error),
+        let (stream, kept) = match unasked {
+            Some(error) => (Err(error), None),
             None => self.stream(mode).await,
         };
         let mut live = self.live(mode).await?;
         let counted = self.count(&live).await;
         let desired = self.desired(mode, &live, counted.as_ref())?;
-        let outcome = self.apply(mode, &stream, desired, &mut live).await?;
+        let before = live.deployment.as_ref().and_then(scaling::replicas);
+        let objects = self.apply(mode, &stream, desired, &mut live).await?;
         let pods = self.pods(counted, &live).await;
         let seen =
-            observation(self.channel, &self.valid, self.ctx, &stream, &outcome, &live, &pods);
-        let mut status = status::status(self.channel, &seen, self.ctx.now());
+            observation(self.channel, &self.valid, self.ctx, &stream, &objects, &live, &pods);
+        let (seen, now) = (Observation { kept, ..seen }, self.ctx.now());
+        let parts = status::parts(self.channel, &seen, now);
+        let mut status = status::status(self.channel, &seen, &parts, now);
         tenancy::set_accepted(self.ctx, self.channel, &mut status, &accepted);
         if mode == Mode::Enforce {
             mark(self.ctx, &mut self.remembered, self.channel, &stream, &mut status).await;
         }
+        let scaled = Scaled { before, after: live.deployment.as_ref().and_then(scaling::replicas) };
+        tell::of_scaling(self.ctx, self.channel, scaled).await;
         let unmonitored = &mut self.remembered.unmonitored;
         tell::of_surroundings(self.ctx, self.channel, &status, &seen, unmonitored).await;
+        tell::of_status(self.ctx, self.channel, &status).await;
+        if let Some(failure) = objects.failure(self.remembered.error.as_deref()) {
+            self.ctx.tell(self.channel, "ApplyFailed", &failure, true).await;
+        }
         status::write(&self.api, self.channel, &status, &self.ctx.metrics).await?;
+        let (namespace, name) = (&self.valid.namespace, self.valid.name.as_str());
+        self.ctx.metrics.channel(namespace, name, &status.conditions);
         // The status says it, too: a failure that may pass is told before it cuts the pass short.
-        outcome.applied.into_result()?;
+        objects.applied.into_result()?;
         if self.remembered.recovered() {
             tracing::info!("reconciled again after a failure");
         }
-        Ok(self.next(&stream, &status))
+        Ok(self.next(parts.next()))
     }
 
     /// What the stream may be; while only observing it is compared as the spec says.
@@ -219,7 +231,9 @@ impl Pass<'_> {
         (status.owned && status.name == self.valid.stream.name.as_str()).then_some(status)
     }
 
-    async fn stream(&self, mode: Mode) -> Result<Report, stream::Error> {
+    /// What became of the stream, and what was said of it last where it may be out of sight for
+    /// a moment.
+    async fn stream(&mut self, mode: Mode) -> (Result<Report, stream::Error>, Option<Kept>) {
         if let Some(known) = self.proven_stream() {
             let (streams, owner) = (&self.ctx.streams, &self.valid.stream.owner);
             match self.channel.status.as_ref().and_then(|status| status.mark.as_ref()) {
@@ -230,15 +244,21 @@ impl Pass<'_> {
             }
         }
         let stream = self.ctx.streams.ensure(&self.valid.stream, mode).await;
-        tell::of_stream(self.ctx, self.channel, &self.valid.stream.name, &stream).await;
-        stream
+        let unsure = stream.as_ref().is_err_and(stream::Error::is_transient);
+        let pace = &mut self.remembered.pace;
+        let kept = pace
+            .is_within_grace(unsure, self.ctx.nats_grace, Instant::now())
+            .then(|| kept(self.channel))
+            .flatten();
+        if kept.is_none() {
+            tell::of_stream(self.ctx, self.channel, &self.valid.stream.name, &stream).await;
+        }
+        (stream, kept)
     }
 
     async fn live(&mut self, mode: Mode) -> Result<Live, kube::Error> {
         let live = live::read(&self.ctx.client, &self.valid, &mut self.remembered.absent).await?;
-        if mode == Mode::Observe {
-            keep_generation(&mut self.valid, live.config.as_ref());
-        }
+        keep_generation(&mut self.valid, live.config.as_ref(), mode);
         Ok(live)
     }
 
@@ -280,11 +300,11 @@ impl Pass<'_> {
         stream: &Result<Report, stream::Error>,
         desired: Children,
         live: &mut Live,
-    ) -> Result<Outcome, apply::Error> {
+    ) -> Result<Objects, apply::Error> {
         let nothing = Applied::nothing();
         if mode == Mode::Observe {
             let drift = apply::differences(&desired, live, &self.valid.uid)?;
-            return Ok(Outcome { applied: nothing, drift, served: true });
+            return Ok(Objects { applied: nothing, drift, served: true });
         }
         // Pods never serve a stream that may be another owner's.
         let served = match stream {
@@ -292,7 +312,7 @@ impl Pass<'_> {
             Err(error) => self.proven_stream().is_some() && !error.is_foreign(),
         };
         if !served {
-            return Ok(Outcome { applied: nothing, drift: Vec::new(), served });
+            return Ok(Objects { applied: nothing, drift: Vec::new(), served });
         }
         let holds_pods = self.holds_pods(&desired, live)?;
         let applier = Applier {
@@ -302,7 +322,7 @@ impl Pass<'_> {
             holds_pods,
         };
         let applied = applier.apply(&desired, live, &mut self.remembered.projections).await;
-        Ok(Outcome { drift: applied.pending.clone(), applied, served })
+        Ok(Objects { drift: applied.pending.clone(), applied, served })
     }
 
     /// Whether pods that would be replaced wait for the channel's turn. What its spec asks for does
@@ -328,10 +348,16 @@ impl Pass<'_> {
 
     /// The pods as `counted`, or asked now.
     async fn pods(&self, counted: Option<Pods>, live: &Live) -> Pods {
-        match counted {
+        let mut pods = match counted {
             Some(pods) => pods,
             None => self.look(live).await,
+        };
+        if pods.trouble.is_none()
+            && let Some(silent) = live.pods.iter().find(|pod| pods::is_silent(pod))
+        {
+            pods.trouble = pods::mount_trouble(&self.ctx.client, silent).await;
         }
+        pods
     }
 
     /// How often the channel is looked at, and its pods are asked, while nothing happens.
@@ -341,20 +367,11 @@ impl Pass<'_> {
     }
 
     /// When to look again without being told.
-    fn next(
-        &mut self,
-        stream: &Result<Report, stream::Error>,
-        status: &SseChannelStatus,
-    ) -> Action {
-        let reason = |type_| status::find(&status.conditions, type_).map(|c| c.reason.as_str());
-        // No watch tells of an HTTPRoute.
-        let not_accepted = reason(EXPOSED) == Some(reason::NOT_ACCEPTED);
-        if not_accepted || stream.as_ref().is_err_and(stream::Error::is_transient) {
-            let pause = self.remembered.failed().min(self.ctx.resync);
-            return self.ctx.look_after(self.name, pause);
-        }
+    fn next(&mut self, next: Next) -> Action {
         self.remembered.succeeded();
-        self.ctx.look_after(self.name, self.pause())
+        let longest = self.pause();
+        let pause = self.remembered.pace.pause(next, longest);
+        self.ctx.look_after(self.name, pause)
     }
 }
 
@@ -385,11 +402,21 @@ async fn mark(
     }
 }
 
-/// Whether the status says that the channel is ready as it is now.
-fn was_ready(channel: &SseChannel) -> bool {
-    let Some(status) = &channel.status else { return false };
-    status.observed_generation == channel.metadata.generation
-        && status::find(&status.conditions, READY).is_some_and(|ready| ready.status == "True")
+/// What the status says of the stream, if it says that it is in sync.
+fn kept(channel: &SseChannel) -> Option<Kept> {
+    let said = status::find(&channel.status.as_ref()?.conditions, STREAM_READY)?;
+    (said.status == "True")
+        .then(|| Kept { message: said.message.clone(), generation: said.observed_generation })
+}
+
+fn was_ready(channel: &SseChannel) -> Option<WasReady> {
+    let status = channel.status.as_ref()?;
+    let ready = status::find(&status.conditions, READY).filter(|ready| ready.status == "True")?;
+    Some(WasReady {
+        generation: ready.observed_generation,
+        pods: status.workload.as_ref().map_or(0, |workload| workload.ready_replicas),
+        message: ready.message.clone(),
+    })
 }
 
 fn observation<'a>(
@@ -397,15 +424,19 @@ fn observation<'a>(
     valid: &'a ValidChannel,
     ctx: &Context,
     stream: &'a Result<Report, stream::Error>,
-    outcome: &'a Outcome,
+    objects: &'a Objects,
     live: &'a Live,
     pods: &'a Pods,
 ) -> Observation<'a> {
-    let Outcome { applied, drift, served } = outcome;
-    let workload = match &applied.pods {
-        Err(error) => Workload::Failed(error),
-        Ok(()) if !served && live.deployment.is_none() => Workload::Waiting,
-        Ok(()) => Workload::Seen {
+    let Objects { applied, drift, served } = objects;
+    let failure = applied.pods.as_ref().err();
+    // Where another attempt may succeed, pods that are there are told of all the same.
+    let unwritten =
+        failure.filter(|error| error.is_transient() && *served && live.deployment.is_some());
+    let workload = match failure {
+        Some(error) if unwritten.is_none() => Workload::Failed(error),
+        None if !served && live.deployment.is_none() => Workload::Waiting,
+        _ => Workload::Seen {
             deployment: live.deployment.as_ref(),
             pods,
             generation: valid.config.generation,
@@ -416,6 +447,8 @@ fn observation<'a>(
         stream_name: valid.stream.name.as_str(),
         stream,
         workload,
+        unwritten,
+        kept: None,
         was_ready: was_ready(channel),
         drift: drift.clone(),
         pending: &applied.pending,
@@ -424,16 +457,20 @@ fn observation<'a>(
         external_urls: desired::exposure::external_urls(valid),
         unmonitored: applied.monitoring.as_ref().err().map(ToString::to_string),
         too_large: ctx.streams.too_large(valid.stream.max_message_size),
+        autoscaler: live.autoscaler.as_ref(),
     }
 }
 
-/// While only observing, the file in the cluster keeps the generation it was written with; that
-/// alone is no drift.
-fn keep_generation(valid: &mut ValidChannel, live: Option<&ConfigMap>) {
+/// The file in the cluster keeps the generation that it was written with as long as nothing else
+/// of it changes, so that what does not concern the pods (their number, labels, who may write)
+/// makes no file that they have to load. While only observing, that is so whatever changes.
+fn keep_generation(valid: &mut ValidChannel, live: Option<&ConfigMap>, mode: Mode) {
     let file = desired::config::file_name(valid.name.as_str());
     let text = live.and_then(|map| map.data.as_ref()).and_then(|data| data.get(&file));
     let found = text.and_then(|text| ChannelConfig::from_json(text.as_bytes()).ok());
-    if let Some(found) = found {
-        valid.config.generation = found.generation;
+    let (Some(found), Some(text)) = (found, text) else { return };
+    let kept = ChannelConfig { generation: found.generation, ..valid.config.clone() };
+    if mode == Mode::Observe || kept.to_json().is_ok_and(|same| same == *text) {
+        valid.config = kept;
     }
 }

@@ -29,7 +29,7 @@ pub(crate) use asker::{Asker, ServedChannel};
 
 use super::{
     desired::config::file_name,
-    pods::{Pods, Serves, config_refused, is_ready, trouble},
+    pods::{Pods, Serves, Trouble, Weight, config_refused, is_ready, trouble},
 };
 use crate::crd::{SseChannel, condition::reason};
 use asker::Readyz;
@@ -415,10 +415,13 @@ impl Prober {
                 found.ready.push((name, serves));
             } else if found.trouble.is_none() {
                 let error = said.and_then(|said| said.error.as_ref());
-                found.trouble =
-                    trouble(pod).or_else(|| refused.map(config_refused)).or_else(|| {
-                        error.map(|error| (reason::PODS_NOT_READY, format!("pod reports: {error}")))
-                    });
+                let reported = || {
+                    let message = format!("pod reports: {}", error?);
+                    Some(Trouble::new(Weight::Passing, reason::PODS_NOT_READY, message))
+                };
+                let is_refused =
+                    |why: &str| Trouble { cause: config_refused(why), weight: Weight::Failing };
+                found.trouble = trouble(pod).or_else(|| refused.map(is_refused)).or_else(reported);
             }
         }
         found

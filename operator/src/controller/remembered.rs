@@ -9,7 +9,7 @@ use std::{
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 
-use super::{kinds, live, scaling};
+use super::{kinds, live, scaling, status::outcome::Pace};
 use crate::crd::SseChannel;
 
 /// First pause after a failed pass; doubled each time.
@@ -30,6 +30,8 @@ pub(super) struct Remembered {
     pub(super) absent: live::Absent,
     /// Pods that the connections asked for lately.
     pub(super) scaling: scaling::Window,
+    /// How long it has not been as asked.
+    pub(super) pace: Pace,
     /// The last Event about a missing PodMonitor.
     pub(super) unmonitored: Option<String>,
     /// Version of the object whose last Event says that it cannot be decoded.

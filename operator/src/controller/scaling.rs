@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::Resource;
 
 use super::{desired::Load, live::Live, ownership::is_ours, pods::Pods, validate::ValidChannel};
@@ -27,7 +28,7 @@ pub(super) fn load(
     now: Instant,
 ) -> Load {
     let deployment = live.deployment.as_ref().filter(|found| is_ours(found.meta(), &valid.uid));
-    let replicas = deployment.and_then(|d| d.spec.as_ref()).and_then(|spec| spec.replicas);
+    let replicas = deployment.and_then(replicas);
     // An autoscaler leaves a Deployment without pods alone, so one without is started like a new
     // one.
     let deployed = replicas.is_some_and(|n| n > 0);
@@ -50,6 +51,11 @@ pub(super) fn load(
         None => None,
     };
     Load { asked, deployed }
+}
+
+/// Pods that a Deployment asks for.
+pub(super) fn replicas(deployment: &Deployment) -> Option<i32> {
+    deployment.spec.as_ref().and_then(|spec| spec.replicas)
 }
 
 /// Pods that the connections ask for right now. While a pod gives no number, there is no evidence

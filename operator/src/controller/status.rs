@@ -2,9 +2,13 @@
 //! differs.
 
 pub(crate) mod exposure;
+pub(crate) mod outcome;
+mod workload;
 
 use k8s_openapi::{
-    api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
+    api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler},
+    apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::Timestamp,
 };
 use kube::{
     Api, ResourceExt,
@@ -12,27 +16,22 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{
-    apply,
-    desired::selector_text,
-    ownership::MANAGER,
-    pods::{Pods, Serves, config_refused},
-};
+use super::{apply, ownership::MANAGER, pods::Pods};
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
         condition::{
-            self,
+            self, Cause,
             ConditionStatus::{False, True, Unknown},
-            DRIFTED, READY, RECONCILING, STALLED, STREAM_READY, Verdict, WORKLOAD_AVAILABLE,
-            reason,
+            DRIFTED, EXPOSED, READY, RECONCILING, STALLED, STREAM_READY, Verdict,
+            WORKLOAD_AVAILABLE, reason,
         },
-        status::{Drift, Endpoint, EndpointType, StreamStatus, WorkloadStatus},
+        status::{Drift, Endpoint, EndpointType, StreamStatus},
     },
-    english::count,
     metrics::Metrics,
     stream::{self, Difference, Report},
 };
+use outcome::{Outcome, Parts, WasReady};
 
 /// Most rows of `status.endpoints`.
 const ENDPOINTS: usize = 8;
@@ -48,8 +47,11 @@ pub(crate) struct Observation<'a> {
     pub(crate) stream: &'a Result<Report, stream::Error>,
     /// What became of the objects.
     pub(crate) workload: Workload<'a>,
-    /// Whether the status says of this generation that it is ready.
-    pub(crate) was_ready: bool,
+    /// Why the pods' objects could not be written, where the next attempt may succeed.
+    pub(crate) unwritten: Option<&'a apply::Error>,
+    /// Set while an answer of the stream may be missing without a word: what was said of it last.
+    pub(crate) kept: Option<Kept>,
+    pub(crate) was_ready: Option<WasReady>,
     /// Objects that differ and were left so.
     pub(crate) drift: Vec<Difference>,
     /// Those of them for which only time is needed.
@@ -64,13 +66,23 @@ pub(crate) struct Observation<'a> {
     pub(crate) unmonitored: Option<String>,
     /// Why events of the greatest size cannot be published, although the stream would take them.
     pub(crate) too_large: Option<String>,
+    /// What scales the pods by their use of the processor.
+    pub(crate) autoscaler: Option<&'a HorizontalPodAutoscaler>,
+}
+
+/// What was said of the stream while it was in sync.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) message: String,
+    /// Of which generation.
+    pub(crate) generation: Option<i64>,
 }
 
 /// What became of the objects of a channel.
 pub(crate) enum Workload<'a> {
     /// None was made: it is not known yet whether the stream is the channel's.
     Waiting,
-    /// One could not be made.
+    /// One could not be made, and there are no pods to speak of, or another attempt would not help.
     Failed(&'a apply::Error),
     /// They are there.
     Seen {
@@ -81,33 +93,45 @@ pub(crate) enum Workload<'a> {
     },
 }
 
-/// The status of a channel after a pass.
+/// The parts of a channel after a pass.
+#[must_use]
+pub(crate) fn parts(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp) -> Parts {
+    let (pods, rollout) = workload::outcomes(seen);
+    let objects = match seen.unwritten {
+        Some(error) => failure(error, true),
+        None if !seen.pending.is_empty() => Outcome::Settling {
+            cause: Cause::new(reason::PROGRESSING, seen.pending[0].to_string()),
+            served: true,
+        },
+        None => Outcome::Serving(Cause::new(reason::IN_SYNC, "every object is as desired")),
+    };
+    Parts {
+        stream: stream_outcome(seen, channel.metadata.generation),
+        objects,
+        pods,
+        rollout,
+        exposure: exposure::outcome(seen.exposure),
+        drifted: drifted(seen),
+        was_ready: seen.was_ready.clone(),
+        summary: summary(seen, now),
+    }
+}
+
+/// The status of a channel after a pass that found `parts`.
 #[must_use]
 pub(crate) fn status(
     channel: &SseChannel,
     seen: &Observation<'_>,
+    parts: &Parts,
     now: Timestamp,
 ) -> SseChannelStatus {
-    let stream_ready = stream_ready(seen);
-    let (workload, exposed) = (workload(seen), exposure::verdict(seen.exposure));
-    let outside = if exposed.status == True { seen.external_urls.as_slice() } else { &[] };
+    let exposed = parts.exposure.verdict(EXPOSED).status == True;
+    let outside = if exposed { seen.external_urls.as_slice() } else { &[] };
     let endpoint = |type_, url: &String| Endpoint { type_, url: url.clone() };
     let mut endpoints = vec![endpoint(EndpointType::Internal, &seen.url)];
     endpoints.extend(
         outside.iter().take(ENDPOINTS - 1).map(|url| endpoint(EndpointType::External, url)),
     );
-    let mut drift: Vec<Difference> =
-        seen.stream.as_ref().map(|report| report.drift.clone()).unwrap_or_default();
-    drift.extend(seen.drift.iter().cloned());
-    let verdicts = [
-        ready(seen, &stream_ready, &workload),
-        stream_ready,
-        workload.verdict.clone(),
-        exposed,
-        drifted(seen, &drift),
-        reconciling(seen, &workload),
-        stalled(seen),
-    ];
     let previous = channel.status.clone().unwrap_or_default();
     let created = previous.stream.as_ref().map(|stream| stream.created_time.clone());
     let stream = stream_status(seen, previous.stream);
@@ -116,15 +140,46 @@ pub(crate) fn status(
         mark: previous.mark.filter(|_| created.as_ref() == Some(&stream.created_time)),
         observed_generation: channel.metadata.generation,
         conditions: condition::merge(
-            &verdicts,
+            &parts.verdicts(),
             &previous.conditions,
             channel.metadata.generation,
             now,
         ),
         stream: Some(stream),
-        workload: workload.counts,
+        workload: workload::counts(seen),
         endpoints,
-        drift: drift.into_iter().take(DRIFT_ROWS).map(row).collect(),
+        drift: all_drift(seen).into_iter().take(DRIFT_ROWS).map(row).collect(),
+    }
+}
+
+/// Why a channel is not looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unobserved {
+    /// As it asks.
+    Paused,
+    /// It asks for what cannot be, in these words.
+    Invalid(String),
+    /// It asks for what its namespace may not have.
+    NotGranted(String),
+    /// There is no room for its stream.
+    NoRoom(String),
+    /// It is on its way out, and this is what it waits for.
+    Deleting(String),
+}
+
+impl Unobserved {
+    /// In a condition's words.
+    pub(crate) fn cause(&self) -> Cause {
+        match self {
+            Self::Paused => Cause::new(
+                reason::PAUSED,
+                "spec.managementPolicy is Paused: nothing is looked at or changed",
+            ),
+            Self::Invalid(message) => Cause::new(reason::INVALID_SPEC, message.clone()),
+            Self::NotGranted(message) => Cause::new(reason::NOT_GRANTED, message.clone()),
+            Self::NoRoom(message) => Cause::new(reason::QUOTA_EXCEEDED, message.clone()),
+            Self::Deleting(message) => Cause::new(reason::DELETING, message.clone()),
+        }
     }
 }
 
@@ -132,25 +187,40 @@ pub(crate) fn status(
 #[must_use]
 pub(crate) fn unobserved(
     channel: &SseChannel,
-    why: &'static str,
-    message: &str,
-    stalled: bool,
+    why: &Unobserved,
     now: Timestamp,
 ) -> SseChannelStatus {
     let previous = channel.status.clone().unwrap_or_default();
-    let of = |type_, status| Verdict::new(type_, status, why, message);
+    let Cause { reason, message } = why.cause();
+    let of = |type_, status| Verdict::new(type_, status, reason, message.clone());
+    let (ready, stalled) = match why {
+        // Nothing happens to what is paused: it is as ready as it was.
+        Unobserved::Paused => (said(&previous.conditions, READY), false),
+        Unobserved::Invalid(_)
+        | Unobserved::NotGranted(_)
+        | Unobserved::NoRoom(_)
+        | Unobserved::Deleting(_) => (False, true),
+    };
     let verdicts = [
-        of(READY, if why == reason::PAUSED { Unknown } else { False }),
+        of(READY, ready),
         of(STREAM_READY, Unknown),
         of(WORKLOAD_AVAILABLE, Unknown),
-        exposure::unobserved(channel, why, message),
+        exposure::unobserved(channel, reason, &message),
         of(DRIFTED, Unknown),
-        of(RECONCILING, (why == reason::DELETING && !stalled).into()),
+        of(RECONCILING, False),
         of(STALLED, stalled.into()),
     ];
     let conditions =
         condition::merge(&verdicts, &previous.conditions, channel.metadata.generation, now);
     SseChannelStatus { observed_generation: channel.metadata.generation, conditions, ..previous }
+}
+
+fn said(conditions: &[Condition], type_: &str) -> condition::ConditionStatus {
+    match find(conditions, type_).map(|condition| condition.status.as_str()) {
+        Some("True") => True,
+        Some("False") => False,
+        _ => Unknown,
+    }
 }
 
 /// Writes `status` if it differs from what `channel` has.
@@ -177,190 +247,84 @@ pub(crate) async fn write(
     .map(|_| ())
 }
 
-fn stream_ready(seen: &Observation<'_>) -> Verdict {
-    let of = |status, why, message: String| Verdict::new(STREAM_READY, status, why, message);
-    match seen.stream {
-        Err(error) => of(False, error.reason(), error.to_string()),
-        Ok(report) if report.stream.is_none() => {
-            of(False, reason::SERVER_DIFFERS, format!("stream {} does not exist", seen.stream_name))
+/// What a failure to write objects amounts to; `served`: what there was before goes on meanwhile.
+fn failure(error: &apply::Error, served: bool) -> Outcome {
+    let cause = Cause::new(error.reason(), error.to_string());
+    match error {
+        apply::Error::Leaving { .. } | apply::Error::OfFormer { .. } => {
+            Outcome::Settling { cause, served }
         }
-        Ok(report) if !report.drift.is_empty() => of(
-            False,
-            reason::SERVER_DIFFERS,
-            format!("stream {} differs from the spec; see status.drift", seen.stream_name),
-        ),
-        Ok(_) => {
-            let mut message = format!("stream {} is as the spec says", seen.stream_name);
-            if let Some(why) = &seen.too_large {
-                message = format!("{message}; but {why}");
-            }
-            of(True, reason::IN_SYNC, message)
-        }
+        _ => Outcome::Blocked { cause, transient: error.is_transient() },
     }
 }
 
-struct WorkloadView {
-    verdict: Verdict,
-    /// What stands against `Ready` although enough pods are there: a roll-out, or the file that is
-    /// on its way.
-    unsettled: Option<(&'static str, String)>,
-    counts: Option<WorkloadStatus>,
-}
-
-fn workload(seen: &Observation<'_>) -> WorkloadView {
-    let of = |status, why, message: String| Verdict::new(WORKLOAD_AVAILABLE, status, why, message);
-    match &seen.workload {
-        Workload::Waiting => {
-            let message = "pods are made once the stream is known to be this channel's".to_owned();
-            WorkloadView {
-                verdict: of(False, reason::PENDING, message),
-                unsettled: None,
-                counts: None,
-            }
-        }
-        Workload::Failed(error) => WorkloadView {
-            verdict: of(False, error.reason(), error.to_string()),
-            unsettled: None,
-            counts: None,
+fn stream_outcome(seen: &Observation<'_>, newest: Option<i64>) -> Outcome {
+    let left = |message: String| Outcome::Left(Cause::new(reason::SERVER_DIFFERS, message));
+    match (seen.stream, &seen.kept) {
+        (Err(error), Some(kept)) if error.is_transient() => Outcome::Kept {
+            cause: Cause::new(error.reason(), error.to_string()),
+            said: Cause::new(reason::IN_SYNC, kept.message.clone()),
+            of: kept.generation,
+            newest: kept.generation == newest,
         },
-        Workload::Seen { deployment: None, .. } => {
-            let message = "there is no Deployment".to_owned();
-            WorkloadView {
-                verdict: of(False, reason::SERVER_DIFFERS, message),
-                unsettled: None,
-                counts: None,
+        (Err(error), _) => {
+            let cause = Cause::new(error.reason(), error.to_string());
+            match error {
+                stream::Error::Unreachable { .. } | stream::Error::Unproven { .. } => {
+                    Outcome::Unknown(cause)
+                }
+                error => Outcome::Blocked { cause, transient: error.is_transient() },
             }
         }
-        Workload::Seen { deployment: Some(deployment), pods, generation } => {
-            pods_view(seen, deployment, pods, *generation)
+        (Ok(report), _) if report.stream.is_none() => {
+            left(format!("stream {} does not exist", seen.stream_name))
         }
-    }
-}
-
-fn pods_view(
-    seen: &Observation<'_>,
-    deployment: &Deployment,
-    pods: &Pods,
-    generation: i64,
-) -> WorkloadView {
-    let wanted = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    let status = deployment.status.clone().unwrap_or_default();
-    let current = status.observed_generation >= deployment.metadata.generation;
-    let (replicas, updated) =
-        (status.replicas.unwrap_or_default(), status.updated_replicas.unwrap_or_default());
-    let ready = status.ready_replicas.unwrap_or_default();
-    let rolling = !current || updated < wanted || replicas > updated;
-    let trouble = pods.trouble.clone();
-    let rollout = || {
-        (
-            reason::ROLLOUT_IN_PROGRESS,
-            format!(
-                "rollout in progress: {updated} of {} updated, {ready} ready",
-                pods_text(wanted)
-            ),
-        )
-    };
-    let of = |status, (why, message): (&'static str, String)| {
-        Verdict::new(WORKLOAD_AVAILABLE, status, why, message)
-    };
-
-    let verdict = if wanted == 0 {
-        of(
-            True,
-            (
-                reason::SCALED_TO_ZERO,
-                "spec.workload.replicas is 0: no pod serves the channel, as asked".to_owned(),
-            ),
-        )
-    } else if current && ready >= wanted {
-        of(True, (reason::MINIMUM_REPLICAS_AVAILABLE, format!("{} ready", pods_text(wanted))))
-    } else {
-        let not_ready = || {
-            if rolling {
-                rollout()
-            } else {
-                (reason::PODS_NOT_READY, format!("{ready} of {} ready", pods_text(wanted)))
-            }
-        };
-        of(False, trouble.clone().unwrap_or_else(not_ready))
-    };
-    let unsettled = if wanted == 0 {
-        Some((reason::SCALED_TO_ZERO, "no pod serves: spec.workload.replicas is 0".to_owned()))
-    } else if rolling {
-        Some(trouble.unwrap_or_else(rollout))
-    } else {
-        behind(pods, generation, seen.was_ready)
-    };
-    let counts = WorkloadStatus {
-        replicas,
-        ready_replicas: ready,
-        updated_replicas: updated,
-        selector: selector_text(seen.name),
-    };
-    WorkloadView { verdict, unsettled, counts: Some(counts) }
-}
-
-fn pods_text(number: i32) -> String {
-    count(usize::try_from(number).unwrap_or_default(), "pod")
-}
-
-/// Ready pods that do not serve `generation`. Where they did when last heard of (`was_ready`), pods
-/// that were not asked yet are no reason to say otherwise.
-fn behind(pods: &Pods, generation: i64, was_ready: bool) -> Option<(&'static str, String)> {
-    let unreachable: Vec<_> = pods
-        .ready
-        .iter()
-        .filter(|(_, s)| *s == Serves::Unreachable)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let late = pods
-        .ready
-        .iter()
-        .filter(|(_, s)| {
-            !(matches!(s, Serves::Generation(g) if *g == generation)
-                || *s == Serves::Unasked && was_ready)
-        })
-        .count();
-    if let Some(pod) = unreachable.first() {
-        let message = format!(
-            "the admin port of pod {pod} cannot be reached from the operator, so it is not known what it serves; allow it in network policies"
-        );
-        return Some((reason::POD_UNREACHABLE, message));
-    }
-    if let Some(why) = pods.refused.as_deref().filter(|_| late > 0) {
-        return Some(config_refused(why));
-    }
-    (late > 0).then(|| {
-        let message = format!("waiting for pods to load the new configuration (generation {generation}); this takes up to a minute");
-        (reason::CONFIG_PROPAGATING, message)
-    })
-}
-
-fn ready(seen: &Observation<'_>, stream: &Verdict, workload: &WorkloadView) -> Verdict {
-    if stream.status != True {
-        return Verdict { type_: READY, status: False, ..stream.clone() };
-    }
-    if workload.verdict.status != True {
-        return Verdict { type_: READY, status: False, ..workload.verdict.clone() };
-    }
-    match &workload.unsettled {
-        Some((why, message)) => Verdict::new(READY, False, why, message.clone()),
-        None => {
-            let mut message =
-                "the stream is in sync and every pod serves this generation".to_owned();
-            if let Some(why) = &seen.unmonitored {
-                message = format!("{message}; no PodMonitor: {why}");
-            }
-            if let Some(why) = &seen.too_large {
-                message = format!("{message}; but {why}");
-            }
-            Verdict::new(READY, True, reason::READY, message)
+        (Ok(report), _) if !report.drift.is_empty() => {
+            left(format!("stream {} differs from the spec; see status.drift", seen.stream_name))
+        }
+        (Ok(_), _) => {
+            let message = format!("stream {} is as the spec says", seen.stream_name);
+            let but = seen.too_large.iter().map(|why| format!("; but {why}"));
+            let message = std::iter::once(message).chain(but).collect::<String>();
+            Outcome::Serving(Cause::new(reason::IN_SYNC, message))
         }
     }
 }
 
-fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
-    match (seen.stream, drift) {
+/// What `Ready` says where everything is as asked.
+fn summary(seen: &Observation<'_>, now: Timestamp) -> Cause {
+    let (why, mut message) = match &seen.workload {
+        Workload::Seen { deployment: Some(deployment), .. }
+            if workload::wanted(deployment) == 0 =>
+        {
+            (reason::SCALED_TO_ZERO, workload::SCALED_TO_ZERO.to_owned())
+        }
+        _ => {
+            (reason::READY, "the stream is in sync and every pod serves this generation".to_owned())
+        }
+    };
+    if let Some(why) = &seen.unmonitored {
+        message = format!("{message}; no PodMonitor: {why}");
+    }
+    if let Some(why) = seen.autoscaler.and_then(|scaler| workload::not_scaled(scaler, now)) {
+        message = format!("{message}; {why}");
+    }
+    if let Some(why) = &seen.too_large {
+        message = format!("{message}; but {why}");
+    }
+    Cause::new(why, message)
+}
+
+fn all_drift(seen: &Observation<'_>) -> Vec<Difference> {
+    let of_stream = seen.stream.as_ref().map(|report| report.drift.clone());
+    let mut drift = of_stream.unwrap_or_default();
+    drift.extend(seen.drift.iter().cloned());
+    drift
+}
+
+fn drifted(seen: &Observation<'_>) -> Verdict {
+    let drift = all_drift(seen);
+    match (seen.stream, drift.as_slice()) {
         (_, [first, ..]) => {
             let message = match drift.len() {
                 1 => first.to_string(),
@@ -368,48 +332,11 @@ fn drifted(seen: &Observation<'_>, drift: &[Difference]) -> Verdict {
             };
             Verdict::new(DRIFTED, True, reason::SERVER_DIFFERS, message)
         }
-        (Err(_), []) => {
+        // Of the stream while it was seen; of the objects now.
+        (Err(_), []) if seen.kept.is_none() => {
             Verdict::new(DRIFTED, Unknown, reason::PENDING, "the stream could not be compared")
         }
-        (Ok(_), []) => {
-            Verdict::new(DRIFTED, False, reason::IN_SYNC, "everything is as the spec says")
-        }
-    }
-}
-
-fn reconciling(seen: &Observation<'_>, workload: &WorkloadView) -> Verdict {
-    let under_way = |message: String| Verdict::new(RECONCILING, True, reason::PROGRESSING, message);
-    let idle = || Verdict::new(RECONCILING, False, reason::IDLE, "no changes in progress");
-    match (seen.stream, &workload.unsettled) {
-        (Err(error), _) if error.is_transient() => {
-            Verdict::new(RECONCILING, True, reason::RETRYING, error.to_string())
-        }
-        (Err(_), _) => idle(),
-        (Ok(_), Some((why, _))) if *why == reason::SCALED_TO_ZERO => idle(),
-        (Ok(_), Some((_, message))) => under_way(message.clone()),
-        (Ok(_), None) => match &seen.workload {
-            Workload::Failed(error) if error.is_transient() => {
-                Verdict::new(RECONCILING, True, reason::RETRYING, workload.verdict.message.clone())
-            }
-            Workload::Seen { .. } if workload.verdict.status == False && seen.drift.is_empty() => {
-                under_way(workload.verdict.message.clone())
-            }
-            Workload::Seen { .. } if !seen.pending.is_empty() => {
-                under_way(seen.pending[0].to_string())
-            }
-            Workload::Waiting | Workload::Failed(_) | Workload::Seen { .. } => idle(),
-        },
-    }
-}
-
-fn stalled(seen: &Observation<'_>) -> Verdict {
-    let of = |why, message: String| Verdict::new(STALLED, True, why, message);
-    match (seen.stream, &seen.workload) {
-        (Err(error), _) if !error.is_transient() => of(error.reason(), error.to_string()),
-        (_, Workload::Failed(error)) if !error.is_transient() => {
-            of(error.reason(), error.to_string())
-        }
-        _ => Verdict::new(STALLED, False, reason::IDLE, "no blocking problems"),
+        (_, []) => Verdict::new(DRIFTED, False, reason::IN_SYNC, "everything is as the spec says"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Events: what happened to a channel, for `kubectl describe`. Best effort: an Event is no state.
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Resource,
     core::error_boundary::InvalidObject,
@@ -15,19 +15,32 @@ use super::{
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
-        condition::{EXPOSED, STREAM_READY},
+        condition::{EXPOSED, READY, STALLED, STREAM_READY},
     },
+    english::count,
     kube_error,
-    stream::{self, Change, Report, TAKE_OVER},
+    stream::{self, Change, Report, TAKE_OVER, UID},
 };
+
+/// What the operator did, where nothing else is to be said of it.
+const RECONCILE: &str = "Reconcile";
 
 impl Context {
     /// Says in an Event on the channel, and in the log, what happened.
     pub(super) async fn tell(&self, channel: &SseChannel, what: &str, note: &str, warning: bool) {
-        self.tell_of(&channel.object_ref(&()), what, note, warning).await;
+        self.tell_of(&channel.object_ref(&()), what, note, warning, RECONCILE).await;
     }
 
-    async fn tell_of(&self, object: &ObjectReference, what: &str, note: &str, warning: bool) {
+    /// `action`: Events of one reason and one action within some minutes become one, with the words
+    /// of the first.
+    async fn tell_of(
+        &self,
+        object: &ObjectReference,
+        what: &str,
+        note: &str,
+        warning: bool,
+        action: &str,
+    ) {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         // The API server takes notes of up to 1 KiB.
         let note: String = note.chars().take(900).collect();
@@ -40,7 +53,7 @@ impl Context {
             type_,
             reason: what.to_owned(),
             note: Some(note),
-            action: "Reconcile".to_owned(),
+            action: action.to_owned(),
             secondary: None,
         };
         self.metrics.api_write("Event", "create");
@@ -88,6 +101,14 @@ pub(super) async fn of_stream(
                 );
                 ctx.tell(channel, "StreamTakenOver", &note, false).await;
             }
+            // The mark of an earlier channel of this name.
+            Change::Updated(fields)
+                if !had_one && fields.iter().any(|d| d.field.ends_with(UID)) =>
+            {
+                let note =
+                    format!("stream {name} was kept and is used again with the events in it");
+                ctx.tell(channel, "StreamReused", &note, false).await;
+            }
             Change::Updated(fields) => {
                 let fields: Vec<_> = fields
                     .iter()
@@ -125,6 +146,9 @@ pub(super) async fn of_surroundings(
     seen: &Observation<'_>,
     unmonitored: &mut Option<String>,
 ) {
+    if let Exposure::Ingress(_) | Exposure::Route(_) = seen.exposure {
+        of_exposure(ctx, channel, status, &seen.external_urls).await;
+    }
     let exposed = |status: &SseChannelStatus| status::find(&status.conditions, EXPOSED).cloned();
     if let (Exposure::Failed(_), Some(now)) = (seen.exposure, exposed(status))
         && channel
@@ -144,6 +168,88 @@ pub(super) async fn of_surroundings(
             true,
         )
         .await;
+    }
+}
+
+async fn of_exposure(
+    ctx: &Context,
+    channel: &SseChannel,
+    status: &SseChannelStatus,
+    urls: &[String],
+) {
+    match Turn::of(channel, status, EXPOSED) {
+        Some(Turn::True(_)) => {
+            let note = format!("reachable from outside at {}", urls.join(", "));
+            ctx.tell(channel, "Exposed", &note, false).await;
+        }
+        Some(Turn::NoLonger(now)) => {
+            ctx.tell(channel, "NotExposed", &format!("{}: {}", now.reason, now.message), true)
+                .await;
+        }
+        None => {}
+    }
+}
+
+/// A condition that says the opposite of what it said before.
+enum Turn<'a> {
+    True(&'a Condition),
+    NoLonger(&'a Condition),
+}
+
+impl<'a> Turn<'a> {
+    fn of(channel: &SseChannel, status: &'a SseChannelStatus, type_: &str) -> Option<Self> {
+        let is_true = |condition: &Condition| condition.status == "True";
+        let before = channel.status.as_ref().and_then(|s| status::find(&s.conditions, type_));
+        let now = status::find(&status.conditions, type_)?;
+        match (before.is_some_and(is_true), is_true(now)) {
+            (false, true) => Some(Self::True(now)),
+            (true, false) => Some(Self::NoLonger(now)),
+            _ => None,
+        }
+    }
+}
+
+/// Tells what `status` says otherwise than the channel's status of before: that it is ready, or no
+/// longer, and what newly keeps it from being so for good.
+pub(super) async fn of_status(ctx: &Context, channel: &SseChannel, status: &SseChannelStatus) {
+    match Turn::of(channel, status, READY) {
+        Some(Turn::True(now)) => ctx.tell(channel, "Ready", &now.message, false).await,
+        Some(Turn::NoLonger(now)) => {
+            let note = format!("{}: {}", now.reason, now.message);
+            ctx.tell(channel, "NotReady", &note, true).await;
+        }
+        None => {}
+    }
+    let stalled = |status: &SseChannelStatus| {
+        status::find(&status.conditions, STALLED).filter(|c| c.status == "True").cloned()
+    };
+    let before = channel.status.as_ref().and_then(stalled).map(|c| c.reason);
+    let of_stream = status::find(&status.conditions, STREAM_READY).map(|c| c.reason.as_str());
+    if let Some(now) = stalled(status)
+        && before.as_ref() != Some(&now.reason)
+        // That is told by itself.
+        && of_stream != Some(now.reason.as_str())
+    {
+        ctx.tell(channel, &now.reason, &now.message, true).await;
+    }
+}
+
+/// Pods asked for before and after a pass, where there is a Deployment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scaled {
+    pub(super) before: Option<i32>,
+    pub(super) after: Option<i32>,
+}
+
+/// Tells that this operator has changed the number of pods.
+pub(super) async fn of_scaling(ctx: &Context, channel: &SseChannel, scaled: Scaled) {
+    if let Scaled { before: Some(before), after: Some(after) } = scaled
+        && before != after
+    {
+        let pods = count(usize::try_from(after).unwrap_or_default(), "pod");
+        let action = if after > before { "ScaleUp" } else { "ScaleDown" };
+        let note = format!("from {before} to {pods}");
+        ctx.tell_of(&channel.object_ref(&()), "Scaled", &note, false, action).await;
     }
 }
 
@@ -170,5 +276,5 @@ pub(super) async fn of_undecodable(
         "the channel cannot be read and is left alone: {}; correct its spec",
         invalid.error
     );
-    ctx.tell_of(&object, "Undecodable", &note, true).await;
+    ctx.tell_of(&object, "Undecodable", &note, true, RECONCILE).await;
 }

@@ -1,20 +1,20 @@
 //! What a namespace may ask for, in a pass: the condition `Accepted`, channels that ask for more,
 //! and the size of a stream for which there is no room.
 
-use kube::{Api, runtime::controller::Action};
+use kube::{Api, ResourceExt, runtime::controller::Action};
 
 use super::{
     context::Context,
     quota::{self, Look, Room},
     remembered::Remembered,
-    status,
+    status::{self, Unobserved},
     validate::ValidChannel,
 };
 use crate::{
     crd::{
         SseChannel, SseChannelStatus,
         condition::{
-            self, ACCEPTED,
+            self, ACCEPTED, Cause,
             ConditionStatus::{False, True, Unknown},
             Verdict, reason,
         },
@@ -52,8 +52,8 @@ pub(super) fn accepted(rights: Option<&Rights>) -> Verdict {
 }
 
 /// It is not known, since the channel is not looked at.
-pub(super) fn unknown(why: &'static str, message: &str) -> Verdict {
-    Verdict::new(ACCEPTED, Unknown, why, message)
+pub(super) fn unknown(why: &Cause) -> Verdict {
+    Verdict::new(ACCEPTED, Unknown, why.reason, why.message.clone())
 }
 
 /// The end of a pass over a channel that asks for what is not granted. Where its stream is known to
@@ -63,7 +63,7 @@ pub(super) async fn refuse(
     ctx: &Context,
     api: &Api<SseChannel>,
     channel: &SseChannel,
-    message: String,
+    why: &Unobserved,
 ) -> Result<Action, kube::Error> {
     let serves = channel.status.as_ref().filter(|status| {
         status.stream.as_ref().is_some_and(|stream| stream.owned)
@@ -71,9 +71,10 @@ pub(super) async fn refuse(
     });
     let mut status = match serves {
         Some(status) => status.clone(),
-        None => status::unobserved(channel, reason::NOT_GRANTED, &message, true, ctx.now()),
+        None => status::unobserved(channel, why, ctx.now()),
     };
-    let verdict = Verdict::new(ACCEPTED, False, reason::NOT_GRANTED, message);
+    let Cause { reason, message } = why.cause();
+    let verdict = Verdict::new(ACCEPTED, False, reason, message);
     end(ctx, api, channel, &mut status, &verdict).await
 }
 
@@ -84,8 +85,10 @@ pub(super) async fn no_room(
     channel: &SseChannel,
     message: String,
 ) -> Result<Action, kube::Error> {
-    let mut status = status::unobserved(channel, reason::QUOTA_EXCEEDED, &message, true, ctx.now());
-    let verdict = Verdict::new(ACCEPTED, False, reason::QUOTA_EXCEEDED, message);
+    let why = Unobserved::NoRoom(message);
+    let mut status = status::unobserved(channel, &why, ctx.now());
+    let Cause { reason, message } = why.cause();
+    let verdict = Verdict::new(ACCEPTED, False, reason, message);
     end(ctx, api, channel, &mut status, &verdict).await
 }
 
@@ -102,6 +105,8 @@ async fn end(
         ctx.tell(channel, verdict.reason, &verdict.message, true).await;
     }
     status::write(api, channel, status, &ctx.metrics).await?;
+    let (namespace, name) = (channel.namespace().unwrap_or_default(), channel.name_any());
+    ctx.metrics.channel(&namespace, &name, &status.conditions);
     // A grant, or room that others leave, is not always told of.
     Ok(Action::requeue(ctx.resync))
 }

@@ -70,6 +70,7 @@ async fn context(client: &Client, lead: Lead) -> Arc<Context> {
         settings: desired::tests::settings(),
         cluster: "c".to_owned(),
         resync: Duration::from_secs(30),
+        nats_grace: Duration::from_secs(30),
         prober: Arc::new(prober::Prober::new(9)),
         lead,
         recorder: Recorder::new(client.clone(), reporter),

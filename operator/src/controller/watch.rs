@@ -46,6 +46,7 @@ use super::{
 };
 use crate::{
     admin::{self, Admin, Scopes},
+    crd::SseChannel,
     kube_error,
     leader::{self, Candidate, Lead},
     metrics::Metrics,
@@ -58,6 +59,9 @@ use tasks::{Tasks, until_ended};
 
 /// Changes that come together are taken together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Pause between two channels that are looked at because NATS has come: 50 a second, so that few
+/// are looked at at once. Of very many it is less, so that none waits longer than its resync.
+const BETWEEN_RETURNS: Duration = Duration::from_millis(20);
 /// How long passes under way may take to end after a signal. With the release of the lease it is
 /// well below the grace period that Kubernetes gives by default, 30 s.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -81,6 +85,8 @@ pub struct Options {
     pub(crate) concurrency: u16,
     /// Channels whose pods may be replaced at a time, where their specs do not ask for it.
     pub(crate) max_rolling: MaxRolling,
+    /// How long a stream may be out of sight before its channel's conditions say so.
+    pub(crate) nats_grace: Duration,
     /// How often a stream is compared with what is remembered of its events, and how often at most
     /// that is written.
     pub(crate) mark_interval: Duration,
@@ -146,6 +152,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         settings: desired::Settings { operator_namespace, ..options.settings },
         cluster,
         resync: options.resync,
+        nats_grace: options.nats_grace,
         prober: Arc::clone(&prober),
         lead: lead.clone(),
         recorder: Recorder::new(client, reporter),
@@ -249,6 +256,8 @@ async fn control(
 ) {
     let client = &ctx.client;
     let (store, channels) = followed(&ctx, namespace.as_deref());
+    let (watched, spread) = (store.clone(), ctx.resync);
+    let known = move || watched.state().iter().map(|channel| channel.reference()).collect();
     let controller = Controller::for_stream(channels, store.clone())
         .owns_stream(children::<ServiceAccount>(client, namespace.as_deref()))
         .owns_stream(children::<ConfigMap>(client, namespace.as_deref()))
@@ -260,11 +269,9 @@ async fn control(
         // Not watched: HTTPRoutes and PodMonitors, which a cluster may not know, and
         // HorizontalPodAutoscalers, whose status changes every 15 s. They are looked at in each
         // pass.
-        .reconcile_all_on(ups_and_downs(nats))
+        .reconcile_on(Returns::new(nats, spread, known).into_stream().map(as_watched))
         .reconcile_all_on(ctx.lead.terms())
-        .reconcile_on(ctx.prober.wakes(namespace.clone()).map(|channel| {
-            ObjectRef::new(&channel.name).within(channel.namespace.as_deref().unwrap_or_default())
-        }))
+        .reconcile_on(ctx.prober.wakes(namespace.clone()).map(as_watched))
         // How many passes there are at a time, and which, is the gate's to say.
         .with_config(controller::Config::default().debounce(DEBOUNCE))
         .trigger_backoff(NoPause)
@@ -308,19 +315,57 @@ fn granted(
     })
 }
 
-/// One item each time NATS goes or comes: every stream is looked at then.
-fn ups_and_downs(state: watch::Receiver<nats::State>) -> impl Stream<Item = ()> + Send {
-    let last = state.borrow().coming_and_going();
-    stream::unfold((state, last), |(mut state, mut last)| async move {
+/// The channel by the type that the watch has for it.
+#[allow(clippy::needless_pass_by_value)]
+fn as_watched(channel: ObjectRef<SseChannel>) -> ObjectRef<Followed> {
+    ObjectRef::new(&channel.name).within(channel.namespace.as_deref().unwrap_or_default())
+}
+
+/// Every channel each time NATS has come, one after the other: streams may have changed unseen, and
+/// thousands looked at in one moment would press NATS and the API server. That NATS goes wakes
+/// none: it says nothing of a stream, and what needs one sees it.
+struct Returns<F> {
+    state: watch::Receiver<nats::State>,
+    connects: u64,
+    /// The channels of the moment.
+    known: F,
+    waiting: std::vec::IntoIter<ObjectRef<SseChannel>>,
+    /// Longest time for all of them.
+    spread: Duration,
+    pause: Duration,
+}
+
+impl<F: Fn() -> Vec<ObjectRef<SseChannel>> + Send> Returns<F> {
+    fn new(state: watch::Receiver<nats::State>, spread: Duration, known: F) -> Self {
+        let (connects, waiting) = (state.borrow().connects, Vec::new().into_iter());
+        Self { state, connects, known, waiting, spread, pause: BETWEEN_RETURNS }
+    }
+
+    fn into_stream(self) -> impl Stream<Item = ObjectRef<SseChannel>> + Send
+    where
+        F: 'static,
+    {
+        stream::unfold(self, |mut returns| async {
+            returns.next().await.map(|channel| (channel, returns))
+        })
+    }
+
+    async fn next(&mut self) -> Option<ObjectRef<SseChannel>> {
         loop {
-            state.changed().await.ok()?;
-            let now = state.borrow_and_update().coming_and_going();
-            if now != last {
-                last = now;
-                return Some(((), (state, last)));
+            let connects = self.state.borrow_and_update().connects;
+            if std::mem::replace(&mut self.connects, connects) != connects {
+                let channels = (self.known)();
+                let number = u32::try_from(channels.len()).unwrap_or(u32::MAX).max(1);
+                self.pause = BETWEEN_RETURNS.min(self.spread / number);
+                self.waiting = channels.into_iter();
             }
+            if let Some(channel) = self.waiting.next() {
+                tokio::time::sleep(self.pause).await;
+                return Some(channel);
+            }
+            self.state.changed().await.ok()?;
         }
-    })
+    }
 }
 
 async fn count_nats(
@@ -350,4 +395,27 @@ fn cluster_identity(config: &Config) -> String {
         return format!("url-{:016x}", fnv1a64(config.cluster_url.to_string().as_bytes()));
     }
     format!("ca-{:016x}", fnv1a64(&authority))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nats_that_comes_back_wakes_each_channel_in_its_turn_and_one_that_goes_wakes_none() {
+        let (set, state) = watch::channel(nats::State { up: true, connects: 1, trouble: None });
+        let names = || (0..100).map(|i| ObjectRef::new(&format!("c{i}"))).collect();
+        let woken = Returns::new(state, Duration::from_secs(30), names).into_stream();
+        let mut woken = std::pin::pin!(woken);
+        let none = |woken: Result<Option<_>, _>| assert!(woken.is_err(), "one is woken");
+        set.send_modify(|state| state.up = false);
+        none(tokio::time::timeout(Duration::from_secs(60), woken.next()).await);
+        set.send_modify(|state| *state = nats::State { up: true, connects: 2, trouble: None });
+        let started = tokio::time::Instant::now();
+        let all: Vec<_> = woken.by_ref().take(100).collect().await;
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), 100);
+        let took = started.elapsed();
+        assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+        none(tokio::time::timeout(Duration::from_secs(60), woken.next()).await);
+    }
 }

@@ -5,7 +5,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-/// The stream is in sync, the pods are available, and every ready pod serves this generation.
+/// The channel is served; `observedGeneration` is the newest generation that is served wholly, the
+/// stream in sync and every ready pod with its file.
 pub const READY: &str = "Ready";
 /// The stream exists, is this channel's, and is as the spec says.
 pub const STREAM_READY: &str = "StreamReady";
@@ -61,7 +62,8 @@ pub mod reason {
     /// What exists differs from the spec and `managementPolicy: Observe` forbids the repair.
     pub const SERVER_DIFFERS: &str = "ServerDiffers";
 
-    /// NATS does not answer. Fix: start it, or correct the operator's `--nats`.
+    /// NATS has not answered for longer than `--nats-grace`. Fix: start it, or correct the
+    /// operator's `--nats`.
     pub const NATS_UNREACHABLE: &str = "NatsUnreachable";
     /// NATS is there, but the servers that hold the stream are not, or have no majority. Retried.
     pub const STREAM_UNAVAILABLE: &str = "StreamUnavailable";
@@ -80,8 +82,8 @@ pub mod reason {
     pub const NOT_ENOUGH_SERVERS: &str = "NotEnoughServers";
     /// A field that nats-server cannot change. Fix: set it back.
     pub const IMMUTABLE_FIELD: &str = "ImmutableField";
-    /// A limit of the account, the server or the namespace is reached. Fix: smaller `maxBytes`, or
-    /// a larger limit.
+    /// A limit of the NATS account or server, or of the namespace, is reached (fix: smaller
+    /// `maxBytes`, or a larger limit), or a ResourceQuota, which the message names.
     pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
     /// nats-server refused the configuration for another reason, quoted in the message.
     pub const REJECTED: &str = "Rejected";
@@ -97,9 +99,18 @@ pub mod reason {
     pub const API_REJECTED: &str = "ApiRejected";
     /// Pods are being replaced.
     pub const ROLLOUT_IN_PROGRESS: &str = "RolloutInProgress";
+    /// Pods are refused by the API server, whose words are in the message. Fix: as they say: a
+    /// ServiceAccount, a PriorityClass, the namespace's Pod Security level.
+    pub const PODS_REFUSED: &str = "PodsRefused";
+    /// A pod waits for a Secret that its namespace does not have. Fix: create it.
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// The Deployment has made no progress for longer than its deadline. Fix: the pods' Events and
+    /// logs.
+    pub const PROGRESS_DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
     /// Pods do not become ready; the message says why.
     pub const PODS_NOT_READY: &str = "PodsNotReady";
-    /// The image cannot be pulled. Fix: `workload.image`, `imagePullSecrets`.
+    /// The image cannot be pulled, for the reason in the message. Fix: `workload.image`,
+    /// `imagePullSecrets`.
     pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
     /// A pod's container keeps crashing. Fix: its log.
     pub const CRASH_LOOPING: &str = "CrashLooping";
@@ -113,8 +124,8 @@ pub mod reason {
     pub const NOT_ACCEPTED: &str = "NotAccepted";
     /// The cluster has no HTTPRoutes. Fix: install the Gateway API, or use `exposure.ingress`.
     pub const GATEWAY_API_MISSING: &str = "GatewayApiMissing";
-    /// Ready pods do not serve this generation yet. Kubernetes brings the file to them within about
-    /// a minute.
+    /// Pods do not serve this generation's file yet. Kubernetes brings it to them within about a
+    /// minute.
     pub const CONFIG_PROPAGATING: &str = "ConfigPropagating";
     /// A pod refuses the file: it is of a release that cannot read it. Fix: `dataplane.image`,
     /// `workload.image`.
@@ -163,6 +174,25 @@ pub struct Verdict {
     pub reason: &'static str,
     /// What is the case and what to do.
     pub message: String,
+    /// The generation that it speaks of; `None` = the newest.
+    pub of: Option<i64>,
+}
+
+/// What is the case: a reason, and words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// One of [`reason`].
+    pub reason: &'static str,
+    /// What is the case and what to do.
+    pub message: String,
+}
+
+impl Cause {
+    /// A cause.
+    #[must_use]
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
 }
 
 impl Verdict {
@@ -174,7 +204,7 @@ impl Verdict {
         reason: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        Self { type_, status, reason, message: message.into() }
+        Self { type_, status, reason, message: message.into(), of: None }
     }
 }
 
@@ -201,7 +231,7 @@ pub fn merge(
             status: status.to_owned(),
             reason: verdict.reason.to_owned(),
             message: shorten(&verdict.message),
-            observed_generation: generation,
+            observed_generation: verdict.of.or(generation),
             last_transition_time: since.unwrap_or_else(|| Time(whole_seconds(now))),
         }
     };

@@ -26,9 +26,11 @@ use std::{
 };
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Binding, ConfigMap, Node as NodeObject, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{
+    Binding, ConfigMap, Event, Node as NodeObject, ObjectReference, Pod,
+};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
     runtime::{
         WatchStreamExt, reflector,
@@ -267,12 +269,17 @@ async fn live(
         }
     };
     container.address = shared.address(&container.ports());
+    let mut told = None;
     loop {
         if is_ending(object) || shared.is_forgotten(namespace) {
             return wait_for_end(shared, object).await;
         }
         if let Err(missing) = container.write_files(shared, namespace).await {
-            status.waiting("ContainerCreating", &missing).await;
+            // As kubelet tells it: by an Event, and by no word in the status.
+            if told.replace(missing.clone()).as_ref() != Some(&missing) {
+                tell_mount_failure(shared, &pod, &missing).await;
+            }
+            status.waiting("ContainerCreating", "").await;
             if closed_within(object, TICK).await {
                 return true;
             }
@@ -291,6 +298,26 @@ async fn live(
         if closed_within(object, RESTART_PAUSE).await {
             return true;
         }
+    }
+}
+
+async fn tell_mount_failure(shared: &Shared, pod: &Pod, why: &str) {
+    let namespace = pod.namespace().unwrap_or_default();
+    let event = Event {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}.", pod.name_any())),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        involved_object: pod.object_ref(&()),
+        reason: Some("FailedMount".to_owned()),
+        message: Some(why.to_owned()),
+        type_: Some("Warning".to_owned()),
+        ..Event::default()
+    };
+    let events: Api<Event> = Api::namespaced(shared.client.clone(), &namespace);
+    if let Err(error) = events.create(&PostParams::default(), &event).await {
+        eprintln!("node stand-in: an Event of {namespace}/{}: {error}", pod.name_any());
     }
 }
 

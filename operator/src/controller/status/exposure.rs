@@ -3,6 +3,7 @@
 use k8s_openapi::{api::networking::v1::Ingress, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::ResourceExt;
 
+use super::outcome::Outcome;
 use crate::{
     controller::{
         apply,
@@ -12,10 +13,7 @@ use crate::{
     },
     crd::{
         SseChannel,
-        condition::{
-            ConditionStatus::{False, True, Unknown},
-            EXPOSED, Verdict, reason,
-        },
+        condition::{Cause, ConditionStatus::Unknown, EXPOSED, Verdict, reason},
     },
 };
 
@@ -52,22 +50,21 @@ impl<'a> Exposure<'a> {
     }
 }
 
-pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
-    let no = |why, message: String| Verdict::new(EXPOSED, False, why, message);
+pub(super) fn outcome(exposure: Exposure<'_>) -> Outcome {
+    let left = |why, message: &str| Outcome::Left(Cause::new(why, message));
     match exposure {
-        Exposure::NotRequested => not_requested(),
-        Exposure::Waiting => {
-            no(reason::PENDING, "it is made once the channel's pods are".to_owned())
-        }
+        Exposure::NotRequested => Outcome::Serving(not_requested()),
+        Exposure::Waiting => left(reason::PENDING, "it is made once the channel's pods are"),
         Exposure::Failed(apply::Error::UnknownKind { kind }) => {
             let message = format!(
                 "the cluster does not know the kind {kind}: install the Gateway API (version 1.2 or newer), or use spec.exposure.ingress; this is retried automatically"
             );
-            no(reason::GATEWAY_API_MISSING, message)
+            let cause = Cause::new(reason::GATEWAY_API_MISSING, message);
+            Outcome::Blocked { cause, transient: false }
         }
-        Exposure::Failed(error) => no(error.reason(), error.to_string()),
-        Exposure::Ingress(None) => no(reason::SERVER_DIFFERS, "there is no Ingress".to_owned()),
-        Exposure::Route(None) => no(reason::SERVER_DIFFERS, "there is no HTTPRoute".to_owned()),
+        Exposure::Failed(error) => super::failure(error, false),
+        Exposure::Ingress(None) => left(reason::SERVER_DIFFERS, "there is no Ingress"),
+        Exposure::Route(None) => left(reason::SERVER_DIFFERS, "there is no HTTPRoute"),
         Exposure::Ingress(Some(ingress)) => by_ingress(ingress),
         Exposure::Route(Some(route)) => by_route(route),
     }
@@ -77,21 +74,16 @@ pub(super) fn verdict(exposure: Exposure<'_>) -> Verdict {
 pub(super) fn unobserved(channel: &SseChannel, why: &'static str, message: &str) -> Verdict {
     let exposure = &channel.spec.exposure;
     if exposure.ingress.is_none() && exposure.http_route.is_none() {
-        return not_requested();
+        return Outcome::Serving(not_requested()).verdict(EXPOSED);
     }
     Verdict::new(EXPOSED, Unknown, why, message)
 }
 
-fn not_requested() -> Verdict {
-    Verdict::new(
-        EXPOSED,
-        True,
-        reason::NOT_REQUESTED,
-        "not exposed outside the cluster (spec.exposure is empty)",
-    )
+fn not_requested() -> Cause {
+    Cause::new(reason::NOT_REQUESTED, "not exposed outside the cluster (spec.exposure is empty)")
 }
 
-fn by_ingress(ingress: &Ingress) -> Verdict {
+fn by_ingress(ingress: &Ingress) -> Outcome {
     let points = ingress
         .status
         .iter()
@@ -101,12 +93,8 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
         .filter_map(|point| point.hostname.as_deref().or(point.ip.as_deref()))
         .find(|address| !address.is_empty());
     if let Some(address) = address {
-        return Verdict::new(
-            EXPOSED,
-            True,
-            reason::ACCEPTED,
-            format!("the Ingress has the address {address}"),
-        );
+        let message = format!("the Ingress has the address {address}");
+        return Outcome::Serving(Cause::new(reason::ACCEPTED, message));
     }
     let class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
     let class = class
@@ -115,10 +103,10 @@ fn by_ingress(ingress: &Ingress) -> Verdict {
         "Ingress {} has no address: see that a controller for {class} runs and publishes its address in the status of Ingresses",
         ingress.name_any()
     );
-    Verdict::new(EXPOSED, False, reason::NO_ADDRESS, message)
+    Outcome::Left(Cause::new(reason::NO_ADDRESS, message))
 }
 
-fn by_route(route: &HTTPRoute) -> Verdict {
+fn by_route(route: &HTTPRoute) -> Outcome {
     let refused = route
         .spec
         .parent_refs
@@ -126,12 +114,13 @@ fn by_route(route: &HTTPRoute) -> Verdict {
         .find_map(|parent| objection(route, parent).map(|what| (parent, what)));
     match refused {
         None => {
-            Verdict::new(EXPOSED, True, reason::ACCEPTED, "every Gateway has taken the HTTPRoute")
+            Outcome::Serving(Cause::new(reason::ACCEPTED, "every Gateway has taken the HTTPRoute"))
         }
         Some((parent, what)) => {
             let message =
                 format!("Gateway {}/{}: {what}", namespace_of(route, parent), parent.name);
-            Verdict::new(EXPOSED, False, reason::NOT_ACCEPTED, message)
+            // No watch tells of HTTPRoutes.
+            Outcome::Settling { cause: Cause::new(reason::NOT_ACCEPTED, message), served: false }
         }
     }
 }
@@ -177,6 +166,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::crd::condition::ConditionStatus::{False, True};
 
     fn route(parents: &Value) -> HTTPRoute {
         serde_json::from_value(json!({
@@ -222,7 +212,7 @@ mod tests {
                 Some("Gateway infra/web: Because: so it is"),
             ),
         ] {
-            let verdict = by_route(&route(&parents));
+            let verdict = by_route(&route(&parents)).verdict(EXPOSED);
             match expected {
                 None => assert_eq!(
                     (verdict.status, verdict.reason),
@@ -248,12 +238,13 @@ mod tests {
             serde_json::from_value::<Ingress>(status).unwrap()
         };
         for nothing in [json!({}), json!({"ingress": []}), json!({"ingress": [{"ip": ""}]})] {
-            let verdict = by_ingress(&ingress(nothing));
+            let verdict = by_ingress(&ingress(nothing)).verdict(EXPOSED);
             assert_eq!((verdict.status, verdict.reason), (False, reason::NO_ADDRESS));
             assert!(verdict.message.contains("class nginx"), "{}", verdict.message);
         }
         for point in [json!({"ip": "192.0.2.1"}), json!({"hostname": "lb.example.com"})] {
-            assert_eq!(by_ingress(&ingress(json!({"ingress": [point]}))).status, True);
+            let verdict = by_ingress(&ingress(json!({"ingress": [point]}))).verdict(EXPOSED);
+            assert_eq!(verdict.status, True);
         }
     }
 }

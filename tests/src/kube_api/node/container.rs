@@ -147,8 +147,11 @@ impl Container {
         for volume in &self.volumes {
             let dir = self.dir.path().join(&volume.name);
             fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-            for (file, bytes) in
-                files_of(volume, shared, namespace, self.written.is_empty()).await?
+            for (file, bytes) in files_of(volume, shared, namespace, self.written.is_empty())
+                .await
+                .map_err(|why| {
+                    format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name)
+                })?
             {
                 wanted.insert(dir.join(file), bytes);
             }
