@@ -292,6 +292,7 @@ fn pods_view(
     let counts = WorkloadStatus {
         replicas,
         ready_replicas: ready,
+        ready: format!("{ready}/{wanted}"),
         updated_replicas: updated,
         selector: selector_text(seen.name),
     };
