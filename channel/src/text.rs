@@ -73,8 +73,8 @@ pub fn size(text: &str) -> Result<u64, Error> {
 }
 
 /// Checks the directives of a log filter (`info,sluice_operator=debug`). A word alone is a target
-/// of its own to the filter, so that `verbose` would log nothing at all: it must be a level, or look
-/// like the path of a crate, with an underscore or a colon.
+/// of its own to the filter, so that `verbose` would log nothing at all: it must be a level, or
+/// look like the path of a crate, with an underscore or a colon.
 ///
 /// # Errors
 /// [`Error::Level`] names the first word that is neither.

@@ -106,7 +106,7 @@ fn what_the_operator_takes_is_taken() {
         json!({"resync": "1500ms"}),
         json!({"logLevel": "INFO"}),
         json!({"logLevel": "warn,sluice_operator=debug,kube::client=off"}),
-        json!({"dataplane": {"image": "registry.example:5000/team/sluice-dataplane:1.2.3"}}),
+        json!({"dataplane": {"image": "registry.example:5000/team/sluice-dataplane:v2"}}),
         json!({"dataplane": {"image": "[fd00::5]:5000/sluice@sha256:0123456789abcdef0123456789abcdef"}}),
         json!({"leaderElection": {"leaseDuration": "1m", "renewDeadline": "45s", "retryPeriod": "500ms"}}),
     ] {
