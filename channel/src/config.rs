@@ -5,9 +5,11 @@
 //! NATS address and credentials) is in the pod's arguments, so changing it rolls the pods by
 //! itself.
 //!
-//! A pod may be older than the operator that writes its file. A field that the pod does not know is
-//! passed over and told, so that the pod serves what it can; a change that an older pod must not
-//! pass over takes another [`VERSION`].
+//! A pod may be older than the operator that writes its file. A field that only adds is passed over
+//! by a pod that does not know it, and told. What an older pod must not pass over (access, limits,
+//! publishing, whatever withholds) is an entry of [`REQUIREMENTS`]: the file lists it in `requires`
+//! where the channel makes use of it, and a pod that does not know the entry refuses the file. Only
+//! what breaks the form itself takes another [`VERSION`].
 
 use std::time::Duration;
 
@@ -18,12 +20,30 @@ use crate::{ChannelName, StreamName, limits};
 /// Version of the file's format that this build reads and writes.
 pub const VERSION: u32 = 1;
 
+/// Something that a pod must know to serve a file which makes use of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Requirement {
+    /// Its name in `requires`.
+    pub name: &'static str,
+    /// Paths of the fields that it stands for.
+    pub fields: &'static [&'static str],
+    /// Whether this channel makes use of it: a file that does not is of use to older pods.
+    pub used: fn(&ChannelConfig) -> bool,
+}
+
+/// What this build knows of `requires`. The fields of the first release need none: there is no pod
+/// that does not know them.
+pub const REQUIREMENTS: &[Requirement] = &[];
+
 /// Everything a data plane must know of one channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChannelConfig {
     /// Format version; [`VERSION`].
     pub version: u32,
+    /// What a pod must know to serve this file; [`Self::to_json`] fills it in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// Name in the URL: `/channels/<name>`.
     pub name: ChannelName,
     /// Kubernetes namespace of the `SseChannel`.
@@ -175,6 +195,11 @@ pub enum Error {
         "format version {0} is not the {VERSION} that this build reads; use an operator and a data plane of the same release"
     )]
     Version(u32),
+    /// It asks for something that this build does not know and must not pass over.
+    #[error(
+        "requires {0}, which this build does not know; use a data plane that is as new as the operator"
+    )]
+    Requires(String),
     /// A value out of its range.
     #[error("{0}")]
     Value(&'static str),
@@ -200,6 +225,13 @@ struct Versioned {
     version: u32,
 }
 
+/// What decides whether the rest of a file of this version is read.
+#[derive(Deserialize)]
+struct Requiring {
+    #[serde(default)]
+    requires: Vec<String>,
+}
+
 /// What can be told of a file that is refused: which channel it is of.
 #[derive(Deserialize)]
 struct Named {
@@ -220,11 +252,17 @@ impl ChannelConfig {
     /// # Errors
     /// As [`Self::from_json`].
     pub fn read(text: &[u8]) -> Result<Reading, Error> {
-        // First: a file of another version may differ in everything else.
+        // First: such files may differ in everything else.
         if let Ok(Versioned { version }) = serde_json::from_slice(text)
             && version != VERSION
         {
             return Err(Error::Version(version));
+        }
+        if let Ok(Requiring { requires }) = serde_json::from_slice(text) {
+            let unknown: Vec<_> = requires.iter().filter(|name| !is_known(name)).collect();
+            if !unknown.is_empty() {
+                return Err(Error::Requires(named(&unknown)));
+            }
         }
         let mut unknown = Vec::new();
         let mut json = serde_json::Deserializer::from_slice(text);
@@ -253,7 +291,9 @@ impl ChannelConfig {
     /// # Errors
     /// Never for a value of this type; the signature is `serde_json`'s.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(self).map(|json| json + "\n")
+        let used = REQUIREMENTS.iter().filter(|requirement| (requirement.used)(self));
+        let requires = used.map(|requirement| requirement.name.to_owned()).collect();
+        serde_json::to_string_pretty(&Self { requires, ..self.clone() }).map(|json| json + "\n")
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -311,6 +351,16 @@ impl ChannelConfig {
         }
         Ok(())
     }
+}
+
+fn is_known(requirement: &str) -> bool {
+    REQUIREMENTS.iter().any(|known| known.name == requirement)
+}
+
+/// Names for a message, bounded as unknown fields are.
+fn named(names: &[&String]) -> String {
+    let short = |name: &&String| name.chars().take(UNKNOWN_FIELD_CHARS).collect::<String>();
+    names.iter().take(UNKNOWN_FIELDS).map(short).collect::<Vec<_>>().join(", ")
 }
 
 const fn max_message_size() -> u64 {
@@ -382,6 +432,100 @@ mod tests {
         assert_eq!(reading.unknown, ["tomorrow", "stream.shards"]);
         let known = ChannelConfig::read(MINIMAL.as_bytes()).unwrap();
         assert!(known.unknown.is_empty());
+    }
+
+    #[test]
+    fn what_a_file_requires_is_never_passed_over() {
+        let asks = |requires: &str| {
+            let text = MINIMAL.replacen(
+                "\"version\"",
+                &format!("\"requires\": {requires}, \"version\""),
+                1,
+            );
+            ChannelConfig::read(text.as_bytes()).map_err(|error| error.to_string())
+        };
+        assert!(asks("[]").is_ok());
+        let refused = asks(r#"["auth.jwt", "delivery.rate"]"#).unwrap_err();
+        assert!(
+            refused.contains("auth.jwt, delivery.rate") && refused.contains("as new"),
+            "{refused}"
+        );
+        // Whatever else the file holds: what is not understood must not hide what is required.
+        let other = r#"{"version": 1, "requires": ["auth.jwt"], "name": "orders", "sources": 3}"#;
+        assert!(matches!(ChannelConfig::read(other.as_bytes()), Err(Error::Requires(_))));
+        assert!(asks(r#""auth.jwt""#).is_err() && asks("[3]").is_err(), "not a list of names");
+        let long = asks(&serde_json::to_string(&vec!["x".repeat(10_000); 1000]).unwrap());
+        assert!(long.unwrap_err().len() < 1000);
+    }
+
+    /// The file as the first release wrote and read it. Another form would be refused by its pods
+    /// that still run, or not be read by new pods under its operator.
+    #[test]
+    fn a_channel_without_anything_new_has_the_file_of_the_first_release() {
+        let first = include_str!("../testdata/first-release.json");
+        let reading = ChannelConfig::read(first.as_bytes()).unwrap();
+        assert_eq!((reading.unknown.len(), reading.config.requires.len()), (0, 0));
+        assert_eq!(reading.config, ChannelConfig::from_json(MINIMAL.as_bytes()).unwrap());
+        assert_eq!(reading.config.to_json().unwrap(), first);
+    }
+
+    /// Paths of all fields of a file.
+    fn paths(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path =
+                        if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    paths(value, &path, found);
+                }
+            }
+            _ => found.push(path.to_owned()),
+        }
+    }
+
+    /// Fields of the first release, which every pod knows; a list that never grows.
+    const OF_THE_FIRST_RELEASE: &[&str] = &[
+        "version",
+        "name",
+        "namespace",
+        "generation",
+        "stream.name",
+        "stream.subjects",
+        "stream.topicPrefix",
+        "stream.maxMessageSize",
+        "stream.compacted",
+        "delivery.startAt",
+        "delivery.onGap",
+        "delivery.heartbeatMillis",
+        "delivery.retryMinMillis",
+        "delivery.retryMaxMillis",
+        "delivery.maxConnectionAgeMillis",
+        "delivery.writeTimeoutMillis",
+        "delivery.maxConnections",
+        "delivery.cacheBytes",
+        "delivery.encoding",
+        "delivery.cors.allowedOrigins",
+        "delivery.cors.allowCredentials",
+        "delivery.cors.maxAgeMillis",
+        "publish.http",
+    ];
+    /// Fields that came later and only add.
+    const MAY_BE_PASSED_OVER: &[&str] = &[];
+
+    #[test]
+    fn a_new_field_says_whether_an_older_pod_may_pass_it_over() {
+        let config = ChannelConfig::from_json(MINIMAL.as_bytes()).unwrap();
+        let mut found = Vec::new();
+        paths(&serde_json::to_value(config).unwrap(), "", &mut found);
+        let required = || REQUIREMENTS.iter().flat_map(|known| known.fields);
+        for path in found {
+            let known = OF_THE_FIRST_RELEASE.iter().chain(MAY_BE_PASSED_OVER).any(|k| *k == path);
+            assert!(
+                known || required().any(|field| *field == path),
+                "{path} is new: name it in REQUIREMENTS if a pod that passes it over would give away \
+                 or let through too much, else in MAY_BE_PASSED_OVER"
+            );
+        }
     }
 
     #[test]

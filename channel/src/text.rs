@@ -11,6 +11,9 @@ pub enum Error {
     /// Not a whole quantity of bytes.
     #[error("{0:?} must be a size like 64Ki, 1Gi or 1048576")]
     Size(String),
+    /// A word that names no level.
+    #[error("{0:?} is no level: use off, error, warn, info, debug or trace, or target=level")]
+    Level(String),
 }
 
 /// Reads a duration like `15s` or `1h30m` (GEP-2257: up to four numbers of up to five digits with
@@ -69,6 +72,31 @@ pub fn size(text: &str) -> Result<u64, Error> {
     if bytes <= i64::MAX as u64 { Ok(bytes) } else { Err(fail()) }
 }
 
+/// Checks the directives of a log filter (`info,sluice_operator=debug`). A word alone is a target
+/// of its own to the filter, so that `verbose` would log nothing at all: it must be a level, or
+/// look like the path of a crate, with an underscore or a colon.
+///
+/// # Errors
+/// [`Error::Level`] names the first word that is neither.
+pub fn log_directives(text: &str) -> Result<(), Error> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| {
+        LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))
+            || matches!(word.as_bytes(), [b'0'..=b'5'])
+    };
+    // A span's fields may hold commas; the filter's own parser knows those.
+    for word in text.split(',').map(str::trim).filter(|word| !word.contains(['[', ']', '{', '}'])) {
+        let wrong = match word.split_once('=') {
+            Some((_, level)) => !is_level(level),
+            None => !word.is_empty() && !is_level(word) && !word.contains(['_', ':']),
+        };
+        if wrong {
+            return Err(Error::Level(word.to_owned()));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +133,28 @@ mod tests {
         assert_eq!(size("2G"), Ok(2_000_000_000));
         for bad in ["", "Gi", "1.5Gi", "-1", "1gi", "1Pi", "9999999999999999Ti", "1 Gi"] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_would_log_nothing_is_refused() {
+        for good in [
+            "info",
+            "INFO",
+            "off",
+            "3",
+            "info,sluice_operator=debug",
+            "sluice_dataplane",
+            "kube=trace, hyper=warn",
+            "async_nats::connection",
+            "info,[channel{name=orders,namespace=shop}]=debug",
+            "info,",
+        ] {
+            assert_eq!(log_directives(good), Ok(()), "{good}");
+        }
+        for bad in ["verbose", "all", "warning", "information", "info,loud", "kube=noisy", "6"] {
+            let said = log_directives(bad).unwrap_err().to_string();
+            assert!(said.contains("debug or trace"), "{bad}: {said}");
         }
     }
 }

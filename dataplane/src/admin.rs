@@ -17,6 +17,7 @@ use axum::{
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sluice_channel::config;
 
 use self::guard::Guard;
 use crate::{phase::Phase, state::Shared};
@@ -39,9 +40,15 @@ pub(crate) fn router(shared: Arc<Shared>, guard: Guard) -> Router {
 fn readiness(shared: &Shared) -> (bool, Value) {
     let phase = shared.phase.get();
     let channels: Vec<_> = view::served(shared).into_iter().map(|(_, _, told)| told).collect();
-    let mut told = json!({"phase": phase, "channels": channels});
+    let mut told = json!({"phase": phase, "channels": channels, "reads": reads()});
     view::troubles(shared, &mut told);
     (phase == Phase::Ready, told)
+}
+
+/// Which files this build reads: an operator of another release sees what it may write.
+fn reads() -> Value {
+    let requires: Vec<_> = config::REQUIREMENTS.iter().map(|known| known.name).collect();
+    json!({"version": config::VERSION, "requires": requires})
 }
 
 /// As the thread of the [`probes`] answers it.

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -26,11 +26,11 @@ pub struct Args {
         value_name = "DIR"
     )]
     config_dir: PathBuf,
-    /// Address of the public listener.
-    #[arg(long, default_value_t = (Ipv4Addr::UNSPECIFIED, limits::HTTP_PORT).into(), value_name = "ADDR")]
+    /// Address of the public listener; [::] takes IPv4 too.
+    #[arg(long, default_value_t = (Ipv6Addr::UNSPECIFIED, limits::HTTP_PORT).into(), value_name = "ADDR")]
     listen: SocketAddr,
-    /// Address of the admin listener: probes, metrics, debug.
-    #[arg(long, default_value_t = (Ipv4Addr::UNSPECIFIED, limits::ADMIN_PORT).into(), value_name = "ADDR")]
+    /// Address of the admin listener: probes, metrics, debug; [::] takes IPv4 too.
+    #[arg(long, default_value_t = (Ipv6Addr::UNSPECIFIED, limits::ADMIN_PORT).into(), value_name = "ADDR")]
     admin: SocketAddr,
     /// From where the console, /debug and channels on the admin listener are answered; /drain
     /// always from this host, probes and metrics always from everywhere.

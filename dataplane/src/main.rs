@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use sluice_channel::text;
 use sluice_dataplane::{
     args::{Args, LogFormat},
     pod,
@@ -28,8 +29,7 @@ fn main() -> ExitCode {
             return code.into();
         }
     };
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let filter = log_filter(std::env::var("RUST_LOG").ok().as_deref());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format() {
         LogFormat::Text => log.with_ansi(false).init(),
@@ -44,6 +44,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }
+}
+
+fn log_filter(wanted: Option<&str>) -> EnvFilter {
+    const DEFAULT: &str = "info,async_nats=warn";
+    let wanted = wanted.filter(|text| !text.is_empty()).unwrap_or(DEFAULT);
+    let checked = text::log_directives(wanted).map_err(|error| error.to_string());
+    let filter = checked.and_then(|()| EnvFilter::try_new(wanted).map_err(|e| e.to_string()));
+    filter.unwrap_or_else(|error| {
+        eprintln!("sluice-dataplane: RUST_LOG is {wanted:?}: {error}; using {DEFAULT:?}");
+        EnvFilter::new(DEFAULT)
+    })
 }
 
 fn fail(message: &str) -> ExitCode {

@@ -1,7 +1,7 @@
 //! The other end of a connection, and whether it takes what is written to it.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -75,6 +75,11 @@ impl Peer {
     /// `counted`.
     #[must_use]
     pub(crate) fn counted(address: SocketAddr, counted: Arc<()>) -> Self {
+        // A listener of both families has IPv4 peers as ::ffff:a.b.c.d.
+        let address = match address.ip().to_canonical() {
+            canonical @ IpAddr::V4(_) => (canonical, address.port()).into(),
+            IpAddr::V6(_) => address,
+        };
         Self { address, socket: Stall::new(), disconnect_wanted: Notify::new(), _counted: counted }
     }
 

@@ -1,6 +1,10 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
@@ -10,6 +14,8 @@ use axum::{
     routing::get,
 };
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -57,12 +63,44 @@ impl Scopes {
     }
 }
 
-/// Binds `address`.
+/// Connections that the kernel queues before they are accepted: probes and scrapes.
+const BACKLOG: i32 = 128;
+
+/// Binds `address`. `[::]` takes connections of both families, and those of IPv4 where the kernel
+/// has no IPv6.
 ///
 /// # Errors
 /// [`Error`] when it is taken or not ours.
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error { address, source })
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    let any = address.is_ipv6() && address.ip().is_unspecified();
+    let bound = match bind_one(address) {
+        // As it says on a kernel that was built or started without IPv6.
+        Err(error) if any && is_without_family(&error) => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| Error { address, source })
+}
+
+fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // The default is the host's to set: `net.ipv6.bindv6only`.
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn is_without_family(error: &std::io::Error) -> bool {
+    error
+        .raw_os_error()
+        .map(Errno::from_raw_os_error)
+        .is_some_and(|errno| [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].contains(&errno))
 }
 
 /// Serves until `stop`.

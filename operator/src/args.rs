@@ -196,8 +196,8 @@ pub struct RunArgs {
     /// the pods.
     #[arg(long, value_name = "SECRET")]
     pub(crate) dataplane_client_cert_secret: Option<String>,
-    /// Address of the admin listener: probes, metrics.
-    #[arg(long, default_value = "0.0.0.0:9091", value_name = "ADDR")]
+    /// Address of the admin listener: probes, metrics; [::] takes IPv4 too.
+    #[arg(long, default_value = "[::]:9091", value_name = "ADDR")]
     pub(crate) admin: SocketAddr,
     /// How often each channel is compared with cluster and NATS without being told of a change.
     #[arg(long, default_value = "30s", value_parser = resync, value_name = "DURATION")]

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use sluice_channel::text;
 use sluice_operator::{
     args::{Args, Command, LogFormat, TenancyCommands},
     check, controller, crd, local, tenancy,
@@ -57,10 +58,13 @@ const QUIET: &str = "async_nats=warn,kube_runtime=warn";
 fn log_filter(wanted: Option<&str>, fallback: &str) -> EnvFilter {
     let filter = |directives: &str| EnvFilter::try_new(format!("{QUIET},{directives}"));
     let wanted = wanted.filter(|text| !text.is_empty()).unwrap_or(fallback);
-    filter(wanted).unwrap_or_else(|error| {
-        eprintln!("sluice-operator: RUST_LOG is {wanted:?}: {error}; using {fallback:?}");
-        EnvFilter::new(format!("{QUIET},{fallback}"))
-    })
+    let checked = text::log_directives(wanted).map_err(|error| error.to_string());
+    checked.and_then(|()| filter(wanted).map_err(|error| error.to_string())).unwrap_or_else(
+        |error| {
+            eprintln!("sluice-operator: RUST_LOG is {wanted:?}: {error}; using {fallback:?}");
+            EnvFilter::new(format!("{QUIET},{fallback}"))
+        },
+    )
 }
 
 /// Arguments that do not fit together.

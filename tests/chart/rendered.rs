@@ -1,15 +1,21 @@
 //! What the chart renders.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
-use sluice_tests::{kube_api::KubeApi, process::tool};
+use sluice_tests::{
+    eventually,
+    kube_api::KubeApi,
+    process::{Process, free_port, tool},
+};
 use tempfile::TempDir;
 
 use crate::{
     helm::{Objects, Said, admin_conf, chart, helm, pod, read, template},
     rows::table,
 };
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn lint_finds_nothing() {
@@ -230,4 +236,62 @@ fn nats_server_takes_its_configuration() {
         assert!(said.ok && said.err.contains("is valid"), "{}: {said:?}", row.what);
     }
     assert!(seen >= 3, "only {seen}");
+}
+
+#[test]
+fn nats_server_listens_on_every_address_of_both_families() {
+    let objects = Objects::rendered(&json!({"natsServer": {"enabled": true}}));
+    let config = objects.get("ConfigMap", "sluice-nats")["data"]["nats.conf"].as_str().unwrap();
+    let files = TempDir::new().unwrap();
+    let (port, monitor) = (free_port(), free_port());
+    let config = config
+        .replacen(":4222", &format!(":{port}"), 1)
+        .replacen(":8222", &format!(":{monitor}"), 1)
+        .replacen("/data", files.path().join("data").to_str().unwrap(), 1);
+    let file = files.path().join("nats.conf");
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new(tool("nats-server"));
+    command.arg("--config").arg(&file);
+    let _server = Process::spawn("nats-server", command);
+    sluice_tests::run(LIMIT, async {
+        for host in ["127.0.0.1", "::1"] {
+            for port in [port, monitor] {
+                eventually("nats-server listens", LIMIT, async || {
+                    tokio::net::TcpStream::connect((host, port)).await.ok()
+                })
+                .await;
+            }
+        }
+    });
+}
+
+#[test]
+fn releases_of_different_namespaces_have_nothing_in_common() {
+    let values = json!({"nats": {"servers": ["nats://nats:4222"]}});
+    let of = |release: &str, namespace: &str| {
+        let path = chart();
+        let arguments = ["template", release, path.to_str().unwrap(), "-n", namespace];
+        Objects::parsed(&helm(&arguments, &values, None).expect("helm template"))
+    };
+    let one = of("sluice", "a-b");
+    for (release, namespace) in [("b-sluice", "a"), ("sluice", "a"), ("b-sluice", "a-b")] {
+        let other = of(release, namespace);
+        for kind in ["ClusterRole", "ClusterRoleBinding"] {
+            for name in one.names(kind) {
+                assert!(other.find(kind, name).is_none(), "{kind} {name} is {namespace}'s too");
+            }
+        }
+    }
+}
+
+#[test]
+fn listeners_and_services_are_for_both_families() {
+    for row in table() {
+        let objects = Objects::rendered(&row.values);
+        for name in objects.names("Service") {
+            let policy = &objects.get("Service", name)["spec"]["ipFamilyPolicy"];
+            assert_eq!(policy, "PreferDualStack", "{}: {name}", row.what);
+        }
+        assert!(objects.arguments().contains(&"--admin=[::]:9091"), "{:?}", objects.arguments());
+    }
 }

@@ -43,6 +43,18 @@ fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
 }
 
 #[test]
+fn what_is_near_to_a_mistake_and_is_none_is_taken() {
+    let rows: Vec<Value> = serde_saphyr::from_str(include_str!("accepted.yaml")).unwrap();
+    test("accepted", async |fixture| {
+        for (i, spec) in rows.into_iter().enumerate() {
+            let made =
+                fixture.try_create(fixture.namespace(), &format!("c{i}"), spec.clone()).await;
+            assert!(made.is_ok(), "{spec}: {made:?}");
+        }
+    });
+}
+
+#[test]
 fn names_that_are_no_dns_label_are_refused() {
     test("names", async |fixture| {
         for name in ["a.b", "1a", &"x".repeat(49)] {

@@ -83,9 +83,10 @@ fn no_pod_runs_unprotected_where_protection_was_asked_for() {
 fn a_range_that_is_none_is_told_before_anything_is_made() {
     test("range", async |fixture| {
         fixture
+            // The rule of the definition knows the form only.
             .create(
                 "orders",
-                json!({"networkPolicy": {"mode": "Restrict", "from": [{"cidr": "10.0.0.0/99"}]}}),
+                json!({"networkPolicy": {"mode": "Restrict", "from": [{"cidr": "1::2::3/99"}]}}),
             )
             .await;
         let object = fixture.condition("orders", "Ready", "False", "InvalidSpec").await;

@@ -25,6 +25,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub fn channel_config(names: &Names) -> ChannelConfig {
     ChannelConfig {
         version: VERSION,
+        requires: Vec::new(),
         name: names.channel.clone(),
         namespace: NAMESPACE.to_owned(),
         generation: 1,
@@ -138,17 +139,14 @@ impl DataPlane {
             command.args(["-c", &format!(r#"ulimit -n {limit} && exec "$0" "$@""#)]).arg(program);
         }
         command.arg("--config-dir").arg(configs.path());
-        command.args([
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--nats",
-            nats,
-            "--log-format",
-            "text",
-        ]);
-        for [flag, value] in [["--drain-delay", "0s"], ["--drain-period", "1s"]] {
+        command.args(["--nats", nats]);
+        for [flag, value] in [
+            ["--listen", "127.0.0.1:0"],
+            ["--admin", "127.0.0.1:0"],
+            ["--log-format", "text"],
+            ["--drain-delay", "0s"],
+            ["--drain-period", "1s"],
+        ] {
             if !options.arguments.contains(&flag) {
                 command.args([flag, value]);
             }

@@ -12,6 +12,7 @@ mod console;
 mod cursor;
 mod cut_off;
 mod drain;
+mod families;
 mod fanout;
 mod filter;
 mod fixture;

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sluice_tests::{
     clients::{Connection, Request},
     dataplane::{ConfigDir, DataPlane, Options, channel_config},
+    eventually,
     nats::{names, stream_config},
     run,
 };
@@ -219,6 +220,37 @@ fn a_pod_is_not_ready_and_sends_none_away_before_all_its_files_were_in_force() {
             assert_eq!(answer(&plane, &Request::get(ORDERS)).await.0, 200);
             assert_eq!(answer(&plane, &Request::get("/channels/invoices")).await.0, 404);
         }
+    });
+}
+
+#[test]
+fn a_file_that_requires_what_a_pod_does_not_know_is_refused_and_the_pod_is_not_ready() {
+    run(LIMIT, async {
+        let fixture = Fixture::new().await;
+        let plain = fixture.config().to_json().unwrap();
+        let newer =
+            plain.replacen("\"version\"", "\"requires\": [\"auth.tomorrow\"], \"version\"", 1);
+        let configs = ConfigDir::new(&[]);
+        configs.write_text("orders.json", &newer);
+        let options = Options { not_ready: true, ..Options::default() };
+        let mut plane = DataPlane::start_with(&fixture.nats.url(), &configs, &options).await;
+        plane.expect_errors("requires auth.tomorrow");
+        let (status, body) = plane.readyz().await;
+        let reason = body["refused"][0]["reason"].as_str().unwrap_or_default();
+        assert!(status == 503 && reason.contains("requires auth.tomorrow"), "{status} {body}");
+        assert_eq!(body["reads"], serde_json::json!({"version": 1, "requires": []}));
+        // An answer that a client takes as passing, not as the end of the channel.
+        assert_eq!(answer(&plane, &Request::get(ORDERS)).await.0, 503);
+        configs.write_text("orders.json", &plain);
+        plane.ready().await;
+        assert_eq!(answer(&plane, &Request::get(ORDERS)).await.0, 200);
+        // What was in force stays in force, and the pod tells that it is behind.
+        configs.write_text("orders.json", &newer);
+        let told = eventually("the pod tells", LIMIT, async || {
+            let (status, body) = plane.readyz().await;
+            body.get("refused").is_some().then_some(status)
+        });
+        assert_eq!(told.await, 200);
     });
 }
 

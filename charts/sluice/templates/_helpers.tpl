@@ -14,7 +14,8 @@
 
 {{- /* Name of what is not in a namespace: two releases of one name in two namespaces must not meet. */ -}}
 {{- define "sluice.clusterName" -}}
-{{- printf "%s-%s" .Release.Namespace (include "sluice.fullname" .) | trunc 63 | trimSuffix "-" -}}
+{{- /* By a dot, which no namespace holds: a-b/sluice and a/b-sluice are two. */ -}}
+{{- printf "%s.%s" .Release.Namespace (include "sluice.fullname" .) -}}
 {{- end -}}
 
 {{- define "sluice.serviceAccountName" -}}

@@ -1,7 +1,12 @@
 //! Accepting connections: a deep backlog, a bound on those that ask nothing, an end for each task.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -33,12 +38,37 @@ const ACCEPT_LOG_PERIOD: Duration = Duration::from_secs(1);
 const ROOM: usize = 16;
 
 /// Binds `address` with a deep backlog, and with the options that each accepted socket needs. The
-/// socket does not block.
+/// socket does not block. `[::]` takes connections of both families, and those of IPv4 where the
+/// kernel has no IPv6: a pod does not know which of them its cluster has.
 ///
 /// # Errors
 /// The operating system's, for example when the port is in use.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    bind_with(address, |domain| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))
+}
+
+fn bind_with(
+    address: SocketAddr,
+    open: impl Fn(Domain) -> io::Result<Socket>,
+) -> io::Result<std::net::TcpListener> {
+    let any = address.is_ipv6() && address.ip().is_unspecified();
+    match bind_one(address, &open) {
+        Err(error) if any && is_without_family(&error) => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into(), &open)
+        }
+        bound => bound,
+    }
+}
+
+fn bind_one(
+    address: SocketAddr,
+    open: impl Fn(Domain) -> io::Result<Socket>,
+) -> io::Result<std::net::TcpListener> {
+    let socket = open(Domain::for_address(address))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // The default is the host's to set: `net.ipv6.bindv6only`.
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit them: three calls fewer for each connection.
@@ -48,6 +78,15 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Whether the kernel said that it has no such addresses: built or started without IPv6, or the
+/// family is filtered.
+fn is_without_family(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .map(Errno::from_raw_os_error)
+        .is_some_and(|errno| [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].contains(&errno))
 }
 
 /// Where connections come from.
@@ -116,6 +155,8 @@ pub(crate) async fn serve(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use socket2::SockRef;
 
     use super::*;
@@ -131,5 +172,30 @@ mod tests {
         assert_eq!(options.tcp_user_timeout().unwrap(), Some(PEER_TIMEOUT));
         assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
         assert!(!SockRef::from(&client).tcp_nodelay().unwrap(), "what the options are by default");
+    }
+
+    #[tokio::test]
+    async fn the_unspecified_address_takes_both_families_or_the_one_there_is() {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let open = |domain| Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
+        let both = TcpListener::from_std(bind(any).unwrap()).unwrap();
+        let port = both.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "::1"] {
+            let _client = TcpStream::connect((host, port)).await.unwrap();
+            both.accept().await.unwrap();
+        }
+        // What a kernel without IPv6 says, from the socket or from its address.
+        for errno in [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL] {
+            let without =
+                |domain| if domain == Domain::IPV6 { Err(errno.into()) } else { open(domain) };
+            let one = TcpListener::from_std(bind_with(any, without).unwrap()).unwrap();
+            let port = one.local_addr().unwrap().port();
+            let _client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            one.accept().await.unwrap();
+            // An address that was asked for by name is not exchanged for another.
+            assert!(bind_with((Ipv6Addr::LOCALHOST, 0).into(), without).is_err());
+        }
+        let denied = |_| Err(io::Error::from(Errno::ACCESS));
+        assert!(bind_with(any, denied).is_err(), "other errors are told");
     }
 }

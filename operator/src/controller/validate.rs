@@ -129,6 +129,7 @@ pub fn validate(channel: &SseChannel, cluster: &str) -> Result<ValidChannel, Err
     let stream = stream(&spec.stream, owner, &namespace, &name)?;
     let config = ChannelConfig {
         version: config::VERSION,
+        requires: Vec::new(),
         name: name.clone(),
         namespace: namespace.clone(),
         generation,

@@ -132,7 +132,7 @@ pub enum Error {
 /// [`Error`] when it could not start. Once started, trouble is met by trying again.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
     let config = Config::infer().await?;
-    let listener = admin::bind(options.admin).await?;
+    let listener = admin::bind(options.admin)?;
     let connection = Connection::open(options.nats).await?;
     let metrics = Arc::new(Metrics::default());
     let reporter = Reporter {

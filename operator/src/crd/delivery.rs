@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     defaults::of_nothing,
-    text::{DurationText, Origin, SizeText, Text},
+    text::{DurationText, Origin, SizeText},
 };
 
 /// How events are delivered. Every field takes effect on running pods without closing a stream.
@@ -22,29 +22,34 @@ use super::{
         .message("must be from 1Mi to 64Gi, and well below the pod's memory limit").field_path(".cache"),
 )]
 pub struct DeliverySpec {
-    /// Where a first connection without a cursor starts.
+    /// Where a connection without a cursor starts, if its request does not say.
     #[serde(default = "latest")]
     pub start_at: Position,
-    /// Where a subscriber goes on after a gap.
+    /// Where a subscriber goes on when what follows its cursor is gone, after being told so by
+    /// channel.gap.
     #[serde(default = "earliest")]
     pub on_gap: Position,
-    /// Longest silence on a stream.
+    /// Longest silence on a stream: then a comment is sent, so that proxies keep the connection.
+    /// From 1s to 5m.
     #[serde(default = "heartbeat")]
     pub heartbeat: DurationText,
     /// Bounds of the reconnection time that each client is given at random.
     #[serde(default)]
     pub retry: Retry,
-    /// A stream is ended, to be resumed elsewhere, at 80 to 100 % of this age; 0s = never.
+    /// A stream is ended, to be resumed elsewhere, at 80 to 100 % of this age. From 1m to 24h, or
+    /// 0s for never.
     #[serde(default = "max_connection_age")]
     pub max_connection_age: DurationText,
-    /// A socket that takes nothing for this long is closed.
+    /// A socket that takes nothing for this long is closed; its client comes back with its cursor.
+    /// From 1s to 5m.
     #[serde(default = "write_timeout")]
     pub write_timeout: DurationText,
-    /// Streams of this channel on one pod; more are sent away to retry.
+    /// Streams of this channel on one pod; more are answered 503 with Retry-After.
     #[serde(default = "max_connections_per_pod")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections_per_pod: i32,
-    /// Memory per pod for encoded events that were read back from the store.
+    /// Memory of each pod for encoded events, bytes: half for the newest, half for history that is
+    /// read. From 1Mi to 64Gi, and well below the memory limit.
     #[serde(default = "cache")]
     pub cache: SizeText,
     /// How payloads become data lines.
@@ -113,10 +118,10 @@ pub enum Encoding {
     validation = Rule::new("!self.max.matches('^([0-9]{1,5}(h|m|s|ms)){1,4}$') || (duration(self.max) <= duration('5m'))").message("must be at most 5m").field_path(".max"),
 )]
 pub struct Retry {
-    /// Least.
+    /// Least reconnection time. From 100ms to retry.max.
     #[serde(default = "retry_min")]
     pub min: DurationText,
-    /// Greatest.
+    /// Greatest reconnection time. From retry.min to 5m.
     #[serde(default = "retry_max")]
     pub max: DurationText,
 }
@@ -147,10 +152,10 @@ pub struct Cors {
     #[serde(default)]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "set"))]
     pub allowed_origins: Vec<Origin>,
-    /// Whether cookies and other credentials may be sent.
+    /// Whether browsers may send cookies and other credentials; never with the origin '*'.
     #[serde(default)]
     pub allow_credentials: bool,
-    /// How long a browser may keep a preflight's answer.
+    /// How long a browser may keep a preflight's answer. From 0s to 24h.
     #[serde(default = "cors_max_age")]
     pub max_age: DurationText,
 }
@@ -168,21 +173,10 @@ fn cors_max_age() -> DurationText {
 /// Which clients may read and publish.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = Rule::new("self.mode == 'None'")
-        .message("Jwt is not supported yet; use None and put a proxy that checks tokens in front of the channel")
-        .field_path(".mode").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!has(self.jwt)")
-        .message("is not supported yet; leave it out").field_path(".jwt").reason(Reason::FieldValueForbidden),
-)]
 pub struct AuthSpec {
     /// How callers authenticate.
     #[serde(default)]
     pub mode: AuthMode,
-    /// Rules for mode Jwt.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Jwt")]
-    pub jwt: Option<Jwt>,
 }
 
 /// How callers authenticate.
@@ -193,56 +187,6 @@ pub enum AuthMode {
     /// Every client that can reach the channel may read it.
     #[default]
     None,
-    /// By a JSON Web Token. Not supported yet.
-    Jwt,
-}
-
-/// Rules for JSON Web Tokens. Not supported yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Jwt {
-    /// The only accepted issuer.
-    #[serde(default)]
-    #[schemars(length(max = 512))]
-    pub issuer: String,
-    /// Accepted audiences.
-    #[serde(default)]
-    #[schemars(length(max = 8))]
-    pub audiences: Vec<Text>,
-    /// Where the issuer's keys are fetched from.
-    #[serde(default, rename = "jwksURL")]
-    #[schemars(length(max = 1024))]
-    pub jwks_url: String,
-    /// Secret with the issuer's keys.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "JwksRef")]
-    pub jwks_ref: Option<JwksRef>,
-    /// Claim with the topics that the bearer may read.
-    #[serde(default = "topics_claim")]
-    #[schemars(length(max = 128))]
-    pub topics_claim: String,
-}
-
-fn topics_claim() -> String {
-    "topics".to_owned()
-}
-
-/// A key of a Secret with a JWK set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct JwksRef {
-    /// Name of the Secret in the channel's namespace.
-    #[serde(default)]
-    #[schemars(length(max = 253))]
-    pub name: String,
-    /// Key in the Secret.
-    #[serde(default = "jwks_key")]
-    #[schemars(length(max = 253))]
-    pub key: String,
-}
-
-fn jwks_key() -> String {
-    "jwks.json".to_owned()
 }
 
 /// Whether events may be published over HTTP. Publishing over NATS is always possible.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::text::Text;
+use super::text::{NAME_MESSAGE, NAME_RULE, Text};
 
 /// How the channel is reached from outside: at most one way. With none, only its Service is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -30,13 +30,12 @@ pub struct ExposureSpec {
 #[x_kube(
     validation = Rule::new("self.host.matches('^([*][.])?[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')")
         .message("must be a host name in lower case, like events.example.com or *.example.com").field_path(".host"),
-    validation = Rule::new("!self.annotations.exists(k, k.startsWith('sluice.dev/'))")
-        .message("must not contain sluice.dev/ keys: the operator sets those itself").field_path(".annotations"),
 )]
 pub struct IngressSpec {
     /// Ingress class. Default: the cluster's.
     #[serde(default)]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message(NAME_MESSAGE))]
     pub class_name: String,
     /// Host name.
     #[schemars(length(min = 1, max = 253))]
@@ -49,10 +48,13 @@ pub struct IngressSpec {
     /// no TLS.
     #[serde(default)]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message(NAME_MESSAGE))]
     pub tls_secret_name: String,
     /// Annotations of the Ingress, for its controller.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.startsWith('sluice.dev/'))")
+        .message("must not contain sluice.dev/ keys: the operator sets those itself"))]
     pub annotations: BTreeMap<String, String>,
 }
 

@@ -110,6 +110,21 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
         let names: Vec<_> = allowed.iter().filter_map(Value::as_str).collect();
         return fail(format!("must be one of {}", names.join(", ")));
     }
+    if schema.get("x-kubernetes-int-or-string").and_then(Value::as_bool) == Some(true) {
+        return match value {
+            Value::String(text) => {
+                if limit("maxLength").is_some_and(|max| text.chars().count() > max) {
+                    let most = limit("maxLength").unwrap_or_default();
+                    fail(format!("must be at most {most} characters long"));
+                }
+            }
+            Value::Number(number) if number.is_i64() || number.is_u64() => {}
+            Value::Number(number) => fail(format!(
+                "must be a whole number or a text: put {number} in quotes, or write it as in 500m"
+            )),
+            _ => fail("must be a whole number or a text".to_owned()),
+        };
+    }
     match (schema.get("type").and_then(Value::as_str), value) {
         (Some("object"), Value::Object(map)) => {
             if limit("maxProperties").is_some_and(|max| map.len() > max) {

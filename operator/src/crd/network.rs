@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+/// Not `isCIDR`, which API servers before 1.31 do not know. The operator looks closer.
+const CIDR_RULE: &str = "self == '' || self.matches('^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}/([12]?[0-9]|3[0-2])|[0-9A-Fa-f]{0,4}(:[0-9A-Fa-f]{0,4}){2,7}(:[0-9.]{7,15})?/([1-9]?[0-9]|1[01][0-9]|12[0-8]))$')";
+
 /// Which clients may reach the pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -52,8 +55,10 @@ pub struct NetworkPeer {
     #[serde(default)]
     #[schemars(extend("maxProperties" = 16))]
     pub pod_labels: BTreeMap<String, String>,
-    /// Range of addresses, like 10.0.0.0/8.
+    /// Range of addresses, like 10.0.0.0/8 or 2001:db8::/32.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new(CIDR_RULE)
+        .message("must be a range of addresses like 10.0.0.0/8 or 2001:db8::/32"))]
     pub cidr: String,
 }

@@ -85,6 +85,10 @@ pub struct WorkloadStatus {
     /// Pods that are ready.
     #[serde(default)]
     pub ready_replicas: i32,
+    /// Pods that are ready, of those that are wanted: 2/3.
+    #[serde(default)]
+    #[schemars(length(max = 24))]
+    pub ready: String,
     /// Pods updated to the current template.
     #[serde(default)]
     pub updated_replicas: i32,

@@ -59,15 +59,15 @@ pub struct StreamSpec {
     /// Where nats-server keeps the events. Fixed for the channel's life.
     #[serde(default)]
     pub storage: Storage,
-    /// Copies of each event in the NATS cluster; not more than it has servers.
+    /// Copies of each event in the NATS cluster: 1, 3 or 5, and not more than it has servers.
     #[serde(default = "replicas")]
     #[schemars(range(min = 1, max = 5))]
     #[x_kube(validation = Rule::new("self in [1, 3, 5]").message("must be 1, 3 or 5: a stream needs a majority of its copies"))]
     pub replicas: i32,
-    /// Events older than this are dropped.
+    /// Events older than this are dropped. From 10s to 8760h; there is no unit above h.
     #[serde(default = "max_age")]
     pub max_age: DurationText,
-    /// Beyond this many bytes the oldest events are dropped.
+    /// Beyond this many bytes the oldest events are dropped. From 1Mi to 10Ti.
     #[serde(default = "max_bytes")]
     pub max_bytes: SizeText,
     /// Beyond this many events the oldest are dropped. Default: no limit.
@@ -78,13 +78,13 @@ pub struct StreamSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64", range(min = 1))]
     pub max_messages_per_topic: Option<i64>,
-    /// The largest event, headers included.
+    /// The largest event, bytes, headers included; larger ones are refused. From 1Ki to 1Mi.
     #[serde(default = "max_message_size")]
     pub max_message_size: SizeText,
-    /// How long an Idempotency-Key (Nats-Msg-Id) is remembered.
+    /// How long an Idempotency-Key (Nats-Msg-Id) is remembered. From 100ms to maxAge.
     #[serde(default = "duplicate_window")]
     pub duplicate_window: DurationText,
-    /// Compression of the file store.
+    /// Compression of what is stored on disk; readers see no difference.
     #[serde(default)]
     pub compression: Compression,
     /// Where in a NATS super-cluster the stream lives. Default: nats-server chooses.

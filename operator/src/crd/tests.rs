@@ -85,6 +85,88 @@ fn mistakes_are_refused_with_a_message_that_says_what_to_do() {
     }
 }
 
+/// As well in tests/operator.
+#[test]
+fn what_is_near_to_a_mistake_and_is_none_is_taken() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/operator/accepted.yaml");
+    let rows: Vec<Value> = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert!(rows.len() > 10);
+    for spec in rows {
+        assert_eq!(problems(&spec), "", "{spec}");
+    }
+}
+
+/// The definition as it is installed, of the spec.
+fn installed() -> Value {
+    let definition: Value = serde_saphyr::from_str(&yaml().unwrap()).unwrap();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+#[test]
+fn each_field_says_its_default_and_its_range() {
+    fn walk(schema: &Value, path: &str, seen: &mut usize) {
+        let text = schema["description"].as_str().unwrap_or_default();
+        let default = match &schema["default"] {
+            Value::String(default) => default.clone(),
+            Value::Object(_) | Value::Array(_) | Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        if !default.is_empty() {
+            assert!(text.ends_with(&format!("Default: {default}.")), "{path}: {text}");
+            *seen += 1;
+        }
+        for bound in ["minimum", "maximum"] {
+            if let Some(bound) = schema[bound].as_f64() {
+                assert!(text.contains(&format!(" {bound}")), "{path}: {bound}: {text}");
+            }
+        }
+        // A duration and a size have their range in a rule; a reader of `explain` sees the text.
+        let timed = ["maxAge", "heartbeat", "maxConnectionAge", "writeTimeout", "maxBytes"];
+        if timed.iter().any(|name| path.ends_with(&format!(".{name}"))) {
+            assert!(text.contains(" to "), "{path} does not say its range: {text}");
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(property["description"].is_string(), "{path}.{name} has no description");
+            walk(property, &format!("{path}.{name}"), seen);
+        }
+        if schema["items"].is_object() {
+            walk(&schema["items"], &format!("{path}[]"), seen);
+        }
+    }
+    let mut seen = 0;
+    walk(&installed(), "spec", &mut seen);
+    assert!(seen > 25, "only {seen}");
+}
+
+#[test]
+fn no_field_is_reserved_by_being_refused() {
+    let spec = installed();
+    let said = spec.to_string();
+    assert!(spec["properties"]["auth"]["properties"].get("jwt").is_none());
+    assert!(spec["properties"]["workload"]["properties"].get("podOverlay").is_none());
+    assert!(!said.contains("x-kubernetes-preserve-unknown-fields"));
+}
+
+#[test]
+fn a_default_that_says_nothing_is_there_only_where_a_rule_reads_it() {
+    let spec = installed();
+    let workload = &spec["properties"]["workload"]["properties"];
+    for quiet in [
+        "image",
+        "serviceAccountName",
+        "nodeSelector",
+        "tolerations",
+        "podLabels",
+        "podAnnotations",
+    ] {
+        assert!(workload[quiet].is_object() && workload[quiet].get("default").is_none(), "{quiet}");
+    }
+    // `size(self.subjects) == 0` fails on a field that is not there.
+    assert_eq!(spec["properties"]["stream"]["properties"]["subjects"]["default"], json!([]));
+    // What is inside has defaults of its own, which are filled in only where it is there.
+    assert!(workload["resources"].get("default").is_some());
+}
+
 #[test]
 fn an_unknown_field_is_refused_with_a_guess_at_what_was_meant() {
     assert!(problems(&json!({"stream": {"maxage": "1h"}})).contains("did you mean maxAge?"));

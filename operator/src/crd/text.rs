@@ -10,6 +10,16 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use sluice_channel::text;
 
+/// An image reference as container runtimes read it, or nothing.
+pub(super) const IMAGE_RULE: &str = r"self == '' || self.matches('^(([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:]+\\])(:[0-9]{1,5})?/)?[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@[A-Za-z][-A-Za-z0-9_+.]*:[0-9A-Fa-f]{32,128})?$')";
+/// What it asks for.
+pub(super) const IMAGE_MESSAGE: &str = "must be an image reference like registry.example.com/team/sluice-dataplane:v2: no scheme, no spaces, the repository in lower case";
+/// The name of an object in Kubernetes, or nothing.
+pub(super) const NAME_RULE: &str = "self == '' || self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
+/// What it asks for.
+pub(super) const NAME_MESSAGE: &str =
+    "must be a name in Kubernetes: letters in lower case, digits, '-' and '.'";
+
 /// A duration like `15s` or `1h30m`; see [`text::duration`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -90,7 +100,7 @@ impl JsonSchema for SizeText {
     }
 }
 
-/// A resource quantity as in a Pod (`100m`, `2`, `512Mi`): a number in YAML is taken too.
+/// A resource quantity as in a Pod (`100m`, `2`, `512Mi`): a whole number in YAML is taken too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Amount(pub String);
@@ -124,7 +134,14 @@ impl JsonSchema for Amount {
         "Amount".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 32})
+        json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 32,
+            "x-kubernetes-validations": [{
+                "rule": "isQuantity(string(self)) && !string(self).startsWith('-')",
+                "message": "must be a quantity like 100m, 2 or 512Mi",
+            }],
+        })
     }
 }
 

@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::Toleration;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{defaults::of_nothing, text::Amount};
+use super::{
+    defaults::of_nothing,
+    text::{Amount, IMAGE_MESSAGE, IMAGE_RULE, NAME_MESSAGE, NAME_RULE},
+};
 
 /// The pods that serve a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -14,16 +17,10 @@ use super::{defaults::of_nothing, text::Amount};
 #[x_kube(
     validation = Rule::new("!has(self.autoscaling) || !has(self.autoscaling.cpuUtilization) || 'cpu' in self.resources.requests")
         .message("is a share of the processor that a pod requests: set workload.resources.requests.cpu").field_path(".autoscaling.cpuUtilization"),
-    validation = Rule::new("!has(self.podOverlay)")
-        .message("is not supported yet; leave it out and use the named fields of workload")
-        .field_path(".podOverlay").reason(Reason::FieldValueForbidden),
-    validation = Rule::new("!self.podLabels.exists(k, k.startsWith('app.kubernetes.io/') || k.startsWith('sluice.dev/'))")
-        .message("must not contain app.kubernetes.io/ or sluice.dev/ keys: the operator sets those itself").field_path(".podLabels"),
-    validation = Rule::new("!self.podAnnotations.exists(k, k.startsWith('sluice.dev/'))")
-        .message("must not contain sluice.dev/ keys: the operator sets those itself").field_path(".podAnnotations"),
 )]
 pub struct WorkloadSpec {
-    /// Number of pods. Without effect while autoscaling is set.
+    /// Number of pods; with 0 the stream is kept and nothing served. Without effect while
+    /// autoscaling is set.
     #[serde(default = "replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: i32,
@@ -31,9 +28,11 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Autoscaling")]
     pub autoscaling: Option<Autoscaling>,
-    /// Image of the data plane. Default: the operator's setting.
+    /// Image of the data plane, such as registry.example.com/sluice-dataplane:v2; another one
+    /// rolls the pods. Default: the operator's setting.
     #[serde(default)]
     #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new(IMAGE_RULE).message(IMAGE_MESSAGE))]
     pub image: String,
     /// Resources of each pod.
     #[serde(default)]
@@ -41,20 +40,22 @@ pub struct WorkloadSpec {
     /// Whether pods must be, or should be, on different nodes and in different zones.
     #[serde(default)]
     pub topology_spread: TopologySpread,
-    /// Whether node drains take one pod at a time.
+    /// Whether node drains take one pod at a time (a PodDisruptionBudget).
     #[serde(default)]
     pub disruption_budget: Switch,
-    /// Time a pod has to hand its subscribers over when it stops.
+    /// Seconds that a pod has to hand its subscribers over when it stops.
     #[serde(default = "grace")]
     #[schemars(range(min = 10, max = 900))]
     pub termination_grace_period_seconds: i64,
     /// Service account of the pods. Default: one made for the channel, without any rights.
     #[serde(default)]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message(NAME_MESSAGE))]
     pub service_account_name: String,
     /// Priority class of the pods.
     #[serde(default)]
     #[schemars(length(max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message(NAME_MESSAGE))]
     pub priority_class_name: String,
     /// Labels that a node must have.
     #[serde(default)]
@@ -71,15 +72,15 @@ pub struct WorkloadSpec {
     /// Annotations of the pods.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.startsWith('sluice.dev/'))")
+        .message("must not contain sluice.dev/ keys: the operator sets those itself"))]
     pub pod_annotations: BTreeMap<String, String>,
     /// Labels of the pods, beside the operator's own.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = Rule::new("!self.exists(k, k.startsWith('app.kubernetes.io/') || k.startsWith('sluice.dev/'))")
+        .message("must not contain app.kubernetes.io/ or sluice.dev/ keys: the operator sets those itself"))]
     pub pod_labels: BTreeMap<String, String>,
-    /// Fields laid over the pods' template. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "free_form")]
-    pub pod_overlay: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl Default for WorkloadSpec {
@@ -95,10 +96,6 @@ fn grace() -> i64 {
     60
 }
 
-fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
-}
-
 /// Number of pods by load. With both measures the larger number counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -108,11 +105,11 @@ fn free_form(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         .message("needs something to scale by: set connectionsPerPod, cpuUtilization or both"),
 )]
 pub struct Autoscaling {
-    /// Fewest pods.
+    /// Fewest pods, however few streams are open.
     #[serde(default = "replicas")]
     #[schemars(range(min = 1, max = 1000))]
     pub min_replicas: i32,
-    /// Most pods.
+    /// Most pods, however many streams are open.
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
     /// Open streams per pod to aim at. The operator counts them: up at once, down after five
@@ -129,12 +126,17 @@ pub struct Autoscaling {
 /// Resources of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    // By name: the estimated cost of a rule counts every entry that a map may have.
+    validation = Rule::new("['cpu', 'memory', 'ephemeral-storage'].all(k, !(k in self.requests) || !(k in self.limits) || !isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k])) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)")
+        .message("must be at least what is requested: raise resources.limits or lower resources.requests").field_path(".limits"),
+)]
 pub struct Resources {
-    /// What the scheduler sets aside.
+    /// What the scheduler sets aside, by resource. Default: cpu 100m, memory 128Mi.
     #[serde(default = "requests")]
     #[schemars(extend("maxProperties" = 8))]
     pub requests: BTreeMap<String, Amount>,
-    /// What the pod may not pass.
+    /// What the pod may not pass, by resource; at least what is requested. Default: memory 512Mi.
     #[serde(default = "limits")]
     #[schemars(extend("maxProperties" = 8))]
     pub limits: BTreeMap<String, Amount>,
@@ -184,6 +186,7 @@ pub enum Switch {
 pub struct ImagePullSecret {
     /// Name of the Secret in the channel's namespace.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(NAME_RULE).message(NAME_MESSAGE))]
     pub name: String,
 }
 
@@ -198,12 +201,30 @@ pub struct ServiceSpec {
     /// client.
     #[serde(default)]
     pub session_affinity: SessionAffinity,
+    /// Families of the Service's addresses. PreferDualStack takes both where the cluster has both,
+    /// and is of no effect where it has one; SingleStack takes the cluster's first.
+    #[serde(default)]
+    pub ip_family_policy: IpFamilyPolicy,
     /// Annotations of the Service.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 32))]
     #[x_kube(validation = Rule::new("!self.exists(k, k.startsWith('sluice.dev/'))")
         .message("must not contain sluice.dev/ keys: the operator sets those itself"))]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// Families of a Service's addresses.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
+pub enum IpFamilyPolicy {
+    /// One, the cluster's first.
+    SingleStack,
+    /// IPv4 and IPv6 where the cluster has both.
+    #[default]
+    PreferDualStack,
+    /// IPv4 and IPv6, or no Service.
+    RequireDualStack,
 }
 
 /// Kind of Service.

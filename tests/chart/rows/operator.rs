@@ -91,7 +91,7 @@ fn a_release_of_another_name(o: &Objects) {
         assert_eq!(o.names(kind), ["sse"]);
     }
     assert!(o.arguments().contains(&"--lease-name=sse"));
-    assert_eq!(o.names("ClusterRoleBinding"), ["sluice-system-sse"]);
+    assert_eq!(o.names("ClusterRoleBinding"), ["sluice-system.sse"]);
 }
 
 fn everything_about_the_pods(o: &Objects) {

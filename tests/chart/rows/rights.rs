@@ -24,10 +24,10 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 fn all_namespaces(o: &Objects) {
-    let binding = o.get("ClusterRoleBinding", "sluice-system-sluice");
+    let binding = o.get("ClusterRoleBinding", "sluice-system.sluice");
     assert_eq!(
         binding["roleRef"],
-        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sluice-system-sluice"})
+        json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "sluice-system.sluice"})
     );
     assert_eq!(
         binding["subjects"],
@@ -38,7 +38,7 @@ fn all_namespaces(o: &Objects) {
 
 fn some_namespaces(o: &Objects) {
     assert_eq!(o.names("ClusterRoleBinding"), [""; 0], "no rights beyond the namespaces");
-    assert_eq!(o.get("RoleBinding", "sluice-system-sluice")["metadata"]["namespace"], "shop");
+    assert_eq!(o.get("RoleBinding", "sluice-system.sluice")["metadata"]["namespace"], "shop");
     assert!(o.arguments().contains(&"--namespace=shop"));
     let check = o.get("Pod", "sluice-check")["spec"]["containers"][0]["args"].as_array().unwrap();
     assert!(check.contains(&json!("--namespace=shop")));
@@ -49,7 +49,7 @@ fn without_the_definition(o: &Objects) {
 }
 
 fn no_rights_for_others(o: &Objects) {
-    assert_eq!(o.names("ClusterRole"), ["sluice-system-sluice"]);
+    assert_eq!(o.names("ClusterRole"), ["sluice-system.sluice"]);
 }
 
 const POLICIES: [&str; 2] = ["sluice-system-sluice-tenancy", "sluice-system-sluice-tenancy-grants"];

@@ -167,8 +167,8 @@ fn args(channel: &ValidChannel, settings: &Settings) -> Vec<String> {
     let drain = Drain::within(channel.workload.termination_grace_period_seconds);
     let mut args = vec![
         format!("--config-dir={CONFIG_DIR}"),
-        format!("--listen=0.0.0.0:{HTTP_PORT}"),
-        format!("--admin=0.0.0.0:{ADMIN_PORT}"),
+        format!("--listen=[::]:{HTTP_PORT}"),
+        format!("--admin=[::]:{ADMIN_PORT}"),
         format!("--nats={}", settings.nats.join(",")),
     ];
     if settings.credentials_secret.is_some() {

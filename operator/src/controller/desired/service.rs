@@ -8,7 +8,7 @@ use k8s_openapi::{
 use super::common::{Settings, metadata, object_name, selector_labels};
 use crate::{
     controller::validate::ValidChannel,
-    crd::workload::{ServiceType, SessionAffinity},
+    crd::workload::{IpFamilyPolicy, ServiceType, SessionAffinity},
 };
 
 /// Port of the Service; clients inside the cluster need none in the URL.
@@ -30,10 +30,16 @@ pub(super) fn service(channel: &ValidChannel) -> Service {
         SessionAffinity::None => "None",
         SessionAffinity::ClientIP => "ClientIP",
     };
+    let families = match channel.service.ip_family_policy {
+        IpFamilyPolicy::SingleStack => "SingleStack",
+        IpFamilyPolicy::PreferDualStack => "PreferDualStack",
+        IpFamilyPolicy::RequireDualStack => "RequireDualStack",
+    };
     Service {
         metadata,
         spec: Some(ServiceSpec {
             type_: Some(type_.to_owned()),
+            ip_family_policy: Some(families.to_owned()),
             session_affinity: Some(affinity.to_owned()),
             selector: Some(selector_labels(channel.name.as_str())),
             ports: Some(vec![ServicePort {

@@ -61,6 +61,7 @@ pub(super) fn counts(seen: &Observation<'_>) -> Option<WorkloadStatus> {
     Some(WorkloadStatus {
         replicas: replicas.all,
         ready_replicas: replicas.ready,
+        ready: format!("{}/{}", replicas.ready, replicas.wanted),
         updated_replicas: replicas.updated,
         selector: selector_text(seen.name),
     })
