@@ -49,6 +49,7 @@ pub struct Args {
     #[arg(
         long,
         env = "SLUICE_NATS",
+        hide_env_values = true,
         default_value = "nats://127.0.0.1:4222",
         value_delimiter = ',',
         value_name = "URL"

@@ -8,7 +8,8 @@ use sluice_channel::{limits::ADMIN_PORT, text};
 
 use crate::{
     controller::{desired::Settings, watch::Options},
-    leader, nats,
+    leader,
+    nats::{self, PublicServers},
 };
 
 /// Turns SseChannel resources into JetStream streams and the pods that serve them.
@@ -52,6 +53,7 @@ pub(crate) struct NatsArgs {
     #[arg(
         long,
         env = "SLUICE_NATS",
+        hide_env_values = true,
         value_delimiter = ',',
         default_value = "nats://127.0.0.1:4222",
         value_name = "URL"
@@ -109,7 +111,7 @@ pub struct RunArgs {
     /// Image of the data plane for channels that name none.
     #[arg(long, default_value = concat!("sluice-dataplane:", env!("CARGO_PKG_VERSION")), value_name = "IMAGE")]
     pub(crate) dataplane_image: String,
-    /// NATS servers as pods reach them. Default: those of --nats.
+    /// NATS servers as pods reach them, without user and password. Default: those of --nats.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) dataplane_nats: Vec<String>,
     /// Secret in each channel's namespace with NATS credentials for the pods, key nats.creds.
@@ -228,9 +230,10 @@ impl RunArgs {
             election,
         } = self;
         let election = election.into_settings()?;
+        let pods_nats = pods_servers(dataplane_nats, &nats.nats)?;
         let settings = Settings {
             image: dataplane_image,
-            nats: if dataplane_nats.is_empty() { nats.nats.clone() } else { dataplane_nats },
+            nats: pods_nats,
             credentials_secret: dataplane_credentials_secret,
             ca_secret: dataplane_ca_secret,
             client_certificate_secret: dataplane_client_cert_secret,
@@ -249,6 +252,20 @@ impl RunArgs {
             mark_interval,
             pod_admin_port,
             election,
+        })
+    }
+}
+
+/// The servers as pods reach them: `given`, or the operator's. Pods never get the operator's
+/// credentials, nor any that would stand in their Deployment.
+fn pods_servers(given: Vec<String>, operators: &[String]) -> Result<PublicServers, String> {
+    if given.is_empty() {
+        PublicServers::new(operators.to_vec()).ok_or_else(|| {
+            "--nats (SLUICE_NATS) holds a user, password or token, which pods would get and whoever reads their Deployments would see. Name the servers without it in --dataplane-nats, and the Secret with the pods' own credentials in --dataplane-credentials-secret; or give the operator's credentials as a file, in --nats-credentials".to_owned()
+        })
+    } else {
+        PublicServers::new(given).ok_or_else(|| {
+            "--dataplane-nats holds a user, password or token, which would stand in the pods' Deployments. Leave it out, and name a Secret with credentials in --dataplane-credentials-secret".to_owned()
         })
     }
 }
@@ -313,5 +330,43 @@ fn resync(text: &str) -> Result<Duration, String> {
         Ok(resync)
     } else {
         Err("must be from 1s to 60s".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Result<Options, String> {
+        let all = [&["sluice-operator", "run", "--leader-election=false"], arguments].concat();
+        match Args::try_parse_from(all).unwrap().command {
+            Command::Run(args) => args.into_options(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_operators_credentials_never_go_to_pods() {
+        let secret = "nats://op:s3cret@nats:4222";
+        for arguments in [
+            &["--nats", secret][..],
+            &["--nats", "nats://s3cret@nats:4222"],
+            &["--nats", "op:s3cret@nats"],
+            &["--nats", "nats://a:4222,tls://op:s3cret@b:4222"],
+            &["--nats", "nats://a:4222", "--dataplane-nats", secret],
+            &["--nats", secret, "--dataplane-nats", secret],
+        ] {
+            let error = options(arguments).expect_err("refused");
+            assert!(error.contains("--dataplane-nats"), "it says what to do: {error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let open = options(&["--nats", secret, "--dataplane-nats", "nats://nats:4222"]).unwrap();
+        assert_eq!(open.settings.nats.list(), "nats://nats:4222");
+        assert_eq!(
+            options(&["--nats", "nats://a,nats://b"]).unwrap().settings.nats.list(),
+            "nats://a,nats://b"
+        );
+        let shown = format!("{open:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
     }
 }

@@ -1,6 +1,8 @@
 //! The operator's connection to NATS: mends itself, reads its credentials again at each connect,
 //! and says when it is back, because then every stream must be looked at.
 
+mod address;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -14,6 +16,8 @@ use sluice_channel::Credentials;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use address::{PublicServers, without_user};
+
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest pause between two attempts to connect; the first ones follow faster.
@@ -25,8 +29,9 @@ const REPLACE_DELAY: Duration = Duration::from_millis(500);
 const LOGGED_FAULTS: usize = 16;
 
 /// How NATS is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Settings {
+    /// With user and password, where they were given that way; `Debug` shows neither.
     pub(crate) servers: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
     pub(crate) credentials: Option<PathBuf>,
@@ -37,6 +42,22 @@ pub(crate) struct Settings {
     pub(crate) domain: Option<String>,
     /// What the server lists this connection as.
     pub(crate) name: String,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("servers", &self.shown_servers())
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    fn shown_servers(&self) -> String {
+        let urls = self.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>();
+        urls.join(",")
+    }
 }
 
 /// Why no connection can be tried.
@@ -84,8 +105,7 @@ impl Connection {
     /// Only for settings that can never work (malformed URL, unreadable certificate).
     pub(crate) async fn open(settings: Settings) -> Result<Self, Error> {
         let (set_state, state) = watch::channel(State::default());
-        let urls = settings.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>();
-        let (servers, domain) = (urls.join(","), settings.domain.clone());
+        let (servers, domain) = (settings.shown_servers(), settings.domain.clone());
         let observer = Arc::new(Observer {
             state: set_state,
             servers: servers.clone(),
@@ -189,15 +209,6 @@ async fn keep(
             // Its token is cancelled, too: the next round follows.
             Err(error) => tracing::error!(servers, %error, "cannot start a NATS client"),
         }
-    }
-}
-
-/// An address that may be shown: a password in it is not.
-fn without_user(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => url.to_owned(),
     }
 }
 

@@ -169,7 +169,7 @@ fn args(channel: &ValidChannel, settings: &Settings) -> Vec<String> {
         format!("--config-dir={CONFIG_DIR}"),
         format!("--listen=0.0.0.0:{HTTP_PORT}"),
         format!("--admin=0.0.0.0:{ADMIN_PORT}"),
-        format!("--nats={}", settings.nats.join(",")),
+        format!("--nats={}", settings.nats.list()),
     ];
     if settings.credentials_secret.is_some() {
         args.push(format!("--nats-credentials={NATS_DIR}/credentials/nats.creds"));
