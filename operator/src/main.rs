@@ -50,9 +50,9 @@ fn main() -> ExitCode {
 /// What local mode logs: it says everything that a user should know on standard output.
 const LOCAL_LOG: &str = "error,async_nats=off";
 
-/// Libraries whose lines repeat what this program logs itself, with less in them. Where `wanted`
-/// names one of them, that counts.
-const QUIET: &str = "async_nats=warn,kube_runtime=warn";
+/// Libraries whose lines repeat what this program logs itself, with less in them; that of NATS does
+/// so at each attempt. Where `wanted` names one of them, that counts.
+const QUIET: &str = "async_nats=off,kube_runtime=warn";
 
 fn log_filter(wanted: Option<&str>, fallback: &str) -> EnvFilter {
     let filter = |directives: &str| EnvFilter::try_new(format!("{QUIET},{directives}"));

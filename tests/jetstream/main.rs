@@ -1,6 +1,8 @@
 //! Streams as owned resources, on real nats-servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod trouble;
+
 use std::time::Duration;
 
 use async_nats::jetstream::{

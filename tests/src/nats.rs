@@ -2,6 +2,7 @@
 //! fast publisher.
 
 pub mod cut;
+pub mod secured;
 
 use std::{
     collections::BTreeMap,

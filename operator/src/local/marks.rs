@@ -61,7 +61,9 @@ impl Marks {
         let mark = match streams.mark(facts).await {
             Ok(mark) => mark,
             // The channel's own troubles are told elsewhere; the next look tries again.
-            Err(Error::Unreachable { .. } | Error::Unproven { .. }) => return Ok(()),
+            Err(
+                Error::Unreachable { .. } | Error::NotConnected { .. } | Error::Unproven { .. },
+            ) => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         };
         self.at.insert(facts.name.clone(), Instant::now());

@@ -17,14 +17,22 @@ pub enum Error {
         /// Where it was looked for.
         servers: String,
     },
-    /// NATS refuses the operator.
+    /// There is no connection to NATS.
     #[error(
-        "NATS at {servers} refuses the operator: {trouble}. Correct --nats-credentials, or allow the user to publish to $JS.API.>"
+        "NATS at {servers} cannot be reached: {trouble}. Running pods keep serving cached events"
     )]
+    NotConnected {
+        /// Where it was looked for.
+        servers: String,
+        /// Why, and what mends it.
+        trouble: String,
+    },
+    /// NATS refuses the operator.
+    #[error("NATS at {servers} refuses the operator: {trouble}")]
     AuthFailed {
         /// Where.
         servers: String,
-        /// The server's words.
+        /// Why, and what mends it.
         trouble: String,
     },
     /// JetStream is off.
@@ -133,7 +141,9 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable { .. } | Self::Unproven { .. } => reason::NATS_UNREACHABLE,
+            Self::Unreachable { .. } | Self::NotConnected { .. } | Self::Unproven { .. } => {
+                reason::NATS_UNREACHABLE
+            }
             Self::AuthFailed { .. } => reason::AUTH_FAILED,
             Self::JetStreamDisabled(_) => reason::JETSTREAM_DISABLED,
             Self::OwnedByOther { .. } | Self::Unowned { .. } => reason::OWNED_BY_OTHER,
@@ -158,6 +168,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::NotConnected { .. }
             | Self::Unproven { .. }
             | Self::AuthFailed { .. }
             | Self::NotApplied { .. }

@@ -153,13 +153,31 @@ impl Server {
     /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's
     /// status would be written again and again.
     fn unreachable(&self) -> Error {
-        let trouble = self.state().and_then(|state| state.trouble).unwrap_or_default();
-        let refused = ["authorization violation", "authentication", "permissions violation"];
-        let lower = trouble.to_lowercase();
-        if refused.iter().any(|text| lower.contains(text)) {
-            return Error::AuthFailed { servers: self.servers.clone(), trouble };
+        let servers = self.servers.clone();
+        match self.state().and_then(|state| state.trouble) {
+            Some(trouble) if trouble.refused => {
+                Error::AuthFailed { servers, trouble: trouble.to_string() }
+            }
+            Some(trouble) => Error::NotConnected { servers, trouble: trouble.to_string() },
+            None => Error::Unreachable { servers },
         }
-        Error::Unreachable { servers: self.servers.clone() }
+    }
+
+    /// Resolves when the server refuses a request to JetStream on `subject`.
+    fn denied(&self, subject: &str) -> impl Future<Output = Error> + use<> {
+        let denied = match &self.reached {
+            Reached::Directly(_) => None,
+            Reached::Over(connection) => {
+                Some(connection.denied(format!("{}.{subject}", connection.api_prefix())))
+            }
+        };
+        let servers = self.servers.clone();
+        async move {
+            match denied {
+                Some(denied) => Error::AuthFailed { servers, trouble: denied.await.to_string() },
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Refuses servers that would take our requests and then not serve history.
@@ -291,18 +309,21 @@ impl Server {
         if context.client().connection_state() != State::Connected {
             return Err(self.unreachable());
         }
-        let answer =
-            context.request(subject.to_owned(), payload).await.map_err(|error| {
-                match error.kind() {
-                    RequestErrorKind::NoResponders => {
-                        Error::JetStreamDisabled("its API does not answer".to_owned())
-                    }
-                    RequestErrorKind::TimedOut => self.unreachable(),
-                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                        Error::Protocol(error.to_string())
-                    }
-                }
-            })?;
+        let denied = self.denied(subject);
+        let answer = tokio::select! {
+            answer = context.request(subject.to_owned(), payload) => answer,
+            // It would get no answer, and be told as a server that does not answer.
+            error = denied => return Err(error),
+        };
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => {
+                Error::JetStreamDisabled("its API does not answer".to_owned())
+            }
+            RequestErrorKind::TimedOut => self.unreachable(),
+            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                Error::Protocol(error.to_string())
+            }
+        })?;
         match answer {
             Response::Ok(value) => Ok(value),
             // There is no leader just now.
