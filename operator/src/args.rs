@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
 use sluice_channel::{limits::ADMIN_PORT, text};
 
@@ -42,6 +42,8 @@ pub enum Command {
     Local(Box<LocalArgs>),
     /// Ask the operator, the Kubernetes API and NATS whether they work together.
     Check(Box<CheckArgs>),
+    /// Print the NATS permissions that a role needs, and no more.
+    Permissions(Box<PermissionsArgs>),
     /// Print the definition of the SseChannel resource.
     Crd,
 }
@@ -320,6 +322,58 @@ pub struct CheckArgs {
     pub(crate) timeout: Duration,
 }
 
+/// Arguments of `permissions`.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(group = ArgGroup::new("channels").required(true).args(["channel", "namespace", "filename"]))]
+pub struct PermissionsArgs {
+    /// A channel of the cluster.
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub(crate) channel: Option<String>,
+    /// All channels of a namespace together, for a user that they share.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// A manifest, of a channel that need not be there yet.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) filename: Option<PathBuf>,
+    /// What the NATS user is for.
+    #[arg(long, value_enum)]
+    pub(crate) role: Role,
+    /// JetStream domain.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) jetstream_domain: Option<String>,
+}
+
+/// What a NATS user is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// The pods that serve the channel.
+    Pod,
+    /// A program that publishes its events over NATS.
+    Publisher,
+    /// The operator.
+    Operator,
+}
+
+impl Role {
+    /// As a text says it.
+    pub(crate) const fn subject(self) -> &'static str {
+        match self {
+            Self::Pod => "pods",
+            Self::Publisher => "publishers",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// As the name of a user says it.
+    pub(crate) const fn user(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Publisher => "publisher",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// Longest time without a look: a stream deleted behind the operator's back is made again within a
 /// minute.
 const LONGEST_RESYNC: Duration = Duration::from_secs(60);
@@ -342,6 +396,20 @@ mod tests {
         match Args::try_parse_from(all).unwrap().command {
             Command::Run(args) => args.into_options(),
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn permissions_are_of_one_channel_a_namespace_or_a_file() {
+        let parse = |arguments: &[&str]| {
+            let all = [&["sluice-operator", "permissions", "--role", "pod"], arguments].concat();
+            Args::try_parse_from(all).is_ok()
+        };
+        for good in [&["a/b"][..], &["--namespace", "a"], &["-f", "x", "--jetstream-domain", "d"]] {
+            assert!(parse(good), "{good:?}");
+        }
+        for bad in [&[][..], &["a/b", "-f", "x"], &["--namespace", "a", "a/b"]] {
+            assert!(!parse(bad), "{bad:?}");
         }
     }
 

@@ -12,4 +12,5 @@ mod leader;
 pub mod local;
 mod metrics;
 mod nats;
+pub mod permissions;
 pub mod stream;

@@ -1,12 +1,12 @@
-//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed, `crd`
-//! for the definition of the resource.
+//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed,
+//! `permissions` for NATS users, `crd` for the definition of the resource.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use sluice_operator::{
     args::{Args, Command, LogFormat},
-    check, controller, crd, local,
+    check, controller, crd, local, permissions,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,10 @@ fn start(command: Command) -> anyhow::Result<()> {
                     () = stop.cancelled() => anyhow::bail!("ended by a signal"),
                 }
             }))
+        }
+        Command::Permissions(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(permissions::run(*args, std::io::stdout()))?)
         }
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

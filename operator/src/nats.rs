@@ -2,6 +2,7 @@
 //! and says when it is back, because then every stream must be looked at.
 
 mod address;
+pub(crate) mod inbox;
 mod trouble;
 
 use std::{
@@ -221,6 +222,7 @@ async fn start(
     };
     let mut options = options
         .name(&settings.name)
+        .custom_inbox_prefix(inbox::OPERATOR)
         .retry_on_initial_connect()
         .max_reconnects(None)
         .connection_timeout(Duration::from_secs(3))

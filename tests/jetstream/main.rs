@@ -1,6 +1,7 @@
 //! Streams as owned resources, on real nats-servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod permissions;
 mod trouble;
 
 use std::time::Duration;

@@ -52,6 +52,8 @@ pub(crate) struct Fixture {
     pub(crate) everywhere: bool,
     /// Further arguments of the operators that are started from now on.
     pub(crate) operator_arguments: Vec<String>,
+    /// Where operators that are started from now on find NATS, if not at `nats`.
+    pub(crate) other_nats: Option<String>,
 }
 
 /// Runs a test: `body` on a fixture whose operator runs, and then the checks that every test
@@ -99,6 +101,7 @@ impl Fixture {
             admin_port: free_port(),
             everywhere: false,
             operator_arguments: Vec::new(),
+            other_nats: None,
         }
     }
 
@@ -122,10 +125,11 @@ impl Fixture {
         assert!(self.operator.is_none(), "one operator at a time");
         let mut command = Command::new(workspace_program("sluice-operator"));
         command
-            .env("KUBECONFIG", self.files.path().join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .env("RUST_LOG", "info,sluice_operator=debug")
             .arg("run");
-        command.args(["--nats", &self.nats.url(), "--dataplane-image", IMAGE]);
+        let nats = self.other_nats.clone().unwrap_or_else(|| self.nats.url());
+        command.args(["--nats", &nats, "--dataplane-image", IMAGE]);
         command
             .arg(format!("--admin=127.0.0.1:{}", self.admin_port))
             .arg(format!("--resync={}s", RESYNC.as_secs()))
@@ -143,6 +147,11 @@ impl Fixture {
         let status =
             operator.wait(Duration::from_secs(15)).await.expect("the operator ends on SIGTERM");
         assert!(status.success(), "the operator ended with {status}:\n{}", operator.stderr());
+    }
+
+    /// The operator's way to the API server.
+    pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
+        self.files.path().join("kubeconfig")
     }
 
     /// The operator's name for the API server.

@@ -18,6 +18,7 @@ mod lifecycle;
 mod network;
 mod outage;
 mod ownership;
+mod permissions;
 mod policy;
 mod quiet;
 mod rbac;

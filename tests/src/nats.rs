@@ -2,6 +2,7 @@
 //! fast publisher.
 
 pub mod cut;
+pub mod permitted;
 pub mod secured;
 
 use std::{

@@ -33,6 +33,8 @@ pub struct Settings {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// JetStream domain, for leaf nodes.
     pub domain: Option<String>,
+    /// Prefix of the subjects that answers come to; without wildcards.
+    pub inbox_prefix: Option<String>,
     /// Name shown in the server's connection list.
     pub name: String,
     /// Counts the clients that ended and were replaced.
@@ -148,6 +150,9 @@ async fn start(
             let observer = Arc::clone(&observing);
             async move { observer.observe(event).await }
         });
+    if let Some(prefix) = &settings.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
     if let Some(ca) = &settings.ca {
         options = options.add_root_certificates(ca.clone());
     }
