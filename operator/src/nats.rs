@@ -310,13 +310,13 @@ impl Observer {
         let looked = tokio::spawn(async move { trouble::diagnose(&settings, servers).await });
         if let Ok(Some(trouble)) = looked.await {
             self.log(&trouble.text);
-            self.set(trouble);
+            self.set(&trouble);
         }
     }
 
-    fn set(&self, trouble: Trouble) {
+    fn set(&self, trouble: &Trouble) {
         self.state.send_if_modified(|state| {
-            state.trouble.replace(trouble.clone()).as_ref() != Some(&trouble)
+            state.trouble.replace(trouble.clone()).as_ref() != Some(trouble)
         });
     }
 
@@ -349,7 +349,7 @@ impl Observer {
                 Some(Denied::Subscribe(subject)) => {
                     let trouble = Trouble::no_answers(&subject);
                     self.log(&trouble.text);
-                    self.set(trouble);
+                    self.set(&trouble);
                 }
                 None => self.log(&error.to_string()),
             },

@@ -15,6 +15,9 @@ use crate::nats;
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
 const OLDEST_SERVER: (u32, u32) = (2, 11);
 
+/// How long the cause of an outage is waited for: several attempts to connect fail in it.
+const CAUSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A stream as the server describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Observed {
@@ -151,8 +154,15 @@ impl Server {
     }
 
     /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's
-    /// status would be written again and again.
-    fn unreachable(&self) -> Error {
+    /// status would be written again and again: so the cause is waited for, which is known once an
+    /// attempt has failed.
+    async fn unreachable(&self) -> Error {
+        if let Reached::Over(connection) = &self.reached {
+            let mut state = connection.state();
+            let known = state.wait_for(|state| state.up || state.trouble.is_some());
+            // Later it is told as it is found.
+            let _ = tokio::time::timeout(CAUSE_LIMIT, known).await;
+        }
         let servers = self.servers.clone();
         match self.state().and_then(|state| state.trouble) {
             Some(trouble) if trouble.refused => {
@@ -181,11 +191,11 @@ impl Server {
     }
 
     /// Refuses servers that would take our requests and then not serve history.
-    pub(super) fn check_version(&self) -> Result<(), Error> {
+    pub(super) async fn check_version(&self) -> Result<(), Error> {
         let context = self.context();
         let client = context.client();
         if client.connection_state() != State::Connected {
-            return Err(self.unreachable());
+            return Err(self.unreachable().await);
         }
         let version = client.server_info().version;
         let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
@@ -307,7 +317,7 @@ impl Server {
         // A request while disconnected would wait for its whole time limit.
         let context = self.context();
         if context.client().connection_state() != State::Connected {
-            return Err(self.unreachable());
+            return Err(self.unreachable().await);
         }
         let denied = self.denied(subject);
         let answer = tokio::select! {
@@ -315,20 +325,25 @@ impl Server {
             // It would get no answer, and be told as a server that does not answer.
             error = denied => return Err(error),
         };
-        let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => {
-                Error::JetStreamDisabled("its API does not answer".to_owned())
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Err(match error.kind() {
+                    RequestErrorKind::NoResponders => {
+                        Error::JetStreamDisabled("its API does not answer".to_owned())
+                    }
+                    RequestErrorKind::TimedOut => self.unreachable().await,
+                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                        Error::Protocol(error.to_string())
+                    }
+                });
             }
-            RequestErrorKind::TimedOut => self.unreachable(),
-            RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                Error::Protocol(error.to_string())
-            }
-        })?;
+        };
         match answer {
             Response::Ok(value) => Ok(value),
             // There is no leader just now.
             Response::Err { error } if error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE => {
-                Err(self.unreachable())
+                Err(self.unreachable().await)
             }
             Response::Err { error } => {
                 Err(Error::Api { code: error.error_code().0, text: error.to_string() })
