@@ -306,9 +306,10 @@ impl Observer {
         if !self.failed.load(Ordering::Relaxed) {
             return;
         }
-        // A task of its own: the client wants a future that threads may share.
-        let looked = tokio::spawn(async move { trouble::diagnose(&settings, servers).await });
-        if let Ok(Some(trouble)) = looked.await {
+        // A task, since the client wants a future that threads may share; it ends with this one.
+        let mut look = JoinSet::new();
+        look.spawn(async move { trouble::diagnose(&settings, servers).await });
+        if let Some(Ok(Some(trouble))) = look.join_next().await {
             self.log(&trouble.text);
             self.set(&trouble);
         }

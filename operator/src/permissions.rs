@@ -1,5 +1,5 @@
-//! `sluice-operator permissions`: the NATS permissions that a role needs and no more, as nats-server
-//! and `nsc` take them.
+//! `sluice-operator permissions`: the NATS permissions that a role needs and no more, as
+//! nats-server and `nsc` take them.
 
 use std::{collections::BTreeSet, io::Write, path::Path};
 

@@ -1,5 +1,5 @@
-//! The whole life of channels on a NATS with TLS and accounts of operator mode, where operator, pods
-//! and publishers may do exactly what `sluice-operator permissions` prints for them.
+//! The whole life of channels on a NATS with TLS and accounts of operator mode, where operator,
+//! pods and publishers may do exactly what `sluice-operator permissions` prints for them.
 
 use std::{
     collections::BTreeMap,
