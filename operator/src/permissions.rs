@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_pod_publishes_and_the_operator_deletes_only_where_the_spec_says_so() {
-        let spec = json!({"publish": {"mode": "Http"}, "stream": {"deletionPolicy": "Delete"}});
+        let spec = json!({"publish": {"mode": "Http", "allowAnonymous": true}, "stream": {"deletionPolicy": "Delete"}});
         let orders = [channel("orders", &spec)];
         let pod = of(Role::Pod, &orders, None, None);
         assert!(pod.publish.contains("sse.shop.orders.>"));
