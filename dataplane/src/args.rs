@@ -49,6 +49,7 @@ pub struct Args {
     #[arg(
         long,
         env = "SLUICE_NATS",
+        hide_env_values = true,
         default_value = "nats://127.0.0.1:4222",
         value_delimiter = ',',
         value_name = "URL"
@@ -66,6 +67,16 @@ pub struct Args {
     /// PEM file of the client certificate's key.
     #[arg(long, requires = "nats_client_cert", value_name = "FILE")]
     nats_client_key: Option<PathBuf>,
+    /// Prefix of the subjects that answers come to; below _INBOX, so that NATS permissions which
+    /// allow that go on allowing it.
+    #[arg(
+        long,
+        env = "SLUICE_NATS_INBOX_PREFIX",
+        default_value = "_INBOX",
+        value_parser = subject,
+        value_name = "SUBJECT"
+    )]
+    nats_inbox_prefix: String,
     /// JetStream domain.
     #[arg(long, value_name = "NAME")]
     jetstream_domain: Option<String>,
@@ -119,6 +130,18 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "must be a number of bytes such as 536870912 or 512Mi".to_owned())
 }
 
+/// A subject without wildcards.
+fn subject(text: &str) -> Result<String, String> {
+    let word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>')
+    };
+    if text.split('.').all(word) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be words without wildcards, joined by dots".to_owned())
+    }
+}
+
 impl Args {
     /// The form of the log.
     #[must_use]
@@ -140,6 +163,7 @@ impl Args {
             nats_ca,
             nats_client_cert,
             nats_client_key,
+            nats_inbox_prefix,
             jetstream_domain,
             instance,
             fanout_threads,
@@ -155,6 +179,7 @@ impl Args {
             ca: nats_ca,
             client_certificate: nats_client_cert.zip(nats_client_key),
             domain: jetstream_domain,
+            inbox_prefix: Some(nats_inbox_prefix),
             name: format!("sluice-dataplane {instance}"),
             replaced: Default::default(),
         };
@@ -197,6 +222,16 @@ mod tests {
         assert_eq!(bytes("9223372036854771712"), Ok(9_223_372_036_854_771_712));
         for bad in ["", "0", "-1", "1.5Gi", "512MB", "Mi", "18446744073709551615Gi"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_inbox_prefix_is_a_plain_subject() {
+        for text in ["_INBOX", "_INBOX.sluice.pods.shop.orders"] {
+            assert_eq!(subject(text), Ok(text.to_owned()));
+        }
+        for bad in ["", ".", "a.", ".a", "a..b", "a.*", "a.>", "a b", "a\r\nb"] {
+            assert!(subject(bad).is_err(), "{bad}");
         }
     }
 

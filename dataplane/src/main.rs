@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn log_filter(wanted: Option<&str>) -> EnvFilter {
-    const DEFAULT: &str = "info,async_nats=warn";
+    const DEFAULT: &str = "info,async_nats=off";
     let wanted = wanted.filter(|text| !text.is_empty()).unwrap_or(DEFAULT);
     let checked = text::log_directives(wanted).map_err(|error| error.to_string());
     let filter = checked.and_then(|()| EnvFilter::try_new(wanted).map_err(|e| e.to_string()));

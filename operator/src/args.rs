@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use hyper::Uri;
 use sluice_channel::{limits::ADMIN_PORT, text};
 
 use crate::{
     controller::{desired::Settings, rollouts::MaxRolling, watch::Options},
-    leader, nats,
+    leader,
+    nats::{self, PublicServers},
     tenancy::{self, Grant, Size},
 };
 
@@ -44,6 +45,8 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// How namespaces are kept apart.
     Tenancy(TenancyCommand),
+    /// Print the NATS permissions that a role needs, and no more.
+    Permissions(Box<PermissionsArgs>),
     /// Print the definition of the SseChannel resource.
     Crd,
 }
@@ -126,6 +129,7 @@ pub(crate) struct NatsArgs {
     #[arg(
         long,
         env = "SLUICE_NATS",
+        hide_env_values = true,
         value_delimiter = ',',
         default_value = "nats://127.0.0.1:4222",
         value_name = "URL"
@@ -183,7 +187,7 @@ pub struct RunArgs {
     /// Image of the data plane for channels that name none.
     #[arg(long, default_value = concat!("sluice-dataplane:", env!("CARGO_PKG_VERSION")), value_name = "IMAGE")]
     pub(crate) dataplane_image: String,
-    /// NATS servers as pods reach them. Default: those of --nats.
+    /// NATS servers as pods reach them, without user and password. Default: those of --nats.
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub(crate) dataplane_nats: Vec<String>,
     /// Secret in each channel's namespace with NATS credentials for the pods, key nats.creds.
@@ -325,9 +329,10 @@ impl RunArgs {
         } = self;
         let election = election.into_settings()?;
         let tenancy = tenancy_bounds.into_settings(tenancy)?;
+        let pods_nats = pods_servers(dataplane_nats, &nats.nats)?;
         let settings = Settings {
             image: dataplane_image,
-            nats: if dataplane_nats.is_empty() { nats.nats.clone() } else { dataplane_nats },
+            nats: pods_nats,
             credentials_secret: dataplane_credentials_secret,
             ca_secret: dataplane_ca_secret,
             client_certificate_secret: dataplane_client_cert_secret,
@@ -350,6 +355,20 @@ impl RunArgs {
             tenancy,
             pod_admin_port,
             election,
+        })
+    }
+}
+
+/// The servers as pods reach them: `given`, or the operator's. Pods never get the operator's
+/// credentials, nor any that would stand in their Deployment.
+fn pods_servers(given: Vec<String>, operators: &[String]) -> Result<PublicServers, String> {
+    if given.is_empty() {
+        PublicServers::new(operators.to_vec()).ok_or_else(|| {
+            "--nats (SLUICE_NATS) holds a user, password or token, which pods would get and whoever reads their Deployments would see. Name the servers without it in --dataplane-nats, and the Secret with the pods' own credentials in --dataplane-credentials-secret; or give the operator's credentials as a file, in --nats-credentials".to_owned()
+        })
+    } else {
+        PublicServers::new(given).ok_or_else(|| {
+            "--dataplane-nats holds a user, password or token, which would stand in the pods' Deployments. Leave it out, and name a Secret with credentials in --dataplane-credentials-secret".to_owned()
         })
     }
 }
@@ -404,6 +423,58 @@ pub struct CheckArgs {
     pub(crate) timeout: Duration,
 }
 
+/// Arguments of `permissions`.
+#[derive(Debug, Clone, ClapArgs)]
+#[command(group = ArgGroup::new("channels").required(true).args(["channel", "namespace", "filename"]))]
+pub struct PermissionsArgs {
+    /// A channel of the cluster.
+    #[arg(value_name = "NAMESPACE/NAME")]
+    pub(crate) channel: Option<String>,
+    /// All channels of a namespace together, for a user that they share.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// A manifest, of a channel that need not be there yet.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) filename: Option<PathBuf>,
+    /// What the NATS user is for.
+    #[arg(long, value_enum)]
+    pub(crate) role: Role,
+    /// JetStream domain.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) jetstream_domain: Option<String>,
+}
+
+/// What a NATS user is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// The pods that serve the channel.
+    Pod,
+    /// A program that publishes its events over NATS.
+    Publisher,
+    /// The operator.
+    Operator,
+}
+
+impl Role {
+    /// As a text says it.
+    pub(crate) const fn subject(self) -> &'static str {
+        match self {
+            Self::Pod => "pods",
+            Self::Publisher => "publishers",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// As the name of a user says it.
+    pub(crate) const fn user(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Publisher => "publisher",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// Longest time without a look: a stream deleted behind the operator's back is made again within a
 /// minute.
 const LONGEST_RESYNC: Duration = Duration::from_secs(60);
@@ -414,5 +485,57 @@ fn resync(text: &str) -> Result<Duration, String> {
         Ok(resync)
     } else {
         Err("must be from 1s to 60s".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Result<Options, String> {
+        let all = [&["sluice-operator", "run", "--leader-election=false"], arguments].concat();
+        match Args::try_parse_from(all).unwrap().command {
+            Command::Run(args) => args.into_options(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn permissions_are_of_one_channel_a_namespace_or_a_file() {
+        let parse = |arguments: &[&str]| {
+            let all = [&["sluice-operator", "permissions", "--role", "pod"], arguments].concat();
+            Args::try_parse_from(all).is_ok()
+        };
+        for good in [&["a/b"][..], &["--namespace", "a"], &["-f", "x", "--jetstream-domain", "d"]] {
+            assert!(parse(good), "{good:?}");
+        }
+        for bad in [&[][..], &["a/b", "-f", "x"], &["--namespace", "a", "a/b"]] {
+            assert!(!parse(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_operators_credentials_never_go_to_pods() {
+        let secret = "nats://op:s3cret@nats:4222";
+        for arguments in [
+            &["--nats", secret][..],
+            &["--nats", "nats://s3cret@nats:4222"],
+            &["--nats", "op:s3cret@nats"],
+            &["--nats", "nats://a:4222,tls://op:s3cret@b:4222"],
+            &["--nats", "nats://a:4222", "--dataplane-nats", secret],
+            &["--nats", secret, "--dataplane-nats", secret],
+        ] {
+            let error = options(arguments).expect_err("refused");
+            assert!(error.contains("--dataplane-nats"), "it says what to do: {error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        let open = options(&["--nats", secret, "--dataplane-nats", "nats://nats:4222"]).unwrap();
+        assert_eq!(open.settings.nats.list(), "nats://nats:4222");
+        assert_eq!(
+            options(&["--nats", "nats://a,nats://b"]).unwrap().settings.nats.list(),
+            "nats://a,nats://b"
+        );
+        let shown = format!("{open:?}");
+        assert!(!shown.contains("s3cret"), "{shown}");
     }
 }

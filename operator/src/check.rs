@@ -14,13 +14,7 @@ use hyper_util::{
 };
 use kube::{Api, Client, Config, api::ListParams, core::DeserializeGuard};
 
-use crate::{
-    args::CheckArgs,
-    crd::SseChannel,
-    kube_error,
-    nats::{self, Connection},
-    stream::Streams,
-};
+use crate::{args::CheckArgs, crd::SseChannel, kube_error, nats::Connection, stream::Streams};
 
 /// Longest one attempt may take.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
@@ -51,11 +45,17 @@ pub enum Error {
 /// [`Error`] when one of them does not work.
 pub async fn run(args: CheckArgs, mut output: impl Write) -> Result<(), Error> {
     let deadline = Instant::now() + args.timeout;
-    let settings = args.nats.into_settings("sluice-operator-check");
+    // One connection for all attempts: it tries again by itself, and says why it fails.
+    let connection = Connection::open(args.nats.into_settings("sluice-operator-check")).await;
     let (operator, kubernetes, nats) = tokio::join!(
         until(deadline, async || operator(&args.operator).await),
         until(deadline, async || kubernetes(&args.namespaces).await),
-        until(deadline, async || nats(settings.clone()).await),
+        async {
+            match &connection {
+                Ok(connection) => until(deadline, async || nats(connection).await).await,
+                Err(error) => Err(error.to_string()),
+            }
+        },
     );
     let results = [("operator", operator), ("Kubernetes", kubernetes), ("NATS", nats)];
     for (what, result) in &results {
@@ -150,13 +150,12 @@ async fn kubernetes(namespaces: &[String]) -> Result<String, String> {
 }
 
 /// Whether JetStream answers the operator.
-async fn nats(settings: nats::Settings) -> Result<String, String> {
-    let connection = Connection::open(settings).await.map_err(|error| error.to_string())?;
+async fn nats(connection: &Connection) -> Result<String, String> {
     let mut state = connection.state();
     // Without a connection by then, the words of the failure below are better than those of a
     // passed time.
     let _ = tokio::time::timeout(ATTEMPT_LIMIT / 2, state.wait_for(|state| state.up)).await;
-    let version = Streams::over(&connection).look().await.map_err(|error| error.to_string())?;
+    let version = Streams::over(connection).look().await.map_err(|error| error.to_string())?;
     Ok(format!("nats-server {version} at {} with JetStream", connection.servers()))
 }
 

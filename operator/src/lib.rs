@@ -12,5 +12,6 @@ mod leader;
 pub mod local;
 mod metrics;
 mod nats;
+pub mod permissions;
 pub mod stream;
 pub mod tenancy;

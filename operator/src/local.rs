@@ -171,7 +171,7 @@ async fn serve(
     channels.sync_all().await;
     children.dataplane = Some(Child::start(dataplane_plan(dataplane, args, data, &url)).await?);
     let Some(addresses) = listening(children, &stop).await? else { return Ok(()) };
-    introduce(&channels, addresses, &url);
+    introduce(&channels, addresses, &nats::without_user(&url));
     follow(args, &connection, &mut channels, children, addresses.1, stop).await
 }
 

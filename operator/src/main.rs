@@ -1,5 +1,5 @@
-//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed, `crd`
-//! for the definition of the resource.
+//! `sluice-operator`: `run` in a cluster, `local` on a laptop, `check` of what is installed,
+//! `permissions` for NATS users, `crd` for the definition of the resource.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use clap::Parser;
 use sluice_channel::text;
 use sluice_operator::{
     args::{Args, Command, LogFormat, TenancyCommands},
-    check, controller, crd, local, tenancy,
+    check, controller, crd, local, permissions, tenancy,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -51,9 +51,9 @@ fn main() -> ExitCode {
 /// What local mode logs: it says everything that a user should know on standard output.
 const LOCAL_LOG: &str = "error,async_nats=off";
 
-/// Libraries whose lines repeat what this program logs itself, with less in them. Where `wanted`
-/// names one of them, that counts.
-const QUIET: &str = "async_nats=warn,kube_runtime=warn";
+/// Libraries whose lines repeat what this program logs itself, with less in them; that of NATS does
+/// so at each attempt. Where `wanted` names one of them, that counts.
+const QUIET: &str = "async_nats=off,kube_runtime=warn";
 
 fn log_filter(wanted: Option<&str>, fallback: &str) -> EnvFilter {
     let filter = |directives: &str| EnvFilter::try_new(format!("{QUIET},{directives}"));
@@ -97,6 +97,10 @@ fn start(command: Command) -> anyhow::Result<()> {
                     () = stop.cancelled() => anyhow::bail!("ended by a signal"),
                 }
             }))
+        }
+        Command::Permissions(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(permissions::run(*args, std::io::stdout()))?)
         }
         Command::Run(args) => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -1,18 +1,32 @@
 //! The operator's connection to NATS: mends itself, reads its credentials again at each connect,
 //! and says when it is back, because then every stream must be looked at.
 
+mod address;
+pub(crate) mod inbox;
+mod trouble;
+
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use async_nats::{Auth, AuthError, Client, ConnectOptions, Event, jetstream};
 use parking_lot::{Mutex, RwLock};
 use sluice_channel::Credentials;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use address::{PublicServers, without_user};
+use trouble::Denied;
+pub(crate) use trouble::Trouble;
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,10 +37,14 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 const REPLACE_DELAY: Duration = Duration::from_millis(500);
 /// Different faults that are logged between two connects; more differ in numbers only.
 const LOGGED_FAULTS: usize = 16;
+/// Denied subjects that a request which waits for its answer may fall behind by: as many as there
+/// are passes at a time, several times over. One that missed its own waits for its time limit.
+const DENIED_QUEUE: usize = 256;
 
 /// How NATS is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Settings {
+    /// With user and password, where they were given that way; `Debug` shows neither.
     pub(crate) servers: Vec<String>,
     /// Credentials file (`.creds`); read again at each connect.
     pub(crate) credentials: Option<PathBuf>,
@@ -37,6 +55,22 @@ pub(crate) struct Settings {
     pub(crate) domain: Option<String>,
     /// What the server lists this connection as.
     pub(crate) name: String,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("servers", &self.shown_servers())
+            .field("credentials", &self.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    fn shown_servers(&self) -> String {
+        let urls = self.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>();
+        urls.join(",")
+    }
 }
 
 /// Why no connection can be tried.
@@ -54,8 +88,8 @@ pub(crate) struct State {
     pub(crate) up: bool,
     /// How often it came up; a change means that streams may have changed unseen.
     pub(crate) connects: u64,
-    /// What the server or the network said last, while it is down.
-    pub(crate) trouble: Option<String>,
+    /// What keeps the operator from NATS, once an attempt has failed.
+    pub(crate) trouble: Option<Trouble>,
 }
 
 impl State {
@@ -73,6 +107,8 @@ pub(crate) struct Connection {
     servers: String,
     domain: Option<String>,
     state: watch::Receiver<State>,
+    /// Subjects that the server took no message on, as it says so.
+    denied: broadcast::Sender<String>,
     /// Replaces a client that has ended, for as long as the connection lives.
     _keeper: Arc<JoinSet<()>>,
 }
@@ -84,18 +120,20 @@ impl Connection {
     /// Only for settings that can never work (malformed URL, unreadable certificate).
     pub(crate) async fn open(settings: Settings) -> Result<Self, Error> {
         let (set_state, state) = watch::channel(State::default());
-        let urls = settings.servers.iter().map(|url| without_user(url)).collect::<Vec<_>>();
-        let (servers, domain) = (urls.join(","), settings.domain.clone());
+        let (servers, domain) = (settings.shown_servers(), settings.domain.clone());
+        let denied = broadcast::Sender::new(DENIED_QUEUE);
         let observer = Arc::new(Observer {
             state: set_state,
             servers: servers.clone(),
+            denied: denied.clone(),
+            failed: AtomicBool::new(false),
             logged: Mutex::default(),
         });
         let (client, ended) = start(&settings, &observer).await?;
         let current = Arc::new(RwLock::new(client));
         let mut keeper = JoinSet::new();
         keeper.spawn(keep(settings, observer, Arc::clone(&current), ended));
-        Ok(Self { current, servers, domain, state, _keeper: Arc::new(keeper) })
+        Ok(Self { current, servers, domain, state, denied, _keeper: Arc::new(keeper) })
     }
 
     /// The servers' addresses, without passwords.
@@ -116,11 +154,52 @@ impl Connection {
         context
     }
 
+    /// Start of the subjects of JetStream's API.
+    #[must_use]
+    pub(crate) fn api_prefix(&self) -> String {
+        api_prefix(self.domain.as_deref())
+    }
+
+    /// Resolves when the server refuses a message on `subject`, from the call on, or takes no
+    /// subscription for answers: the sender gets no other answer.
+    pub(crate) fn denied(&self, subject: String) -> impl Future<Output = Trouble> + use<> {
+        let (mut denied, mut state) = (self.denied.subscribe(), self.state());
+        let publish = async move {
+            loop {
+                match denied.recv().await {
+                    Ok(refused) if refused == subject => return Trouble::not_allowed(&subject),
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        let answers = async move {
+            let refused =
+                |state: &State| state.trouble.clone().filter(|trouble| state.up && trouble.refused);
+            // An error means that the connection is gone; its requests say so.
+            let state = state.wait_for(|state| refused(state).is_some()).await;
+            state.ok().and_then(|state| refused(&state))
+        };
+        async move {
+            tokio::select! {
+                trouble = publish => trouble,
+                Some(trouble) = answers => trouble,
+                else => std::future::pending().await,
+            }
+        }
+    }
+
     /// What is known of the connection, now and later.
     #[must_use]
     pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
+}
+
+/// Start of the subjects of JetStream's API, in a domain or without.
+#[must_use]
+pub(crate) fn api_prefix(domain: Option<&str>) -> String {
+    domain.map_or_else(|| "$JS.API".to_owned(), |domain| format!("$JS.{domain}.API"))
 }
 
 /// A client, and a token that is cancelled when the client's task has ended, for whatever reason:
@@ -130,6 +209,7 @@ async fn start(
     observer: &Arc<Observer>,
 ) -> Result<(Client, CancellationToken), Error> {
     let observing = Arc::clone(observer);
+    let (diagnosing, looked_at) = (Arc::clone(observer), settings.clone());
     let ended = CancellationToken::new();
     // The callback lives as long as the task that feeds it with events.
     let alive = ended.clone().drop_guard();
@@ -142,6 +222,7 @@ async fn start(
     };
     let mut options = options
         .name(&settings.name)
+        .custom_inbox_prefix(inbox::OPERATOR)
         .retry_on_initial_connect()
         .max_reconnects(None)
         .connection_timeout(Duration::from_secs(3))
@@ -149,6 +230,15 @@ async fn start(
         .request_timeout(Some(REQUEST_TIMEOUT))
         .reconnect_delay_callback(|attempts| {
             Duration::from_millis(50 << attempts.min(8)).min(MAX_RECONNECT_DELAY)
+        })
+        // Called before each attempt, and answered with "any server": here the client shows why
+        // the last attempts failed.
+        .reconnect_to_server_callback(move |servers, _| {
+            let (observer, settings) = (Arc::clone(&diagnosing), looked_at.clone());
+            async move {
+                observer.look_at(settings, servers).await;
+                None
+            }
         })
         .event_callback(move |event| {
             let _ = &alive;
@@ -192,19 +282,13 @@ async fn keep(
     }
 }
 
-/// An address that may be shown: a password in it is not.
-fn without_user(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => url.to_owned(),
-    }
-}
-
 /// Follows one connection: keeps its [`State`] and logs what changes.
 struct Observer {
     state: watch::Sender<State>,
     servers: String,
+    denied: broadcast::Sender<String>,
+    /// Whether an attempt to connect has failed since NATS was connected last.
+    failed: AtomicBool,
     /// Faults that are in the log since NATS was connected last: attempts repeat for ever, and two
     /// faults may take turns.
     logged: Mutex<BTreeSet<String>>,
@@ -217,26 +301,61 @@ impl Observer {
         }
     }
 
+    /// Finds out why the last attempts failed.
+    async fn look_at(&self, settings: Settings, servers: Vec<async_nats::Server>) {
+        if !self.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        // A task, since the client wants a future that threads may share; it ends with this one.
+        let mut look = JoinSet::new();
+        look.spawn(async move { trouble::diagnose(&settings, servers).await });
+        if let Some(Ok(Some(trouble))) = look.join_next().await {
+            self.log(&trouble.text);
+            self.set(&trouble);
+        }
+    }
+
+    fn set(&self, trouble: &Trouble) {
+        self.state.send_if_modified(|state| {
+            state.trouble.replace(trouble.clone()).as_ref() != Some(trouble)
+        });
+    }
+
+    /// Once for each fault, until NATS is connected again.
+    fn log(&self, trouble: &str) {
+        let mut logged = self.logged.lock();
+        if logged.len() < LOGGED_FAULTS && logged.insert(trouble.to_owned()) {
+            tracing::warn!(servers = self.servers, trouble, "NATS connection");
+        }
+    }
+
     fn observe(&self, event: &Event) {
         let servers = self.servers.as_str();
         match event {
             Event::Connected => {
                 tracing::info!(servers, "connected to NATS");
                 self.logged.lock().clear();
+                self.failed.store(false, Ordering::Relaxed);
                 self.state.send_modify(|s| {
                     *s = State { up: true, connects: s.connects + 1, trouble: None };
                 });
             }
             Event::Disconnected | Event::Closed => self.is_down(),
-            Event::ServerError(_) | Event::ClientError(_) => {
-                let text = event.to_string();
-                self.state
-                    .send_if_modified(|s| s.trouble.replace(text.clone()).as_ref() != Some(&text));
-                let mut logged = self.logged.lock();
-                if logged.len() < LOGGED_FAULTS && logged.insert(text) {
-                    tracing::warn!(servers, %event, "NATS connection");
+            Event::ServerError(error) => match Denied::parse(&error.to_string()) {
+                // Without a request that waits, the log has it all the same.
+                Some(Denied::Publish(subject)) => {
+                    self.log(&Trouble::not_allowed(&subject).text);
+                    let _ = self.denied.send(subject);
                 }
-            }
+                Some(Denied::Subscribe(subject)) => {
+                    let trouble = Trouble::no_answers(&subject);
+                    self.log(&trouble.text);
+                    self.set(&trouble);
+                }
+                None => self.log(&error.to_string()),
+            },
+            // An attempt has failed; why is found out before the next one.
+            Event::ClientError(_) => self.failed.store(true, Ordering::Relaxed),
             Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
                 tracing::warn!(servers, %event, "NATS connection");
             }
@@ -247,10 +366,7 @@ impl Observer {
 /// Signs the server's nonce with what the credentials file holds now: a rotated secret needs no
 /// restart.
 async fn credentials(path: &Path, nonce: &[u8]) -> Result<Auth, String> {
-    let text =
-        tokio::fs::read_to_string(path).await.map_err(|e| format!("{}: {e}", path.display()))?;
-    let Credentials { jwt, seed } =
-        Credentials::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    let Credentials { jwt, seed } = trouble::read(path).await?;
     let key = nkeys::KeyPair::from_seed(&seed).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut auth = Auth::new();
     auth.signature = Some(key.sign(nonce).map_err(|e| e.to_string())?);

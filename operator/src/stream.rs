@@ -153,7 +153,7 @@ impl Streams {
     /// # Errors
     /// [`Error`] when it cannot be reached, refuses the operator, is too old or has no JetStream.
     pub(crate) async fn look(&self) -> Result<String, Error> {
-        self.server.check_version()?;
+        self.server.check_version().await?;
         self.server.account().await?;
         Ok(self.server.version())
     }
@@ -187,7 +187,7 @@ impl Streams {
     /// [`Error`], each with its condition reason. Nothing is written to a stream that is not the
     /// owner's.
     pub async fn ensure(&self, desired: &Desired, mode: Mode) -> Result<Report, Error> {
-        self.server.check_version()?;
+        self.server.check_version().await?;
         let key = &Key::of(desired);
         let Some(mut observed) = self.server.info(desired.name.as_str()).await? else {
             return self.create(key, desired, mode).await;

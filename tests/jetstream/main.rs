@@ -3,6 +3,8 @@
 
 mod adoption;
 mod identity;
+mod permissions;
+mod trouble;
 mod unavailable;
 
 use std::time::Duration;

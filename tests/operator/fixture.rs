@@ -58,6 +58,8 @@ pub(crate) struct Fixture {
     pub(crate) resync: Duration,
     /// Further arguments of the operators that are started from now on.
     pub(crate) operator_arguments: Vec<String>,
+    /// Where operators that are started from now on find NATS, if not at `nats`.
+    pub(crate) other_nats: Option<String>,
 }
 
 /// Runs a test: `body` on a fixture whose operator runs, and then the checks that every test
@@ -107,6 +109,7 @@ impl Fixture {
             image: IMAGE,
             resync: RESYNC,
             operator_arguments: Vec::new(),
+            other_nats: None,
         }
     }
 
@@ -135,10 +138,11 @@ impl Fixture {
     fn command(&self, admin_port: u16) -> Command {
         let mut command = Command::new(workspace_program("sluice-operator"));
         command
-            .env("KUBECONFIG", self.files.path().join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .env("RUST_LOG", "info,sluice_operator=debug")
             .arg("run");
-        command.args(["--nats", &self.nats.url(), "--dataplane-image", self.image]);
+        let nats = self.other_nats.clone().unwrap_or_else(|| self.nats.url());
+        command.args(["--nats", &nats, "--dataplane-image", self.image]);
         command
             .arg(format!("--admin=127.0.0.1:{}", admin_port))
             .arg(format!("--resync={}s", self.resync.as_secs()))
@@ -176,6 +180,11 @@ impl Fixture {
         assert!(status.success(), "the operator ended with {status}:\n{}", operator.stderr());
     }
 
+    /// The operator's way to the API server.
+    pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
+        self.files.path().join("kubeconfig")
+    }
+
     /// The operator's name for the API server.
     pub(crate) fn operator_user(&self) -> String {
         format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace())
@@ -191,6 +200,8 @@ impl Fixture {
         let answer =
             reqwest::get(format!("http://127.0.0.1:{}{path}", self.admin_port)).await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
     /// A page of the operator's admin listener.
     pub(crate) fn admin_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.admin_port)

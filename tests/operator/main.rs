@@ -20,6 +20,7 @@ mod network;
 mod obstacles;
 mod outage;
 mod ownership;
+mod permissions;
 mod policy;
 mod quiet;
 mod rbac;

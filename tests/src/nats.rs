@@ -2,6 +2,8 @@
 //! fast publisher.
 
 pub mod cut;
+pub mod permitted;
+pub mod secured;
 
 use std::{
     collections::BTreeMap,

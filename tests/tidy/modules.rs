@@ -34,7 +34,7 @@ const OPERATOR: &[&[&str]] = &[
     &["admin"],
     &["controller"],
     &["args"],
-    &["check", "local"],
+    &["check", "local", "permissions"],
 ];
 
 /// `operator/src/crd/text.rs` → `["crd", "text"]`; the roots of a crate are `[]`.

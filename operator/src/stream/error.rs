@@ -50,14 +50,22 @@ pub enum Error {
         "JetStream is not enabled, or cannot be reached: its API does not answer. Enable `jetstream` in nats-server's configuration and for the account; where a leaf node is between, check its link"
     )]
     NoResponders,
-    /// NATS refuses the operator.
+    /// There is no connection to NATS.
     #[error(
-        "NATS at {servers} refuses the operator: {trouble}. Correct --nats-credentials, or allow the user to publish to $JS.API.>"
+        "NATS at {servers} cannot be reached: {trouble}. Running pods keep serving cached events"
     )]
+    NotConnected {
+        /// Where it was looked for.
+        servers: String,
+        /// Why, and what mends it.
+        trouble: String,
+    },
+    /// NATS refuses the operator.
+    #[error("NATS at {servers} refuses the operator: {trouble}")]
     AuthFailed {
         /// Where.
         servers: String,
-        /// The server's words.
+        /// Why, and what mends it.
         trouble: String,
     },
     /// JetStream is off.
@@ -194,7 +202,9 @@ impl Error {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreachable { .. } | Self::Unproven { .. } => reason::NATS_UNREACHABLE,
+            Self::Unreachable { .. } | Self::NotConnected { .. } | Self::Unproven { .. } => {
+                reason::NATS_UNREACHABLE
+            }
             Self::TimedOut | Self::Api { class: Class::Retry, .. } => reason::STREAM_UNAVAILABLE,
             Self::AuthFailed { .. } => reason::AUTH_FAILED,
             Self::JetStreamDisabled(_) | Self::NoResponders => reason::JETSTREAM_DISABLED,
@@ -222,6 +232,7 @@ impl Error {
         !matches!(
             self,
             Self::Unreachable { .. }
+                | Self::NotConnected { .. }
                 | Self::TimedOut
                 | Self::NoResponders
                 | Self::AuthFailed { .. }
@@ -240,6 +251,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::TimedOut
             | Self::NoResponders
+            | Self::NotConnected { .. }
             | Self::Unproven { .. }
             | Self::AuthFailed { .. }
             | Self::NotEnoughServers { .. }

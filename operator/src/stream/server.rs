@@ -18,6 +18,9 @@ const OLDEST_SERVER: (u32, u32) = (2, 11);
 /// Most streams that are named as taking a channel's subjects: a message is read by people.
 const OTHERS_NAMED: usize = 5;
 
+/// How long the cause of an outage is waited for: several attempts to connect fail in it.
+const CAUSE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A stream as the server describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Observed {
@@ -154,23 +157,48 @@ impl Server {
     }
 
     /// Why there is no answer. The text stays the same for the whole of an outage, or the channel's
-    /// status would be written again and again.
-    fn unreachable(&self) -> Error {
-        let trouble = self.state().and_then(|state| state.trouble).unwrap_or_default();
-        let refused = ["authorization violation", "authentication", "permissions violation"];
-        let lower = trouble.to_lowercase();
-        if refused.iter().any(|text| lower.contains(text)) {
-            return Error::AuthFailed { servers: self.servers.clone(), trouble };
+    /// status would be written again and again: so the cause is waited for, which is known once an
+    /// attempt has failed.
+    async fn unreachable(&self) -> Error {
+        if let Reached::Over(connection) = &self.reached {
+            let mut state = connection.state();
+            let known = state.wait_for(|state| state.up || state.trouble.is_some());
+            // Later it is told as it is found.
+            let _ = tokio::time::timeout(CAUSE_LIMIT, known).await;
         }
-        Error::Unreachable { servers: self.servers.clone() }
+        let servers = self.servers.clone();
+        match self.state().and_then(|state| state.trouble) {
+            Some(trouble) if trouble.refused => {
+                Error::AuthFailed { servers, trouble: trouble.to_string() }
+            }
+            Some(trouble) => Error::NotConnected { servers, trouble: trouble.to_string() },
+            None => Error::Unreachable { servers },
+        }
+    }
+
+    /// Resolves when the server refuses a request to JetStream on `subject`.
+    fn denied(&self, subject: &str) -> impl Future<Output = Error> + use<> {
+        let denied = match &self.reached {
+            Reached::Directly(_) => None,
+            Reached::Over(connection) => {
+                Some(connection.denied(format!("{}.{subject}", connection.api_prefix())))
+            }
+        };
+        let servers = self.servers.clone();
+        async move {
+            match denied {
+                Some(denied) => Error::AuthFailed { servers, trouble: denied.await.to_string() },
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Refuses servers that would take our requests and then not serve history.
-    pub(super) fn check_version(&self) -> Result<(), Error> {
+    pub(super) async fn check_version(&self) -> Result<(), Error> {
         let context = self.context();
         let client = context.client();
         if client.connection_state() != State::Connected {
-            return Err(self.unreachable());
+            return Err(self.unreachable().await);
         }
         let version = client.server_info().version;
         let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
@@ -335,23 +363,31 @@ impl Server {
         // A request while disconnected would wait for its whole time limit.
         let context = self.context();
         if context.client().connection_state() != State::Connected {
-            return Err(self.unreachable());
+            return Err(self.unreachable().await);
         }
-        let answer =
-            context.request(subject.to_owned(), payload).await.map_err(|error| {
-                match error.kind() {
+        let denied = self.denied(subject);
+        let answer = tokio::select! {
+            answer = context.request(subject.to_owned(), payload) => answer,
+            // It would get no answer, and be told as a server that does not answer.
+            error = denied => return Err(error),
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Err(match error.kind() {
                     RequestErrorKind::NoResponders => Error::NoResponders,
                     RequestErrorKind::TimedOut
                         if context.client().connection_state() == State::Connected =>
                     {
                         Error::TimedOut
                     }
-                    RequestErrorKind::TimedOut => self.unreachable(),
+                    RequestErrorKind::TimedOut => self.unreachable().await,
                     RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
                         Error::Protocol(error.to_string())
                     }
-                }
-            })?;
+                });
+            }
+        };
         match answer {
             Response::Ok(value) => Ok(value),
             Response::Err { error } => Err(Error::of_response(&error)),

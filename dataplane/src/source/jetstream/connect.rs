@@ -33,6 +33,8 @@ pub struct Settings {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// JetStream domain, for leaf nodes.
     pub domain: Option<String>,
+    /// Prefix of the subjects that answers come to; without wildcards.
+    pub inbox_prefix: Option<String>,
     /// Name shown in the server's connection list.
     pub name: String,
     /// Counts the clients that ended and were replaced.
@@ -98,6 +100,7 @@ pub async fn connect(settings: &Settings) -> Result<Connection, async_nats::Erro
         current: Mutex::default(),
         known: Mutex::default(),
         failures: Throttle::new(FAILURE_LOG_PERIOD),
+        unreadable: Throttle::new(FAILURE_LOG_PERIOD),
         reports: Throttle::new(FAILURE_LOG_PERIOD),
     });
     let (current, ended) = start(settings, &observer).await?;
@@ -115,14 +118,21 @@ async fn start(
     observer: &Arc<Observer>,
 ) -> Result<(Arc<Current>, CancellationToken), async_nats::Error> {
     let observing = Arc::clone(observer);
+    let reading = Arc::clone(observer);
     let ended = CancellationToken::new();
     // The callback lives as long as the task that feeds it with events.
     let alive = ended.clone().drop_guard();
     let mut options = match settings.credentials.clone() {
         None => ConnectOptions::new(),
         Some(path) => ConnectOptions::with_auth_callback(move |nonce| {
-            let path = path.clone();
-            async move { credentials(&path, &nonce).await.map_err(async_nats::AuthError::new) }
+            let (path, observer) = (path.clone(), Arc::clone(&reading));
+            async move {
+                let auth = credentials(&path, &nonce).await;
+                auth.map_err(|why| {
+                    observer.unreadable(&why);
+                    async_nats::AuthError::new(why)
+                })
+            }
         }),
     };
     options = options
@@ -140,6 +150,9 @@ async fn start(
             let observer = Arc::clone(&observing);
             async move { observer.observe(event).await }
         });
+    if let Some(prefix) = &settings.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
     if let Some(ca) = &settings.ca {
         options = options.add_root_certificates(ca.clone());
     }
@@ -190,6 +203,8 @@ struct Observer {
     known: Mutex<ServerInfo>,
     /// Attempts to connect, one every two seconds while there is no server.
     failures: Throttle,
+    /// The same of credentials that cannot be read, which the client's own error does not name.
+    unreadable: Throttle,
     /// What the server complains of, which it may do with each message.
     reports: Throttle,
 }
@@ -222,6 +237,12 @@ impl Observer {
                     tracing::warn!(server = self.server(), urls, %event, passed_over, "NATS connection");
                 }
             }
+        }
+    }
+
+    fn unreadable(&self, why: &str) {
+        if let Some(passed_over) = self.unreadable.admit() {
+            tracing::warn!(urls = self.urls, why, passed_over, "cannot use the NATS credentials");
         }
     }
 
@@ -326,6 +347,7 @@ mod tests {
             current: Mutex::default(),
             known: Mutex::default(),
             failures: Throttle::new(FAILURE_LOG_PERIOD),
+            unreadable: Throttle::new(FAILURE_LOG_PERIOD),
             reports: Throttle::new(FAILURE_LOG_PERIOD),
         });
         let (first, _) = start(&settings, &observer).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource as _;
 
-use crate::{controller::validate::ValidChannel, crd::SseChannel};
+use crate::{controller::validate::ValidChannel, crd::SseChannel, nats::PublicServers};
 
 /// Label on every object of a channel, with the channel's name.
 const CHANNEL_LABEL: &str = "sluice.dev/channel";
@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     /// Image of the data plane for channels that name none.
     pub(crate) image: String,
     /// NATS servers as pods reach them.
-    pub(crate) nats: Vec<String>,
+    pub(crate) nats: PublicServers,
     /// Secret in each channel's namespace whose key `nats.creds` holds NATS credentials.
     pub(crate) credentials_secret: Option<String>,
     /// Secret in each channel's namespace whose key `ca.crt` holds the NATS servers' authority.

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     controller::validate::ValidChannel,
     crd::{text::Amount, workload::TopologySpread},
+    nats::inbox,
 };
 
 /// Name of the container.
@@ -133,17 +134,25 @@ fn container(channel: &ValidChannel, settings: &Settings, mounts: Vec<VolumeMoun
             workload.image.clone()
         }),
         args: Some(args(channel, settings)),
-        env: Some(vec![EnvVar {
-            name: "SLUICE_INSTANCE".to_owned(),
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    field_path: "metadata.name".to_owned(),
-                    api_version: Some("v1".to_owned()),
+        env: Some(vec![
+            EnvVar {
+                name: "SLUICE_INSTANCE".to_owned(),
+                value_from: Some(EnvVarSource {
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: "metadata.name".to_owned(),
+                        api_version: Some("v1".to_owned()),
+                    }),
+                    ..EnvVarSource::default()
                 }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        }]),
+                ..EnvVar::default()
+            },
+            // No argument: a data plane that is older than the operator would not start with it.
+            EnvVar {
+                name: "SLUICE_NATS_INBOX_PREFIX".to_owned(),
+                value: Some(inbox::of_pods(&channel.namespace, channel.name.as_str())),
+                ..EnvVar::default()
+            },
+        ]),
         ports: Some(vec![port("http", HTTP_PORT), port("admin", ADMIN_PORT)]),
         resources: Some(ResourceRequirements {
             requests: quantities(&workload.resources.requests),
@@ -169,7 +178,7 @@ fn args(channel: &ValidChannel, settings: &Settings) -> Vec<String> {
         format!("--config-dir={CONFIG_DIR}"),
         format!("--listen=[::]:{HTTP_PORT}"),
         format!("--admin=[::]:{ADMIN_PORT}"),
-        format!("--nats={}", settings.nats.join(",")),
+        format!("--nats={}", settings.nats.list()),
     ];
     if settings.credentials_secret.is_some() {
         args.push(format!("--nats-credentials={NATS_DIR}/credentials/nats.creds"));

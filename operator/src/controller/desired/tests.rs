@@ -6,7 +6,7 @@ use crate::controller::validate::{self, tests::channel};
 pub(crate) fn settings() -> Settings {
     Settings {
         image: "example.com/sluice-dataplane:1".to_owned(),
-        nats: vec!["nats://nats.infra:4222".to_owned()],
+        nats: crate::nats::PublicServers::new(vec!["nats://nats.infra:4222".to_owned()]).unwrap(),
         credentials_secret: None,
         ca_secret: None,
         client_certificate_secret: None,
