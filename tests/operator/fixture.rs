@@ -144,7 +144,7 @@ impl Fixture {
         let nats = self.other_nats.clone().unwrap_or_else(|| self.nats.url());
         command.args(["--nats", &nats, "--dataplane-image", self.image]);
         command
-            .arg(format!("--admin=127.0.0.1:{}", admin_port))
+            .arg(format!("--admin=127.0.0.1:{admin_port}"))
             .arg(format!("--resync={}s", self.resync.as_secs()))
             .args(&self.operator_arguments);
         if !self.operator_arguments.iter().any(|given| given.starts_with("--nats-grace")) {

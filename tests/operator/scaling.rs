@@ -98,12 +98,8 @@ fn connections_add_pods_at_once_and_take_none_away_in_a_hurry() {
 #[test]
 fn the_number_of_pods_is_handed_over_to_an_autoscaler_and_back() {
     test("handover", async |fixture| {
-        fixture
-            .create(
-                "orders",
-                json!({"workload": {"replicas": 3, "terminationGracePeriodSeconds": 10}}),
-            )
-            .await;
+        let three = json!({"workload": {"replicas": 3, "terminationGracePeriodSeconds": 10}});
+        fixture.create("orders", three).await;
         fixture.ready("orders").await;
         assert!(operator_decides(fixture).await);
         let pods = fixture.pod_uids("orders").await;

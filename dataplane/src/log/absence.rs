@@ -8,6 +8,16 @@ use crate::source::{Error, StreamState, proof::Asked};
 
 /// Marks that are looked up to know the stream again: the newest may have been deleted.
 const MARKS_CHECKED: usize = 3;
+
+/// Sequences that were not delivered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hole {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    /// How many of the delivered events come before it.
+    pub(super) before: usize,
+}
+
 impl Log {
     /// The epoch of the stream by a question that is asked after this call.
     ///
@@ -72,15 +82,34 @@ impl Log {
         self.change_head(|head| std::mem::replace(&mut head.next, next) != next)
     }
 
-    /// Whether something is missing before the end of `events`, which follow the head, and why is a
-    /// question.
-    pub(super) fn is_torn(&self, events: &[Event]) -> bool {
+    /// What is missing before and between `events`, which follow the head, where that is a question.
+    pub(super) fn holes(&self, events: &[Event]) -> Vec<Hole> {
         if self.options.read().compacted {
-            return false;
+            return Vec::new();
         }
-        let next = self.head.borrow().next;
-        events
-            .last()
-            .is_some_and(|last| (last.sequence + 1).saturating_sub(next) > events.len() as u64)
+        let mut next = self.head.borrow().next;
+        let mut holes = Vec::new();
+        for (before, event) in events.iter().enumerate() {
+            if event.sequence > next {
+                holes.push(Hole { from: next, to: event.sequence - 1, before });
+            }
+            next = event.sequence + 1;
+        }
+        holes
+    }
+
+    /// The first of the `holes` in which the leader has an event: the replica that the tail reads
+    /// lacks it. What is before the leader's `first` is gone by its own word.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) async fn lacking(&self, holes: &[Hole], first: u64) -> Result<Option<Hole>, Error> {
+        for hole in holes.iter().filter(|hole| hole.to >= first) {
+            let there = self.source.read_leader(hole.from.max(first)).await?;
+            if there.is_some_and(|event| event.sequence <= hole.to) {
+                return Ok(Some(*hole));
+            }
+        }
+        Ok(None)
     }
 }

@@ -314,15 +314,25 @@ impl History {
         limit: ReadLimit,
         known: u64,
     ) -> Result<(Vec<Event>, Option<Epoch>), Error> {
+        let mut lacking = None;
         for attempt in 0..=LAG_RETRIES {
             if attempt > 0 {
                 tokio::time::sleep(LAG_PAUSE).await;
             }
             let Batch { mut events, epoch, .. } = self.source.read(next, limit).await?;
             events.retain(|event| event.sequence >= next);
-            if !events.is_empty() {
+            let Some(first) = events.first().map(|event| event.sequence) else { continue };
+            if first == next {
                 return Ok((events, epoch));
             }
+            match self.source.read_leader(next).await? {
+                Some(event) if event.sequence < first => lacking = Some(event),
+                Some(_) => return Ok((events, epoch)),
+                None => lacking = None,
+            }
+        }
+        if let Some(event) = lacking {
+            return Ok((vec![event], None));
         }
         let leader = self.proofs.state().await?.state;
         if leader.last < known {

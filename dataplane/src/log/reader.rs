@@ -301,10 +301,16 @@ impl Reader {
                 delivery = tail.next().now_or_never();
             }
         }
-        if self.log.is_torn(&events) {
+        let holes = self.log.holes(&events);
+        if !holes.is_empty() {
             // Whether it went from the front is what the reason of the hole depends on.
             let first = self.log.proofs.state().await?.state.first;
             self.log.change_head(|head| std::mem::replace(&mut head.first, first) != first);
+            if let Some(hole) = self.log.lacking(&holes, first).await? {
+                events.truncate(hole.before);
+                let what = format!("its replica lacks some of {} to {}", hole.from, hole.to);
+                result = Err(Error::TailEnded(what));
+            }
         }
         if !events.is_empty() {
             self.log.append(epoch, &events);

@@ -22,6 +22,8 @@ struct Inner {
     content_types: BTreeMap<u64, String>,
     reachable: bool,
     replica_last: Option<u64>,
+    /// What the replicas lack at the front, though the leader has it.
+    replica_first: u64,
     reads: u64,
     /// How late each read is answered.
     latency: Duration,
@@ -57,6 +59,7 @@ impl Default for MemorySource {
             content_types: BTreeMap::new(),
             reachable: true,
             replica_last: None,
+            replica_first: 0,
             reads: 0,
             latency: Duration::ZERO,
             states: 0,
@@ -129,6 +132,12 @@ impl MemorySource {
     /// date.
     pub fn set_replica_last(&self, last: Option<u64>) {
         self.change(|inner| inner.replica_last = last);
+    }
+
+    /// Has replicas lack what is before `first`, as one that was cut off while a limit was lower
+    /// does when it catches up. The tail is read from a replica too.
+    pub fn set_replica_first(&self, first: u64) {
+        self.change(|inner| inner.replica_first = first);
     }
 
     /// Makes the tail swallow the next delivery, as a connection that drops a message would.
@@ -277,6 +286,7 @@ impl Source for MemorySource {
                 let to = inner.replica_last.unwrap_or(u64::MAX);
                 let mut batch = Batch::default();
                 let mut bytes = 0;
+                let from = from.max(inner.replica_first);
                 for event in inner.visible(from).take_while(|e| e.sequence <= to) {
                     if batch.events.len() as u64 >= limit.events
                         || (bytes >= limit.bytes && !batch.events.is_empty())
@@ -387,7 +397,8 @@ impl Tail for MemoryTail {
             loop {
                 self.version.mark_unchanged();
                 let found = self.source.asked(|inner| {
-                    let event = inner.visible(self.next).next().cloned();
+                    let from = self.next.max(inner.replica_first);
+                    let event = inner.visible(from).next().cloned();
                     (inner.epoch == self.epoch).then_some(event)
                 })?;
                 match found {

@@ -14,8 +14,10 @@
 //! second, and one question where there are none. Waiting callers share a question. What cannot be
 //! proven is [`Error::Unreachable`]: streams wait, pages are answered 503.
 //!
-//! Events between two of one answer need no proof: a replica has a stream up to some place, so what
-//! it leaves out before an event that it has was gone when that event was stored, or later.
+//! Events between two of one answer need no proof: a replica applies what is deleted in order. What
+//! is missing before the first one does: a replica that was cut off while a limit was lower goes on
+//! by that limit while it catches up, and lacks a front that the others have (nats-server 2.15). So
+//! the leader is asked for what comes next there; what it names is there.
 
 use std::{sync::Arc, time::Duration};
 

@@ -96,6 +96,21 @@ fn property<'s>(schema: &'s Value, name: &str) -> Option<&'s Value> {
     schema.get("properties")?.get(name)
 }
 
+/// What stands against a value that is a number or a text, of `most` characters.
+fn number_or_text(value: &Value, most: Option<usize>) -> Option<String> {
+    match (value, most) {
+        (Value::String(text), Some(most)) if text.chars().count() > most => {
+            Some(format!("must be at most {most} characters long"))
+        }
+        (Value::String(_), _) => None,
+        (Value::Number(number), _) if number.is_i64() || number.is_u64() => None,
+        (Value::Number(number), _) => Some(format!(
+            "must be a whole number or a text: put {number} in quotes, or write it as in 500m"
+        )),
+        _ => Some("must be a whole number or a text".to_owned()),
+    }
+}
+
 /// The part of OpenAPI that this project's definition uses.
 fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) {
     let mut fail = |message: String| problems.push(Problem { field: path.to_owned(), message });
@@ -111,19 +126,7 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
         return fail(format!("must be one of {}", names.join(", ")));
     }
     if schema.get("x-kubernetes-int-or-string").and_then(Value::as_bool) == Some(true) {
-        return match value {
-            Value::String(text) => {
-                if limit("maxLength").is_some_and(|max| text.chars().count() > max) {
-                    let most = limit("maxLength").unwrap_or_default();
-                    fail(format!("must be at most {most} characters long"));
-                }
-            }
-            Value::Number(number) if number.is_i64() || number.is_u64() => {}
-            Value::Number(number) => fail(format!(
-                "must be a whole number or a text: put {number} in quotes, or write it as in 500m"
-            )),
-            _ => fail("must be a whole number or a text".to_owned()),
-        };
+        return number_or_text(value, limit("maxLength")).into_iter().for_each(fail);
     }
     match (schema.get("type").and_then(Value::as_str), value) {
         (Some("object"), Value::Object(map)) => {
@@ -142,14 +145,10 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Probl
             if limit("minItems").is_some_and(|min| items.len() < min) {
                 fail(format!("must have at least {} items", limit("minItems").unwrap_or_default()));
             }
-            let unique =
+            let is_set =
                 schema.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("set");
-            if unique
-                && items
-                    .iter()
-                    .enumerate()
-                    .any(|(i, item)| items.iter().skip(i + 1).any(|other| other == item))
-            {
+            let mut before = items.iter().enumerate();
+            if is_set && before.any(|(i, item)| items[..i].contains(item)) {
                 fail("must not name the same item twice".to_owned());
             }
             if let Some(schema) = schema.get("items") {

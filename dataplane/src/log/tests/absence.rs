@@ -282,3 +282,29 @@ async fn what_a_leader_that_has_just_lost_its_place_does_not_find_is_no_hole() {
     running.reached(newest + 1).await;
     assert_eq!(running.walk(2_990, &Filter::default()).await, ((2_990..=newest).collect(), vec![]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_replica_lacks_at_the_front_is_not_gone_while_the_leader_has_it() {
+    let memory = filled(3_000);
+    memory.set_replicated(HEARTBEAT);
+    let running = start(&memory, options());
+    running.reached(3_001).await;
+    memory.delete(400);
+    // No replica has them: the leader gives them, one by one.
+    memory.set_replica_first(500);
+    let (sequences, gaps) = running.walk(390, &Filter::default()).await;
+    let due: Vec<u64> = (390..=3_000).filter(|sequence| *sequence != 400).collect();
+    assert_eq!(sequences, due);
+    assert_eq!(gaps, [(400, 400, GapReason::Deleted)]);
+    // Nor does the tail leave them out.
+    memory.set_replica_first(3_005);
+    for _ in 3_001..=3_010 {
+        memory.put("t", "x");
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(running.log.head_now().next, 3_001, "it waits for a replica that has them");
+    memory.set_replica_first(0);
+    running.reached(3_011).await;
+    let (sequences, gaps) = running.walk(3_000, &Filter::default()).await;
+    assert_eq!((sequences, gaps), ((3_000..=3_010).collect(), vec![]));
+}

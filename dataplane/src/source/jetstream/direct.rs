@@ -19,10 +19,16 @@ pub(super) async fn read(source: &JetStream, from: u64, limit: ReadLimit) -> Res
     batch(source, &request).await
 }
 
-/// The first event stored at or after a time.
+/// The first event stored at or after a time. By the leader's word: a replica may lack some.
 pub(super) async fn first_since(source: &JetStream, time_nanos: i64) -> Result<Option<u64>, Error> {
     let time = jiff::Timestamp::from_nanosecond(i128::from(time_nanos))
         .map_err(|e| Error::Refused(e.to_string()))?;
+    let request = json!({"start_time": time.to_string(), "next_by_subj": ">"});
+    let Some(raw) = get(source, &request).await? else { return Ok(None) };
+    if self::time_nanos(&raw.time).is_some_and(|stored| stored >= time_nanos) {
+        return Ok(Some(raw.seq));
+    }
+    // A server that does not know `start_time` there answers with its first one.
     let request = json!({"start_time": time.to_string(), "next_by_subj": ">", "batch": 1});
     Ok(batch(source, &request).await?.events.first().map(|e| e.sequence))
 }
