@@ -152,7 +152,8 @@ fn kubectl_knows_the_resource() {
         let columns: Vec<&str> =
             said.lines().next().unwrap_or_default().split_whitespace().collect();
         assert!(
-            ok && columns == ["NAME", "READY", "REASON", "STREAM", "REPLICAS", "URL", "AGE"],
+            ok && columns
+                == ["NAME", "READY", "REASON", "STREAM", "REPLICAS", "URL", "EXPOSED", "AGE"],
             "{said}"
         );
         let (ok, said) =

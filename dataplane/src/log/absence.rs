@@ -82,7 +82,8 @@ impl Log {
         self.change_head(|head| std::mem::replace(&mut head.next, next) != next)
     }
 
-    /// What is missing before and between `events`, which follow the head, where that is a question.
+    /// What is missing before and between `events`, which follow the head, where that is a
+    /// question.
     pub(super) fn holes(&self, events: &[Event]) -> Vec<Hole> {
         if self.options.read().compacted {
             return Vec::new();

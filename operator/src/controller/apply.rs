@@ -2,12 +2,12 @@
 //! where it differs: an apply that changes nothing is a write request all the same.
 
 mod compare;
+mod removal;
 
 use std::{collections::BTreeSet, fmt::Debug};
 
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Pod},
-    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+    api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -18,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use compare::{contains, project};
+use removal::reached;
 
 use super::{
     hash::fnv1a64,
@@ -389,31 +390,6 @@ impl Applier<'_> {
         self.metrics.api_write("Deployment", "apply");
         api.patch(&name, &parameters, &Patch::Apply(&number)).await.map(|_| ())
     }
-}
-
-/// Which objects the pods can do without, now that everything is made.
-fn reached(applied: &Applied, live: &Live) -> Option<Removal> {
-    let deployment = live.deployment.as_ref().filter(|_| applied.pods.is_ok())?;
-    if deployment.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    Some(if is_rolled_out(deployment, &live.pods) { Removal::RolledOut } else { Removal::Applied })
-}
-
-/// Whether all pods are of the newest template. The Deployment no longer counts a pod that is
-/// ending, but it runs on until its subscribers have been told to go elsewhere.
-fn is_rolled_out(deployment: &Deployment, pods: &[Pod]) -> bool {
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let Some(status) = &deployment.status else { return false };
-    let (replicas, updated) =
-        (status.replicas.unwrap_or_default(), status.updated_replicas.unwrap_or_default());
-    let templates: BTreeSet<_> =
-        pods.iter().map(|pod| pod.labels().get("pod-template-hash")).collect();
-    status.observed_generation >= deployment.metadata.generation
-        && updated >= wanted
-        && replicas <= updated
-        && templates.len() <= 1
-        && pods.iter().all(|pod| pod.metadata.deletion_timestamp.is_none())
 }
 
 fn is_as_applied(want: &Value, hash: u64, learned: Option<Projection>, found: &Value) -> bool {

@@ -52,7 +52,7 @@ fn no_rights_for_others(o: &Objects) {
     assert_eq!(o.names("ClusterRole"), ["sluice-system.sluice"]);
 }
 
-const POLICIES: [&str; 2] = ["sluice-system-sluice-tenancy", "sluice-system-sluice-tenancy-grants"];
+const POLICIES: [&str; 2] = ["sluice-system.sluice-tenancy", "sluice-system.sluice-tenancy-grants"];
 
 fn isolated(o: &Objects) {
     assert!(o.arguments().contains(&"--tenancy=Isolated"));

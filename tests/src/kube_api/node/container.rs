@@ -69,6 +69,7 @@ impl Container {
         let own = |text: &str| {
             self.own_paths(&expanded(text, &environment))
                 .replace("0.0.0.0:", &format!("{}:", self.address))
+                .replace("[::]:", &format!("{}:", self.address))
         };
         let mut words = self
             .template
