@@ -127,8 +127,8 @@ fn an_ingress_of_somebody_else_is_never_touched() {
 #[test]
 fn what_the_api_server_refuses_is_told_and_the_channel_serves() {
     test("refused-ingress", async |fixture| {
-        // The name of a class is the API server's to judge.
-        fixture.create("orders", json!({"workload": {"replicas": 1}, "exposure": {"ingress": {"host": "a.example", "className": "No Such"}}}))
+        // The keys of annotations are the API server's to judge.
+        fixture.create("orders", json!({"workload": {"replicas": 1}, "exposure": {"ingress": {"host": "a.example", "annotations": {"No Such": "x"}}}}))
             .await;
         let object = fixture.condition("orders", "Exposed", "False", "ApiRejected").await;
         assert!(
@@ -150,7 +150,8 @@ fn what_the_api_server_refuses_is_told_and_the_channel_serves() {
             .filter(|e| e.is_write() && e.object_ref.resource == "ingresses")
             .count();
         assert!(after - before <= 3, "{} attempts in two looks", after - before);
-        fixture.change("orders", json!({"exposure": {"ingress": {"className": "nginx"}}})).await;
+        let mended = json!({"className": "nginx", "annotations": {"No Such": null}});
+        fixture.change("orders", json!({"exposure": {"ingress": mended}})).await;
         fixture.condition("orders", "Exposed", "False", "NoAddress").await;
     });
 }

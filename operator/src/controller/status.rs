@@ -270,9 +270,7 @@ fn stream_outcome(seen: &Observation<'_>, newest: Option<i64>) -> Outcome {
         (Err(error), _) => {
             let cause = Cause::new(error.reason(), error.to_string());
             match error {
-                stream::Error::Unreachable { .. } | stream::Error::Unproven { .. } => {
-                    Outcome::Unknown(cause)
-                }
+                error if !error.was_seen() => Outcome::Unknown(cause),
                 error => Outcome::Blocked { cause, transient: error.is_transient() },
             }
         }

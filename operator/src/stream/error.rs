@@ -227,6 +227,15 @@ impl Error {
         matches!(self, Self::OwnedByOther { .. } | Self::Unowned { .. } | Self::Incompatible { .. })
     }
 
+    /// Whether it says something of the stream, and not only that it could not be seen.
+    #[must_use]
+    pub const fn was_seen(&self) -> bool {
+        !matches!(
+            self,
+            Self::Unreachable { .. } | Self::NotConnected { .. } | Self::Unproven { .. }
+        )
+    }
+
     /// Whether it is the server's word on what it was asked, and not that there was none.
     pub(super) const fn is_an_answer(&self) -> bool {
         !matches!(

@@ -62,10 +62,12 @@ impl Namespaces {
 
     /// Follows all Namespaces until `stop`.
     pub async fn follow(&self, stop: CancellationToken) {
-        if self.settings.mode == Mode::Open {
-            return;
-        }
-        let Some(writer) = self.writer.lock().take() else { return };
+        let writer = match self.settings.mode {
+            Mode::Open => None,
+            Mode::Isolated => self.writer.lock().take(),
+        };
+        // Nothing is to be followed, and a task that ends is one that has failed.
+        let Some(writer) = writer else { return stop.cancelled().await };
         let namespaces = Api::<Meta>::all(self.client.clone());
         let changed = watcher(namespaces, watcher::Config::default())
             .default_backoff()

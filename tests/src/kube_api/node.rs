@@ -9,8 +9,8 @@
 //! What it knows of a pod: one container; arguments, environment (`value`, `fieldRef`); volumes
 //! from ConfigMaps, Secrets and `emptyDir`; start-up and readiness probes over HTTP (no liveness
 //! probe); termination by SIGTERM and the grace period; restart after an exit. Paths under a mount
-//! become paths in the pod's own directory, and `0.0.0.0` or `[::]` becomes the pod's address. Any image is
-//! "there" unless its tag is `missing`.
+//! become paths in the pod's own directory, and `0.0.0.0` or `[::]` becomes the pod's address. Any
+//! image is "there" unless its tag is `missing`.
 
 mod container;
 mod status;
