@@ -118,6 +118,8 @@ impl Quotas {
                 Room::Enough => return Ok(Room::Enough),
                 // Once more, by what is so now.
                 _ if age == AGE => age = FRESH,
+                // Its own stream may have been made since.
+                Room::None { .. } if age == FRESH => age = Duration::ZERO,
                 room => return Ok(room),
             }
         }

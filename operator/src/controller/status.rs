@@ -99,10 +99,6 @@ pub(crate) fn parts(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp
     let (pods, rollout) = workload::outcomes(seen);
     let objects = match seen.unwritten {
         Some(error) => failure(error, true),
-        None if !seen.pending.is_empty() => Outcome::Settling {
-            cause: Cause::new(reason::PROGRESSING, seen.pending[0].to_string()),
-            served: true,
-        },
         None => Outcome::Serving(Cause::new(reason::IN_SYNC, "every object is as desired")),
     };
     Parts {
@@ -111,6 +107,10 @@ pub(crate) fn parts(channel: &SseChannel, seen: &Observation<'_>, now: Timestamp
         pods,
         rollout,
         exposure: exposure::outcome(seen.exposure),
+        pending: seen
+            .pending
+            .first()
+            .map(|pending| Cause::new(reason::PROGRESSING, pending.to_string())),
         drifted: drifted(seen),
         was_ready: seen.was_ready.clone(),
         summary: summary(seen, now),

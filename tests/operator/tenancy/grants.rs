@@ -95,7 +95,7 @@ fn a_channel_whose_grant_is_withdrawn_goes_on_as_it_is_and_can_be_deleted() {
 
 /// Takes the policy out of force.
 async fn remove_binding(fixture: &Fixture) {
-    let name = format!("{}-sluice-tenancy", fixture.namespace());
+    let name = format!("{}.sluice-tenancy", fixture.namespace());
     let (ok, said) = fixture.kubectl(&["delete", "validatingadmissionpolicybinding", &name]);
     assert!(ok, "{said}");
     eventually("the policy is out of force", LIMIT, async || {

@@ -23,7 +23,7 @@ fn test(hint: &str, values: &[&str], body: impl AsyncFnOnce(&Fixture)) {
 fn remove_policy(fixture: &Fixture) {
     for name in ["sluice-tenancy", "sluice-tenancy-grants"] {
         for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
-            let name = format!("{}-{name}", fixture.namespace());
+            let name = format!("{}.{name}", fixture.namespace());
             let (ok, said) = fixture.kubectl(&["delete", kind, &name]);
             assert!(ok, "{said}");
         }
@@ -236,7 +236,7 @@ fn grants_are_set_and_taken_by_those_alone_that_may_grant() {
 fn the_api_server_finds_no_mistake_in_the_policies() {
     test("policy-types", &[], async |fixture| {
         for name in ["sluice-tenancy", "sluice-tenancy-grants"] {
-            let name = format!("{}-{name}", fixture.namespace());
+            let name = format!("{}.{name}", fixture.namespace());
             let checked = eventually(&format!("{name} is checked"), LIMIT, async || {
                 let (ok, said) =
                     fixture.kubectl(&["get", "validatingadmissionpolicy", &name, "-o", "json"]);

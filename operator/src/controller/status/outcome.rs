@@ -114,6 +114,8 @@ pub(crate) struct Parts {
     pub(crate) rollout: Outcome,
     /// Of no influence on `Ready`, `Reconciling` and `Stalled`: other controllers bring it about.
     pub(crate) exposure: Outcome,
+    /// An object for which only time is needed. It is in the way of nothing that is served.
+    pub(crate) pending: Option<Cause>,
     /// What differs, and was not (yet) repaired.
     pub(crate) drifted: Verdict,
     pub(crate) was_ready: Option<WasReady>,
@@ -205,7 +207,8 @@ impl Parts {
         if self.stall().is_some() {
             return idle();
         }
-        self.needed().iter().find_map(under_way).unwrap_or_else(idle)
+        let pending = || Some(of(reason::PROGRESSING, self.pending.as_ref()?));
+        self.needed().iter().find_map(under_way).or_else(pending).unwrap_or_else(idle)
     }
 
     fn stall(&self) -> Option<&Cause> {
@@ -302,6 +305,7 @@ mod tests {
             pods: serving(),
             rollout: serving(),
             exposure: serving(),
+            pending: None,
             drifted: Verdict::new(DRIFTED, False, reason::IN_SYNC, ""),
             was_ready: was_ready.then_some(was),
             summary: cause(reason::READY),
