@@ -364,7 +364,7 @@ impl RunArgs {
 fn pods_servers(given: Vec<String>, operators: &[String]) -> Result<PublicServers, String> {
     if given.is_empty() {
         PublicServers::new(operators.to_vec()).ok_or_else(|| {
-            "--nats (SLUICE_NATS) holds a user, password or token, which pods would get and whoever reads their Deployments would see. Name the servers without it in --dataplane-nats, and the Secret with the pods' own credentials in --dataplane-credentials-secret; or give the operator's credentials as a file, in --nats-credentials".to_owned()
+            "--nats (SLUICE_NATS) holds a user, password or token, which pods would get and every reader of their Deployments would see. Name the servers without it in --dataplane-nats, and the Secret with the pods' own credentials in --dataplane-credentials-secret; or give the operator's credentials as a file, in --nats-credentials".to_owned()
         })
     } else {
         PublicServers::new(given).ok_or_else(|| {

@@ -462,7 +462,7 @@ fn observation<'a>(
 }
 
 /// The file in the cluster keeps the generation that it was written with as long as nothing else
-/// of it changes, so that what does not concern the pods (their number, labels, who may write)
+/// of it changes, so that what does not concern the pods (their number, labels, the policy)
 /// makes no file that they have to load. While only observing, that is so whatever changes.
 fn keep_generation(valid: &mut ValidChannel, live: Option<&ConfigMap>, mode: Mode) {
     let file = desired::config::file_name(valid.name.as_str());

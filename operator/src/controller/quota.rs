@@ -22,10 +22,9 @@ use crate::{
     },
 };
 
-/// How long what was read counts for a decision in the channel's favour.
+/// How long what was read counts for a decision in the channel's favour; one against it is made by
+/// what was read after it was asked for.
 const AGE: Duration = Duration::from_secs(30);
-/// How long it counts for one against it.
-const FRESH: Duration = Duration::from_secs(2);
 
 /// How long a stream may take to grow, once there is room: as long as a pass may take.
 const GROWTH: Duration = Duration::from_secs(60);
@@ -108,19 +107,17 @@ impl Quotas {
     /// Whether there is room for what the channel asks for.
     pub(super) async fn room(&self, look: &Look<'_>) -> Result<Room, Error> {
         let Some(ask) = Ask::of(look.channel) else { return Ok(Room::Enough) };
+        let asked = Instant::now();
         let mut known = self.known.lock().await;
         if self.outdated.swap(false, Ordering::Relaxed) {
             *known = Known::default();
         }
-        let mut age = AGE;
-        loop {
-            match known.decide(look, &ask, age).await? {
-                Room::Enough => return Ok(Room::Enough),
-                // Once more, by what is so now.
-                _ if age == AGE => age = FRESH,
-                // Its own stream may have been made since.
-                Room::None { .. } if age == FRESH => age = Duration::ZERO,
-                room => return Ok(room),
+        match known.decide(look, &ask, AGE).await? {
+            Room::Enough => Ok(Room::Enough),
+            // Once more, by what is so now: streams that went have left room, and its own may have
+            // been made since. Passes that waited meanwhile share the answer.
+            Room::Former { .. } | Room::None { .. } => {
+                known.decide(look, &ask, asked.elapsed()).await
             }
         }
     }

@@ -1,7 +1,10 @@
 //! What a namespace may ask for, in a pass: the condition `Accepted`, channels that ask for more,
 //! and the size of a stream for which there is no room.
 
-use kube::{Api, ResourceExt, runtime::controller::Action};
+use kube::{
+    Api, ResourceExt,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
 
 use super::{
     context::Context,
@@ -108,7 +111,7 @@ async fn end(
     let (namespace, name) = (channel.namespace().unwrap_or_default(), channel.name_any());
     ctx.metrics.channel(&namespace, &name, &status.conditions);
     // A grant, or room that others leave, is not always told of.
-    Ok(Action::requeue(ctx.resync))
+    Ok(ctx.look_after(&ObjectRef::from_obj(channel), ctx.resync))
 }
 
 /// What the channel's stream may be.

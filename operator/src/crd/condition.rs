@@ -178,7 +178,7 @@ pub struct Verdict {
     pub of: Option<i64>,
 }
 
-/// What is the case: a reason, and words for people.
+/// What is the case: a reason for programs, and words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// One of [`reason`].

@@ -1,6 +1,6 @@
 //! Servers' addresses, and what of them may be shown.
 
-/// Servers' addresses that anyone may read: none holds a user, a password or a token. What pods are
+/// Servers' addresses that are no secret: none holds a user, a password or a token. What pods are
 /// given stands in their Deployment, which the editors of its namespace read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PublicServers(Vec<String>);

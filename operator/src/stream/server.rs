@@ -15,7 +15,7 @@ use crate::nats;
 
 /// First nats-server with batch direct get and reliable stream metadata, major and minor.
 const OLDEST_SERVER: (u32, u32) = (2, 11);
-/// Most streams that are named as taking a channel's subjects: a message is read by people.
+/// Most streams that are named as taking a channel's subjects: a message stays readable.
 const OTHERS_NAMED: usize = 5;
 
 /// How long the cause of an outage is waited for: several attempts to connect fail in it.

@@ -80,7 +80,7 @@ pub(super) enum Order {
     Either,
 }
 
-/// How people read a value.
+/// How a value is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Show {
     Plain,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sluice_channel::{StreamName, text};
+use sluice_channel::{StreamName, text, topic::Pattern};
 
 /// Beginning of the annotations of a Namespace that grant something.
 pub const PREFIX: &str = "tenancy.sluice.dev/";
@@ -132,12 +132,7 @@ impl Grant {
 /// Whether `text` is a subject of NATS, wildcards and `>` alone included. No backslash: the
 /// admission policy quotes with it.
 fn is_pattern(text: &str) -> bool {
-    let last = text.split('.').count() - 1;
-    text.split('.').enumerate().all(|(at, word)| match word {
-        "*" => true,
-        ">" => at == last,
-        _ => !word.is_empty() && !word.contains([' ', '\t', '\r', '\n', '*', '>', '\\']),
-    })
+    Pattern::new(text).is_ok() && !text.contains('\\')
 }
 
 /// Whether every subject that `subject` takes is one that `pattern` takes, word by word as

@@ -129,23 +129,23 @@ fn values_of_the_release_grant_as_annotations_do() {
     });
 }
 
-/// Makes a person's account that may do `rules` in the whole cluster.
-fn allow(fixture: &Fixture, who: &str, verbs: &str, resource: &str) {
+/// Makes a user that may do `rules` in the whole cluster.
+fn allow(fixture: &Fixture, user: &str, verbs: &str, resource: &str) {
     let role = resource.split([',', '.']).next().unwrap();
-    let role = format!("{}-{who}-{role}", fixture.namespace());
+    let role = format!("{}-{user}-{role}", fixture.namespace());
     let made = ["create", "clusterrole", &role, &format!("--verb={verbs}")];
     let (ok, said) = fixture.kubectl(&[&made[..], &[&format!("--resource={resource}")]].concat());
     assert!(ok, "{said}");
-    bind(fixture, &role, who);
+    bind(fixture, &role, user);
 }
 
-fn bind(fixture: &Fixture, role: &str, who: &str) {
+fn bind(fixture: &Fixture, role: &str, user: &str) {
     let (ok, said) = fixture.kubectl(&[
         "create",
         "clusterrolebinding",
         role,
         &format!("--clusterrole={role}"),
-        &format!("--user={who}"),
+        &format!("--user={user}"),
     ]);
     assert!(ok, "{said}");
 }
@@ -190,11 +190,11 @@ fn grants_are_set_and_taken_by_those_alone_that_may_grant() {
             fixture.kubectl(&["create", "rolebinding", "all", "--role=all", "--user=editor"]);
         assert!(ok, "{said}");
         let namespace = fixture.namespace().to_owned();
-        let patch = |who: &str, annotations: &Value, more: &[&str]| {
+        let patch = |user: &str, annotations: &Value, more: &[&str]| {
             let patch = json!({"metadata": {"annotations": annotations}}).to_string();
-            let who = format!("--as={who}");
+            let user = format!("--as={user}");
             let mut arguments =
-                vec!["patch", "namespace", &namespace, &who, "--type=merge", "-p", &patch];
+                vec!["patch", "namespace", &namespace, &user, "--type=merge", "-p", &patch];
             arguments.extend(more);
             fixture.kubectl(&arguments)
         };
@@ -220,10 +220,10 @@ fn grants_are_set_and_taken_by_those_alone_that_may_grant() {
         let (ok, said) = patch("granter", &json!({"tenancy.sluice.dev/subjects": null}), &[]);
         assert!(ok, "{said}");
 
-        let made = |who: &str, name: &str| {
+        let made = |user: &str, name: &str| {
             let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": grant}});
-            let who = format!("--as={who}");
-            fixture.kubectl_with(&["create", &who, "-f", "-"], &object.to_string())
+            let user = format!("--as={user}");
+            fixture.kubectl_with(&["create", &user, "-f", "-"], &object.to_string())
         };
         is_refused(made("editor", &format!("{namespace}-new")));
         let (ok, said) = made("granter", &format!("{namespace}-new"));

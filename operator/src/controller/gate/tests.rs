@@ -12,7 +12,7 @@ fn gate(slots: usize) -> Arc<Gate> {
     Gate::new(slots, Arc::default())
 }
 
-/// Passes that say who they are when they begin, and end when they are told to.
+/// Passes that give their names when they begin, and end when they are told to.
 struct Passes {
     gate: Arc<Gate>,
     begin: mpsc::UnboundedSender<(String, Slot)>,
