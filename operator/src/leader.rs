@@ -291,12 +291,16 @@ impl Candidate {
     async fn release(&mut self) {
         self.wait_for_holder();
         let release = async {
-            // An attempt may have been cut off after it was sent, so what was seen last may not be
-            // the last.
-            self.read().await?;
-            match self.election.release(Timestamp::now()) {
-                Some(free) => self.write(&free).await.map(|_| true).map_err(Failure::text),
-                None => Ok(false),
+            loop {
+                // An attempt may have been cut off after it was sent, so what was seen last may not
+                // be the last, and what is read now neither.
+                self.read().await?;
+                let Some(free) = self.election.release(Timestamp::now()) else { return Ok(false) };
+                match self.write(&free).await {
+                    Ok(_) => return Ok(true),
+                    Err(Failure::Conflict) => {}
+                    Err(error) => return Err(error.text()),
+                }
             }
         };
         match tokio::time::timeout(RELEASE_LIMIT, release).await {

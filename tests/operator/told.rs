@@ -13,7 +13,8 @@ use crate::{
 async fn series(fixture: &Fixture) -> Vec<String> {
     let text = reqwest::get(fixture.admin_url("/metrics")).await.unwrap().text().await.unwrap();
     let namespace = format!("namespace=\"{}\"", fixture.namespace());
-    text.lines().filter(|line| line.contains(&namespace)).map(str::to_owned).collect()
+    let ours = |line: &&str| line.contains(&namespace) && line.contains(",name=\"");
+    text.lines().filter(ours).map(str::to_owned).collect()
 }
 
 #[test]
