@@ -254,7 +254,8 @@ mod tests {
 
     fn series(metrics: &Metrics) -> Vec<String> {
         let text = metrics.text().unwrap();
-        let ours = text.lines().filter(|l| l.starts_with("sluice_operator_channel"));
+        let ours =
+            text.lines().filter(|l| l.starts_with("sluice_operator_channel") && l.contains('{'));
         let mut series: Vec<_> = ours.map(str::to_owned).collect();
         series.sort();
         series
